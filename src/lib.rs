@@ -1,0 +1,11 @@
+//! JAX parameters between safetensors files and PJRT devices, and JAX functions run on them, without Python.
+
+pub mod array;
+pub mod dtype;
+pub mod error;
+pub mod pjrt;
+pub mod plugins;
+pub use array::{ArraySpec, HostArray};
+pub use dtype::{DType, Element};
+pub use error::{Blame, Error, ErrorCode, Result};
+pub use pjrt::{Buffer, Client, CompileOptions, Device, Event, HostSemantics, Memory, Placement, Plugin};

@@ -1,0 +1,425 @@
+//! Buffers: arrays in device memory, and the ways back to the host.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::Arc;
+
+use super::api::slice;
+use super::client::{Client, Placement, RowMajor};
+use super::device::Device;
+use super::event::Event;
+use super::ffi;
+use super::memory::Memory;
+use crate::array::{ArraySpec, HostArray, check_element};
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+
+/// An array in device memory. Cheap to clone: clones are the same array, freed with the last of them.
+#[derive(Clone)]
+pub struct Buffer {
+    inner: Arc<BufferInner>,
+}
+
+struct BufferInner {
+    raw: *mut ffi::PJRT_Buffer,
+    spec: ArraySpec,
+    client: Client,
+}
+
+// SAFETY: the C API allows a buffer to be used from any thread; the rest is constant.
+unsafe impl Send for BufferInner {}
+// SAFETY: as above.
+unsafe impl Sync for BufferInner {}
+
+impl Buffer {
+    /// Takes ownership of a buffer whose type and shape are known.
+    ///
+    /// # Safety
+    /// `raw` is a buffer of `client`, of that spec, that nobody else will destroy.
+    pub(super) unsafe fn from_raw(client: &Client, raw: *mut ffi::PJRT_Buffer, spec: ArraySpec) -> Buffer {
+        Buffer { inner: Arc::new(BufferInner { raw, spec, client: client.clone() }) }
+    }
+
+    pub(super) fn raw(&self) -> *mut ffi::PJRT_Buffer {
+        self.inner.raw
+    }
+
+    /// The client that the buffer belongs to.
+    pub fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    /// The element type and shape.
+    pub fn spec(&self) -> &ArraySpec {
+        &self.inner.spec
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.inner.spec.dtype
+    }
+
+    /// The dimensions, outermost first; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.inner.spec.shape
+    }
+
+    /// Whether this and `other` are clones of one buffer.
+    pub fn is_same(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Calls a function of the C API that takes only the buffer and fills in a result.
+    fn query<Args>(
+        &self,
+        function: ffi::Function<Args>,
+        mut args: Args,
+        set: impl FnOnce(&mut Args, *mut ffi::PJRT_Buffer),
+    ) -> Result<Args> {
+        set(&mut args, self.raw());
+        // SAFETY: the buffer is alive as long as `self`, and the functions called through here take
+        // nothing else.
+        unsafe { self.client().api().call(function, &mut args) }?;
+        Ok(args)
+    }
+
+    /// The device that the buffer is on.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn device(&self) -> Result<Device> {
+        let args =
+            self.query(ffi::PJRT_Buffer_Device, ffi::PJRT_Buffer_Device_Args::new(), |a, b| a.buffer = b)?;
+        self.client().device_from_raw(args.device).ok_or_else(|| Error::NoDevice {
+            platform: self.client().platform_name().to_owned(),
+            reason: "a buffer is on a device that its client does not list".into(),
+        })
+    }
+
+    /// The memory that the buffer is in; `None` on a plugin without memory spaces.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn memory(&self) -> Result<Option<Memory>> {
+        let args =
+            self.query(ffi::PJRT_Buffer_Memory, ffi::PJRT_Buffer_Memory_Args::new(), |a, b| a.buffer = b)?;
+        Ok(self.client().memory_from_raw(args.memory))
+    }
+
+    /// Bytes that the buffer takes on the device, padding of its layout included.
+    ///
+    /// # Errors
+    /// When the plugin cannot say, or the buffer was donated or deleted.
+    pub fn on_device_bytes(&self) -> Result<usize> {
+        let args = ffi::PJRT_Buffer_OnDeviceSizeInBytes_Args::new();
+        let args = self.query(ffi::PJRT_Buffer_OnDeviceSizeInBytes, args, |a, b| a.buffer = b)?;
+        Ok(args.on_device_size_in_bytes)
+    }
+
+    /// Whether the buffer is in memory that the host can read.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn is_on_cpu(&self) -> Result<bool> {
+        let args = ffi::PJRT_Buffer_IsOnCpu_Args::new();
+        Ok(self.query(ffi::PJRT_Buffer_IsOnCpu, args, |a, b| a.buffer = b)?.is_on_cpu)
+    }
+
+    /// The order of the dimensions in device memory, the fastest first; `None` where the plugin lays the
+    /// elements out by strides.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn minor_to_major(&self) -> Result<Option<Vec<i64>>> {
+        let args = ffi::PJRT_Buffer_GetMemoryLayout_Args::new();
+        let layout = self.query(ffi::PJRT_Buffer_GetMemoryLayout, args, |a, b| a.buffer = b)?.layout;
+        if layout.type_ != ffi::PJRT_Buffer_MemoryLayout_Type_Tiled {
+            return Ok(None);
+        }
+        // SAFETY: the type says that `tiled` is the active field; what it points to lives as long as the
+        // buffer and is copied.
+        let order =
+            unsafe { slice(layout.layout.tiled.minor_to_major, layout.layout.tiled.minor_to_major_size) };
+        Ok(Some(order.to_vec()))
+    }
+
+    /// The event of the buffer's content being there. Does not block.
+    ///
+    /// # Errors
+    /// When the buffer was donated or deleted.
+    pub fn ready(&self) -> Result<Event> {
+        self.check_alive()?;
+        let args = ffi::PJRT_Buffer_ReadyEvent_Args::new();
+        let args = self.query(ffi::PJRT_Buffer_ReadyEvent, args, |a, b| a.buffer = b)?;
+        // SAFETY: the event is handed over to us.
+        Ok(unsafe { Event::from_raw(self.client(), args.event, "the work that fills the buffer") })
+    }
+
+    /// Blocks until the buffer's content is there.
+    ///
+    /// # Errors
+    /// The error of the transfer or computation that fills it.
+    pub fn wait(&self) -> Result<()> {
+        self.ready()?.wait()
+    }
+
+    /// Whether the buffer was deleted, or donated to a call and used up.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn is_deleted(&self) -> Result<bool> {
+        let args = ffi::PJRT_Buffer_IsDeleted_Args::new();
+        Ok(self.query(ffi::PJRT_Buffer_IsDeleted, args, |a, b| a.buffer = b)?.is_deleted)
+    }
+
+    /// Frees the device memory now, whoever else holds a clone; using one afterwards is an error.
+    ///
+    /// # Errors
+    /// When the plugin cannot.
+    pub fn delete(&self) -> Result<()> {
+        self.query(ffi::PJRT_Buffer_Delete, ffi::PJRT_Buffer_Delete_Args::new(), |a, b| a.buffer = b)?;
+        Ok(())
+    }
+
+    pub(super) fn check_alive(&self) -> Result<()> {
+        if self.is_deleted()? {
+            return Err(Error::InvalidArgument(format!(
+                "the buffer {} was donated to an earlier call or deleted; keep using the outputs of that \
+                 call instead, or pass the buffer without donating it",
+                self.spec()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Starts copying the elements to the host, row-major. Does not block.
+    ///
+    /// # Errors
+    /// When the buffer was donated or deleted, or the plugin cannot.
+    pub fn start_to_host(&self) -> Result<HostTransfer> {
+        let mut data = vec![0u8; self.spec().host_bytes()?];
+        // SAFETY: `HostTransfer` keeps `data` until the event is over.
+        let event = unsafe { self.copy_into(&mut data) }?;
+        Ok(HostTransfer { data, event: Some(event) })
+    }
+
+    /// Copies the elements to the host, row-major, and blocks until they are there.
+    ///
+    /// # Errors
+    /// The error of the work that fills the buffer, or of the copy.
+    pub fn to_host(&self) -> Result<HostArray> {
+        HostArray::from_bytes(self.spec().clone(), self.start_to_host()?.wait()?)
+    }
+
+    /// Copies the elements to the host as a vector, and blocks until they are there.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the buffer is not of type `T`; else as for [`Buffer::to_host`].
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        check_element::<T>(self.dtype())?;
+        let mut elements: Vec<T> = bytemuck::zeroed_vec(self.spec().element_count()?);
+        self.read_into(bytemuck::cast_slice_mut(&mut elements))?;
+        Ok(elements)
+    }
+
+    /// Copies the elements into `destination`, row-major, and blocks until they are there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when `destination` is not exactly [`ArraySpec::host_bytes`] long; else as
+    /// for [`Buffer::to_host`].
+    pub fn read_into(&self, destination: &mut [u8]) -> Result<()> {
+        let expected = self.spec().host_bytes()?;
+        if destination.len() != expected {
+            return Err(Error::InvalidArgument(format!(
+                "{} takes {expected} bytes, but there is room for {}",
+                self.spec(),
+                destination.len()
+            )));
+        }
+        // SAFETY: `destination` is borrowed until the event is over.
+        unsafe { self.copy_into(destination) }?.wait()
+    }
+
+    /// Starts copying the elements into `destination`.
+    ///
+    /// # Safety
+    /// `destination` is as long as the elements, and stays valid and unused until the event is over.
+    unsafe fn copy_into(&self, destination: &mut [u8]) -> Result<Event> {
+        const FUNCTION: &str = "PJRT_Buffer_ToHostBuffer";
+        self.check_alive()?;
+        // Without a layout the plugin would use the device's, which need not be row-major.
+        let layout = RowMajor::new(self.shape().len());
+        let mut raw_layout = layout.raw();
+        let mut args = ffi::PJRT_Buffer_ToHostBuffer_Args::new();
+        args.src = self.raw();
+        args.host_layout = &mut raw_layout;
+        args.dst = destination.as_mut_ptr().cast();
+        args.dst_size = destination.len();
+        // SAFETY: the buffer is alive, the layout outlives the call, and the caller vouches for the rest.
+        unsafe {
+            self.client().api().call(ffi::PJRT_Buffer_ToHostBuffer, &mut args)?;
+            Ok(Event::from_raw(self.client(), args.event, FUNCTION))
+        }
+    }
+
+    /// Starts copying bytes as they lie on the device, in the device's layout. Does not block.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the range is not within [`Buffer::on_device_bytes`]; when the plugin
+    /// cannot.
+    pub fn start_raw_to_host(&self, offset: usize, length: usize) -> Result<HostTransfer> {
+        const FUNCTION: &str = "PJRT_Buffer_CopyRawToHost";
+        let size = self.on_device_bytes()?;
+        if offset.checked_add(length).is_none_or(|end| end > size) {
+            return Err(Error::InvalidArgument(format!(
+                "bytes {offset} to {offset} + {length} are not within the buffer's {size}"
+            )));
+        }
+        let mut data = vec![0u8; length];
+        let mut args = ffi::PJRT_Buffer_CopyRawToHost_Args::new();
+        args.buffer = self.raw();
+        args.dst = data.as_mut_ptr().cast();
+        args.offset = offset as i64;
+        args.transfer_size = length as i64;
+        // SAFETY: the buffer is alive, and `HostTransfer` keeps `data` until the event is over.
+        let event = unsafe {
+            self.client().api().call(ffi::PJRT_Buffer_CopyRawToHost, &mut args)?;
+            Event::from_raw(self.client(), args.event, FUNCTION)
+        };
+        Ok(HostTransfer { data, event: Some(event) })
+    }
+
+    /// Starts copying the buffer to another device or memory of the same client. Does not block.
+    ///
+    /// # Errors
+    /// When the buffer was donated or deleted, or the plugin cannot.
+    pub fn copy_to(&self, to: &Placement) -> Result<Buffer> {
+        self.check_alive()?;
+        let (device, memory) = to.raw(self.client())?;
+        let api = self.client().api();
+        // SAFETY: the handles are alive, and the new buffer is handed over to us.
+        unsafe {
+            let copy = if memory.is_null() {
+                let mut args = ffi::PJRT_Buffer_CopyToDevice_Args::new();
+                args.buffer = self.raw();
+                args.dst_device = device;
+                api.call(ffi::PJRT_Buffer_CopyToDevice, &mut args)?;
+                args.dst_buffer
+            } else {
+                let mut args = ffi::PJRT_Buffer_CopyToMemory_Args::new();
+                args.buffer = self.raw();
+                args.dst_memory = memory;
+                api.call(ffi::PJRT_Buffer_CopyToMemory, &mut args)?;
+                args.dst_buffer
+            };
+            Ok(Buffer::from_raw(self.client(), copy, self.spec().clone()))
+        }
+    }
+
+    /// Where the elements lie in device memory, held in place until the reference is dropped.
+    ///
+    /// # Errors
+    /// When the buffer was donated or deleted, or the plugin cannot.
+    pub fn external_reference(&self) -> Result<ExternalReference> {
+        self.check_alive()?;
+        let args = ffi::PJRT_Buffer_IncreaseExternalReferenceCount_Args::new();
+        self.query(ffi::PJRT_Buffer_IncreaseExternalReferenceCount, args, |a, b| a.buffer = b)?;
+        // Made before the pointer is asked for, so that the count goes down if that fails.
+        let mut reference = ExternalReference { buffer: self.clone(), pointer: std::ptr::null_mut() };
+        let args = ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args::new();
+        let args = self.query(ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer, args, |a, b| a.buffer = b)?;
+        reference.pointer = args.device_memory_ptr;
+        Ok(reference)
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} on {})", self.spec(), self.client().platform_name())
+    }
+}
+
+impl Drop for BufferInner {
+    fn drop(&mut self) {
+        let mut args = ffi::PJRT_Buffer_Destroy_Args::new();
+        args.buffer = self.raw;
+        // SAFETY: this is the last handle, and the client is still alive.
+        unsafe { self.client.api().call_in_drop(ffi::PJRT_Buffer_Destroy, &mut args) };
+    }
+}
+
+/// A copy to the host under way. Dropping it blocks until the device has stopped writing.
+pub struct HostTransfer {
+    data: Vec<u8>,
+    event: Option<Event>,
+}
+
+impl HostTransfer {
+    /// Blocks until the copy has ended, and returns its bytes.
+    ///
+    /// # Errors
+    /// The error of the copy, or of the work that fills the buffer.
+    pub fn wait(mut self) -> Result<Vec<u8>> {
+        if let Some(event) = self.event.take() {
+            event.wait()?;
+        }
+        Ok(std::mem::take(&mut self.data))
+    }
+
+    /// Whether the copy has ended. Does not block.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn is_ready(&self) -> Result<bool> {
+        self.event.as_ref().map_or(Ok(true), Event::is_ready)
+    }
+}
+
+impl Drop for HostTransfer {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take()
+            && let Err(error) = event.wait()
+        {
+            tracing::debug!(%error, "a copy to the host that nobody waited for failed");
+        }
+    }
+}
+
+/// A hold on a buffer's device memory: it is neither freed nor donated while this lives.
+pub struct ExternalReference {
+    buffer: Buffer,
+    pointer: *mut c_void,
+}
+
+// SAFETY: the pointer is only a number here; using it is unsafe by itself.
+unsafe impl Send for ExternalReference {}
+// SAFETY: as above.
+unsafe impl Sync for ExternalReference {}
+
+impl ExternalReference {
+    /// The address of the first element. It is device memory: whether the host can read it is for
+    /// [`Buffer::is_on_cpu`] to say, and its content is there once [`Buffer::wait`] returns.
+    pub fn as_ptr(&self) -> *mut c_void {
+        self.pointer
+    }
+}
+
+impl Drop for ExternalReference {
+    fn drop(&mut self) {
+        let args = ffi::PJRT_Buffer_DecreaseExternalReferenceCount_Args::new();
+        if let Err(error) =
+            self.buffer.query(ffi::PJRT_Buffer_DecreaseExternalReferenceCount, args, |a, b| a.buffer = b)
+        {
+            tracing::warn!(%error, "an external reference to a buffer could not be given back");
+        }
+    }
+}
+
+/// The spec behind the C API's element type and dimensions.
+pub(super) fn spec_from_raw(element_type: ffi::PJRT_Buffer_Type, dims: &[i64]) -> Result<ArraySpec> {
+    let unusable = |what: String| Error::InvalidArgument(format!("the plugin made a buffer {what}"));
+    let dtype = DType::from_pjrt(element_type)
+        .ok_or_else(|| unusable(format!("of element type {element_type}, which is not an array's")))?;
+    let dim = |&dim: &i64| usize::try_from(dim).map_err(|_| unusable(format!("with a dimension of {dim}")));
+    Ok(ArraySpec::new(dtype, dims.iter().map(dim).collect::<Result<Vec<_>>>()?))
+}

@@ -1,0 +1,595 @@
+//! Clients: a plugin at work on its devices, and the ways for host bytes to become buffers.
+
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::api::{Api, slice, string};
+use super::buffer::Buffer;
+use super::device::{Device, DeviceInfo};
+use super::event::{Event, in_callback};
+use super::ffi;
+use super::memory::{Memory, MemoryInfo};
+use super::named_value::NamedValue;
+use super::plugin::Plugin;
+use crate::array::ArraySpec;
+use crate::error::{Error, ErrorCode, Result};
+
+/// The most devices that a CPU client is made with here; each has threads of its own.
+const MAX_CPU_DEVICES: i64 = 1024;
+
+/// A client: the connection to the devices of one platform. Cheap to clone; the last clone, buffer or
+/// executable to go destroys it.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<ClientInner>,
+}
+
+struct ClientInner {
+    plugin: Plugin,
+    raw: *mut ffi::PJRT_Client,
+    platform_name: String,
+    platform_version: String,
+    process_index: i32,
+    devices: Vec<DeviceInfo>,
+    memories: Vec<MemoryInfo>,
+}
+
+// SAFETY: the C API allows a client, its devices and its memories to be used from any thread; the rest is
+// read once and constant.
+unsafe impl Send for ClientInner {}
+// SAFETY: as above.
+unsafe impl Sync for ClientInner {}
+
+/// Where a buffer goes: a device's default memory, or a memory of one's choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// The device's default memory.
+    Device(Device),
+    /// This memory.
+    Memory(Memory),
+}
+
+impl From<&Device> for Placement {
+    fn from(device: &Device) -> Placement {
+        Placement::Device(device.clone())
+    }
+}
+
+impl From<&Memory> for Placement {
+    fn from(memory: &Memory) -> Placement {
+        Placement::Memory(memory.clone())
+    }
+}
+
+impl Placement {
+    fn client(&self) -> &Client {
+        match self {
+            Placement::Device(device) => device.client(),
+            Placement::Memory(memory) => memory.client(),
+        }
+    }
+
+    /// The device and memory as the C API takes them, one of them null; an error for another client's.
+    pub(super) fn raw(&self, client: &Client) -> Result<(*mut ffi::PJRT_Device, *mut ffi::PJRT_Memory)> {
+        if !Arc::ptr_eq(&self.client().inner, &client.inner) {
+            return Err(Error::InvalidArgument(format!("{self:?} belongs to another client")));
+        }
+        match self {
+            Placement::Device(device) if !device.is_addressable() => {
+                Err(Error::InvalidArgument(format!("{device:?} is attached to another process")))
+            }
+            Placement::Device(device) => Ok((device.raw(), std::ptr::null_mut())),
+            Placement::Memory(memory) => Ok((std::ptr::null_mut(), memory.raw())),
+        }
+    }
+
+    /// What the devices there say of their memory, for an allocation that failed.
+    fn memory_report(&self) -> String {
+        let devices = match self {
+            Placement::Device(device) => vec![device.clone()],
+            Placement::Memory(memory) => memory.devices(),
+        };
+        let reports = devices.iter().filter_map(|device| {
+            let stats = device.memory_stats().ok()?;
+            let limit = stats.limit_bytes.map_or("an unknown limit".into(), |limit| format!("{limit} bytes"));
+            Some(format!("; {device} has {} bytes in use of {limit}", stats.in_use_bytes))
+        });
+        reports.collect()
+    }
+}
+
+/// What a transfer to the device may do with the host's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostSemantics {
+    /// Copy them; they are held only until the transfer has completed.
+    Copy,
+    /// Use them in place for as long as the buffer lives, where the platform can (the CPU, for bytes at a
+    /// multiple of 64); copy them otherwise. They are never written to.
+    Alias,
+}
+
+/// Builds a [`Client`], with the options that its platform understands.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    plugin: Plugin,
+    options: Vec<(String, NamedValue)>,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(plugin: Plugin) -> ClientBuilder {
+        ClientBuilder { plugin, options: Vec::new() }
+    }
+
+    /// The number of devices that a CPU client pretends to have (option `cpu_device_count`).
+    pub fn device_count(self, count: usize) -> ClientBuilder {
+        self.option("cpu_device_count", i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
+    /// The share of a GPU's memory that the client may take, 0 to 1 (option `memory_fraction`).
+    pub fn memory_fraction(self, fraction: f32) -> ClientBuilder {
+        self.option("memory_fraction", fraction)
+    }
+
+    /// Whether a GPU client takes its share of memory at once (option `preallocate`).
+    pub fn preallocate(self, preallocate: bool) -> ClientBuilder {
+        self.option("preallocate", preallocate)
+    }
+
+    /// Any other option of the plugin, by name. A plugin refuses names that it does not know.
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<NamedValue>) -> ClientBuilder {
+        self.options.push((name.into(), value.into()));
+        self
+    }
+
+    /// Creates the client. Blocks while the plugin looks for its devices.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a value that a known option cannot have; [`Error::Pjrt`] when the plugin
+    /// finds no device or refuses an option.
+    pub fn build(self) -> Result<Client> {
+        self.check_options()?;
+        let api = self.plugin.api();
+        let options: Vec<_> = self.options.iter().map(|(name, value)| value.to_raw(name)).collect();
+        let mut args = ffi::PJRT_Client_Create_Args::new();
+        args.create_options = options.as_ptr();
+        args.num_options = options.len();
+        // SAFETY: the options point into `self.options`, which outlives the call; the plugin copies them.
+        unsafe { api.call(ffi::PJRT_Client_Create, &mut args) }?;
+        // SAFETY: the plugin handed the client over.
+        unsafe { Client::from_raw(self.plugin, args.client) }
+    }
+}
+
+impl ClientBuilder {
+    /// Refuses values of which plugins abort the process, or make a client without devices.
+    fn check_options(&self) -> Result<()> {
+        for (name, value) in &self.options {
+            if name.contains('\0') {
+                return Err(Error::InvalidArgument(format!("the create option {name:?} holds a zero byte")));
+            }
+            let (fits, wanted) = match name.as_str() {
+                "cpu_device_count" => {
+                    (matches!(value, NamedValue::Int64(1..=MAX_CPU_DEVICES)), "a whole number from 1 to 1024")
+                }
+                "memory_fraction" => (
+                    matches!(value, NamedValue::Float(share) if (0.0..=1.0).contains(share)),
+                    "a number from 0 to 1",
+                ),
+                "preallocate" => (matches!(value, NamedValue::Bool(_)), "true or false"),
+                _ => (true, ""),
+            };
+            if !fits {
+                return Err(Error::InvalidArgument(format!(
+                    "the create option `{name}` is {wanted}, not `{value}`"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Takes ownership of a client and reads what is constant about it.
+    ///
+    /// # Safety
+    /// `raw` is a client of `plugin` that nobody else will destroy.
+    unsafe fn from_raw(plugin: Plugin, raw: *mut ffi::PJRT_Client) -> Result<Client> {
+        let api = plugin.api();
+        // From here on the client is destroyed if reading it fails.
+        let mut inner = ClientInner {
+            plugin,
+            raw,
+            platform_name: String::new(),
+            platform_version: String::new(),
+            process_index: 0,
+            devices: Vec::new(),
+            memories: Vec::new(),
+        };
+        let mut name = ffi::PJRT_Client_PlatformName_Args::new();
+        name.client = raw;
+        let mut version = ffi::PJRT_Client_PlatformVersion_Args::new();
+        version.client = raw;
+        let mut process = ffi::PJRT_Client_ProcessIndex_Args::new();
+        process.client = raw;
+        let mut devices = ffi::PJRT_Client_Devices_Args::new();
+        devices.client = raw;
+        let mut memories = ffi::PJRT_Client_AddressableMemories_Args::new();
+        memories.client = raw;
+        // SAFETY: the client is alive; what it returns lives as long as it and is copied.
+        unsafe {
+            api.call(ffi::PJRT_Client_PlatformName, &mut name)?;
+            inner.platform_name = string(name.platform_name, name.platform_name_size);
+            api.call(ffi::PJRT_Client_PlatformVersion, &mut version)?;
+            inner.platform_version = string(version.platform_version, version.platform_version_size);
+            api.call(ffi::PJRT_Client_ProcessIndex, &mut process)?;
+            inner.process_index = process.process_index;
+            api.call(ffi::PJRT_Client_Devices, &mut devices)?;
+            for &device in slice(devices.devices, devices.num_devices) {
+                inner.devices.push(DeviceInfo::read(api, device)?);
+            }
+            // A plugin without memory spaces reports them as unimplemented; devices are enough then.
+            if api.call(ffi::PJRT_Client_AddressableMemories, &mut memories).is_ok() {
+                for &memory in slice(memories.addressable_memories, memories.num_addressable_memories) {
+                    inner.memories.push(MemoryInfo::read(api, memory)?);
+                }
+            }
+        }
+        Ok(Client { inner: Arc::new(inner) })
+    }
+
+    pub(super) fn api(&self) -> Api {
+        self.inner.plugin.api()
+    }
+
+    pub(super) fn raw(&self) -> *mut ffi::PJRT_Client {
+        self.inner.raw
+    }
+
+    pub(super) fn device_infos(&self) -> &[DeviceInfo] {
+        &self.inner.devices
+    }
+
+    pub(super) fn memory_infos(&self) -> &[MemoryInfo] {
+        &self.inner.memories
+    }
+
+    pub(super) fn memory_from_raw(&self, raw: *mut ffi::PJRT_Memory) -> Option<Memory> {
+        let index = self.inner.memories.iter().position(|info| info.raw == raw)?;
+        Some(Memory::new(self.clone(), index))
+    }
+
+    pub(super) fn device_from_raw(&self, raw: *mut ffi::PJRT_Device) -> Option<Device> {
+        let index = self.inner.devices.iter().position(|info| info.raw == raw)?;
+        Some(Device::new(self.clone(), index))
+    }
+
+    /// The plugin that the client came from.
+    pub fn plugin(&self) -> &Plugin {
+        &self.inner.plugin
+    }
+
+    /// The platform, such as `cpu`, `cuda` or `tpu`.
+    pub fn platform_name(&self) -> &str {
+        &self.inner.platform_name
+    }
+
+    /// The platform's version, as the plugin words it.
+    pub fn platform_version(&self) -> &str {
+        &self.inner.platform_version
+    }
+
+    /// The number of this process among those that share the devices.
+    pub fn process_index(&self) -> i32 {
+        self.inner.process_index
+    }
+
+    /// Every device of the platform, those of other processes included.
+    pub fn devices(&self) -> Vec<Device> {
+        (0..self.inner.devices.len()).map(|index| Device::new(self.clone(), index)).collect()
+    }
+
+    /// The devices that this process can use.
+    pub fn addressable_devices(&self) -> Vec<Device> {
+        self.devices().into_iter().filter(Device::is_addressable).collect()
+    }
+
+    /// The addressable device at this position, counted from 0.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there are not that many.
+    pub fn device(&self, index: usize) -> Result<Device> {
+        let devices = self.addressable_devices();
+        devices.get(index).cloned().ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "there is no device {}:{index}; this client has {} (0 to {})",
+                self.platform_name(),
+                devices.len(),
+                devices.len().saturating_sub(1)
+            ))
+        })
+    }
+
+    /// The memories that this process can use.
+    pub fn memories(&self) -> Vec<Memory> {
+        (0..self.inner.memories.len()).map(|index| Memory::new(self.clone(), index)).collect()
+    }
+
+    /// What the plugin says of how the devices hang together, for cache keys and reports.
+    ///
+    /// # Errors
+    /// When the plugin has no topology.
+    pub fn topology_attributes(&self) -> Result<Vec<(String, NamedValue)>> {
+        let mut topology = ffi::PJRT_Client_TopologyDescription_Args::new();
+        topology.client = self.raw();
+        let mut attributes = ffi::PJRT_TopologyDescription_Attributes_Args::new();
+        // SAFETY: the client is alive and owns the topology, whose attributes live as long and are copied.
+        unsafe {
+            self.api().call(ffi::PJRT_Client_TopologyDescription, &mut topology)?;
+            attributes.topology = topology.topology;
+            self.api().call(ffi::PJRT_TopologyDescription_Attributes, &mut attributes)?;
+            Ok(NamedValue::read_all(attributes.attributes, attributes.num_attributes))
+        }
+    }
+
+    /// The devices that a program of so many replicas and partitions runs on by default: one row a
+    /// replica, one device id a partition.
+    ///
+    /// # Errors
+    /// When the client does not have enough devices.
+    pub fn default_device_assignment(&self, replicas: usize, partitions: usize) -> Result<Vec<Vec<i32>>> {
+        let too_many = || Error::InvalidArgument(format!("{replicas} x {partitions} devices are too many"));
+        let count = replicas.checked_mul(partitions).ok_or_else(too_many)?;
+        let mut assignment = vec![c_int::default(); count];
+        let mut args = ffi::PJRT_Client_DefaultDeviceAssignment_Args::new();
+        args.client = self.raw();
+        args.num_replicas = c_int::try_from(replicas).map_err(|_| too_many())?;
+        args.num_partitions = c_int::try_from(partitions).map_err(|_| too_many())?;
+        args.default_assignment_size = count;
+        args.default_assignment = assignment.as_mut_ptr();
+        // SAFETY: the client is alive, and the array has the size that is passed with it.
+        unsafe { self.api().call(ffi::PJRT_Client_DefaultDeviceAssignment, &mut args) }?;
+        Ok(assignment.chunks(partitions.max(1)).map(<[i32]>::to_vec).collect())
+    }
+
+    /// Starts moving host bytes to a device: row-major elements, sub-byte ones in a byte each. Returns
+    /// before the transfer ends; `data` is held for as long as the device uses it, which for
+    /// [`HostSemantics::Alias`] can be as long as the buffer lives.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when `data` is not as long as `spec` says; [`Error::UnsupportedDType`]
+    /// or [`Error::Pjrt`] when the plugin refuses.
+    pub fn buffer_from_host(
+        &self,
+        spec: &ArraySpec,
+        data: Bytes,
+        to: &Placement,
+        semantics: HostSemantics,
+    ) -> Result<Buffer> {
+        let raw_semantics = match semantics {
+            HostSemantics::Copy => ffi::PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes,
+            HostSemantics::Alias => ffi::PJRT_HostBufferSemantics_kImmutableZeroCopy,
+        };
+        // SAFETY: `data` is kept, by `hold_until_ready` below, until the plugin says that it is done with it.
+        let (buffer, done) = unsafe { self.start_transfer(spec, &data, to, raw_semantics) }?;
+        match done {
+            // The transfer's own outcome reaches the caller through the buffer's ready event.
+            Some(done) => done.hold_until_ready(data),
+            // A plugin that gives no event is done when it returns, unless it aliases.
+            None if semantics == HostSemantics::Alias => std::mem::forget(data),
+            None => {}
+        }
+        Ok(buffer)
+    }
+
+    /// Moves borrowed bytes to a device, as [`Client::buffer_from_host`] does, but copies them before it
+    /// returns.
+    ///
+    /// # Errors
+    /// As for [`Client::buffer_from_host`].
+    pub fn buffer_from_slice(&self, spec: &ArraySpec, data: &[u8], to: &Placement) -> Result<Buffer> {
+        let semantics = ffi::PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
+        // SAFETY: with these semantics the plugin holds `data` only during the call.
+        let (buffer, _done) = unsafe { self.start_transfer(spec, data, to, semantics) }?;
+        Ok(buffer)
+    }
+
+    /// # Safety
+    /// `data` stays valid and unchanged for as long as `semantics` lets the plugin use it.
+    unsafe fn start_transfer(
+        &self,
+        spec: &ArraySpec,
+        data: &[u8],
+        to: &Placement,
+        semantics: ffi::PJRT_HostBufferSemantics,
+    ) -> Result<(Buffer, Option<Event>)> {
+        const FUNCTION: &str = "PJRT_Client_BufferFromHostBuffer";
+        let element_type = self.element_type(spec)?;
+        let expected = spec.host_bytes()?;
+        if data.len() != expected {
+            return Err(Error::InvalidArgument(format!(
+                "{spec} takes {expected} bytes, but {} were given",
+                data.len()
+            )));
+        }
+        let dims = dims_of(spec)?;
+        let mut args = ffi::PJRT_Client_BufferFromHostBuffer_Args::new();
+        args.client = self.raw();
+        args.data = data.as_ptr().cast();
+        args.type_ = element_type;
+        args.dims = dims.as_ptr();
+        args.num_dims = dims.len();
+        args.host_buffer_semantics = semantics;
+        (args.device, args.memory) = to.raw(self)?;
+        // SAFETY: the client and the placement are alive, `dims` outlives the call, and the caller vouches
+        // for `data`, which is as long as the shape says.
+        unsafe { self.api().call(ffi::PJRT_Client_BufferFromHostBuffer, &mut args) }
+            .map_err(|error| with_memory_report(error, to))?;
+        // SAFETY: the buffer and the event are handed over to us.
+        unsafe {
+            let done = (!args.done_with_host_buffer.is_null())
+                .then(|| Event::from_raw(self, args.done_with_host_buffer, FUNCTION));
+            Ok((Buffer::from_raw(self, args.buffer, spec.clone()), done))
+        }
+    }
+
+    /// A buffer whose content is not yet anything in particular.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] from old plugins; [`Error::Pjrt`] when the device is full.
+    pub fn uninitialized_buffer(&self, spec: &ArraySpec, to: &Placement) -> Result<Buffer> {
+        let dims = dims_of(spec)?;
+        let mut args = ffi::PJRT_Client_CreateUninitializedBuffer_Args::new();
+        args.client = self.raw();
+        args.shape_dims = dims.as_ptr();
+        args.shape_num_dims = dims.len();
+        args.shape_element_type = self.element_type(spec)?;
+        (args.device, args.memory) = to.raw(self)?;
+        // SAFETY: the client and the placement are alive, and `dims` outlives the call.
+        unsafe { self.api().call(ffi::PJRT_Client_CreateUninitializedBuffer, &mut args) }
+            .map_err(|error| with_memory_report(error, to))?;
+        // SAFETY: the buffer is handed over to us.
+        Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
+    }
+
+    /// A buffer over device memory that somebody else owns; `on_delete` runs when the buffer is done with it.
+    ///
+    /// # Errors
+    /// [`Error::Pjrt`] from platforms that cannot.
+    ///
+    /// # Safety
+    /// `pointer` is device memory of `device`, holds the elements of `spec` row-major, and stays valid, and
+    /// unchanged by others, until `on_delete` is called.
+    pub unsafe fn view_of_device_memory(
+        &self,
+        spec: &ArraySpec,
+        pointer: *mut c_void,
+        device: &Device,
+        on_delete: impl FnOnce() + Send + 'static,
+    ) -> Result<Buffer> {
+        type OnDelete = Box<dyn FnOnce() + Send>;
+        unsafe extern "C" fn deleted(_pointer: *mut c_void, user_arg: *mut c_void) {
+            // SAFETY: `user_arg` is the box made below, handed over once.
+            let run = unsafe { Box::from_raw(user_arg.cast::<OnDelete>()) };
+            // A panic must not unwind into C.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(*run)).is_err() {
+                tracing::error!("the owner of device memory panicked when it was given back");
+            }
+        }
+        let dims = dims_of(spec)?;
+        let layout = RowMajor::new(dims.len());
+        let mut raw_layout = layout.raw();
+        let mut args = ffi::PJRT_Client_CreateViewOfDeviceBuffer_Args::new();
+        args.client = self.raw();
+        args.device_buffer_ptr = pointer;
+        args.dims = dims.as_ptr();
+        args.num_dims = dims.len();
+        args.element_type = self.element_type(spec)?;
+        args.layout = &mut raw_layout;
+        (args.device, _) = Placement::from(device).raw(self)?;
+        args.on_delete_callback = Some(deleted);
+        let user_arg = Box::into_raw(Box::new(Box::new(on_delete) as OnDelete));
+        args.on_delete_callback_arg = user_arg.cast();
+        // SAFETY: the handles are alive, dims and layout outlive the call, and the caller vouches for the
+        // memory.
+        if let Err(error) = unsafe { self.api().call(ffi::PJRT_Client_CreateViewOfDeviceBuffer, &mut args) } {
+            // SAFETY: no buffer was made, so the callback will not run and the box is still ours.
+            drop(unsafe { Box::from_raw(user_arg) });
+            return Err(error);
+        }
+        // SAFETY: the buffer is handed over to us.
+        Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
+    }
+
+    /// The C API's number for the element type.
+    pub(super) fn element_type(&self, spec: &ArraySpec) -> Result<ffi::PJRT_Buffer_Type> {
+        spec.dtype
+            .to_pjrt()
+            .ok_or_else(|| Error::UnsupportedDType { dtype: spec.dtype, context: "PJRT".into() })
+    }
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for Client {}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Client({}, {} devices, {:?})",
+            self.platform_name(),
+            self.inner.devices.len(),
+            self.plugin()
+        )
+    }
+}
+
+impl Drop for ClientInner {
+    fn drop(&mut self) {
+        let api = self.plugin.api();
+        let raw = SendPtr(self.raw);
+        let destroy = move || {
+            let SendPtr(client) = { raw };
+            let mut args = ffi::PJRT_Client_Destroy_Args::new();
+            args.client = client;
+            // SAFETY: this is the last handle; buffers, events and executables hold one each.
+            unsafe { api.call_in_drop(ffi::PJRT_Client_Destroy, &mut args) };
+        };
+        if in_callback() {
+            // Destroying a client waits for its threads, and this may be one of them.
+            std::thread::spawn(destroy);
+        } else {
+            destroy();
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SendPtr(*mut ffi::PJRT_Client);
+
+// SAFETY: the C API allows a client to be destroyed from any thread.
+unsafe impl Send for SendPtr {}
+
+/// The layout of row-major elements, which must outlive the raw form that points into it.
+pub(super) struct RowMajor {
+    minor_to_major: Vec<i64>,
+}
+
+impl RowMajor {
+    pub fn new(rank: usize) -> RowMajor {
+        RowMajor { minor_to_major: (0..rank as i64).rev().collect() }
+    }
+
+    pub fn raw(&self) -> ffi::PJRT_Buffer_MemoryLayout {
+        let mut tiled = ffi::PJRT_Buffer_MemoryLayout_Tiled::new();
+        tiled.minor_to_major = self.minor_to_major.as_ptr();
+        tiled.minor_to_major_size = self.minor_to_major.len();
+        let mut layout = ffi::PJRT_Buffer_MemoryLayout::new();
+        layout.type_ = ffi::PJRT_Buffer_MemoryLayout_Type_Tiled;
+        layout.layout = ffi::PJRT_Buffer_MemoryLayout_Union { tiled };
+        layout
+    }
+}
+
+/// The dimensions as the C API takes them.
+pub(super) fn dims_of(spec: &ArraySpec) -> Result<Vec<i64>> {
+    let too_large = |_| Error::InvalidArgument(format!("a dimension of {spec} is too large"));
+    spec.shape.iter().map(|&dim| i64::try_from(dim).map_err(too_large)).collect()
+}
+
+/// Adds the memory statistics of the devices to an allocation failure.
+fn with_memory_report(error: Error, to: &Placement) -> Error {
+    match error {
+        Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => {
+            Error::Pjrt { function, code, message: message + &to.memory_report() }
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,189 @@
+//! How a program is compiled, in the protobuf form that the C API takes.
+//!
+//! The messages are the parts of `xla/pjrt/proto/compile_options.proto` and `xla/xla_data.proto` that this
+//! crate sets, by their field numbers.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::named_value::NamedValue;
+use crate::error::{Error, Result};
+
+/// How a program is compiled.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct CompileOptions {
+    /// Copies of the program that run side by side on different data; 1 unless the program says otherwise.
+    pub replicas: usize,
+    /// Devices that one copy of the program is split over; 1 for a program that is not sharded.
+    pub partitions: usize,
+    /// Whether the sharding annotations are Shardy's (`sdy.mesh` in the module) rather than GSPMD's.
+    pub use_shardy: bool,
+    /// The device ids to run on, one row a replica, one id a partition; the client's default if `None`.
+    pub device_assignment: Option<Vec<Vec<i32>>>,
+    /// XLA debug options to override by name, such as `xla_cpu_enable_fast_math`.
+    pub xla_options: BTreeMap<String, NamedValue>,
+}
+
+impl Default for CompileOptions {
+    fn default() -> CompileOptions {
+        CompileOptions {
+            replicas: 1,
+            partitions: 1,
+            use_shardy: false,
+            device_assignment: None,
+            xla_options: BTreeMap::new(),
+        }
+    }
+}
+
+impl CompileOptions {
+    /// The serialised `xla.CompileOptionsProto`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when replicas or partitions are 0 or absurdly many, the device assignment is
+    /// not replicas x partitions, or an XLA option is a list.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        // Plugins abort the process on these instead of returning an error.
+        let is_count = |count: usize| (1..=i32::MAX as usize).contains(&count);
+        if !is_count(self.replicas) || !is_count(self.partitions) {
+            return Err(Error::InvalidArgument(format!(
+                "a program cannot have {} replicas of {} partitions; both are at least 1",
+                self.replicas, self.partitions
+            )));
+        }
+        let proto = CompileOptionsProto {
+            executable_build_options: Some(ExecutableBuildOptionsProto {
+                device_ordinal: -1, // not set
+                num_replicas: self.replicas as i64,
+                num_partitions: self.partitions as i64,
+                use_spmd_partitioning: self.partitions > 1,
+                device_assignment: self.device_assignment()?,
+                use_shardy_partitioner: self.use_shardy,
+            }),
+            env_option_overrides: self
+                .xla_options
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), override_of(name, value)?)))
+                .collect::<Result<_>>()?,
+        };
+        Ok(proto.encode_to_vec())
+    }
+
+    fn device_assignment(&self) -> Result<Option<DeviceAssignmentProto>> {
+        let Some(rows) = &self.device_assignment else { return Ok(None) };
+        if rows.len() != self.replicas || rows.iter().any(|row| row.len() != self.partitions) {
+            return Err(Error::InvalidArgument(format!(
+                "the device assignment {rows:?} is not {} replicas of {} partitions",
+                self.replicas, self.partitions
+            )));
+        }
+        let column = |partition: usize| ComputationDevice {
+            replica_device_ids: rows.iter().map(|row| i64::from(row[partition])).collect(),
+        };
+        Ok(Some(DeviceAssignmentProto {
+            replica_count: self.replicas as i32,
+            computation_count: self.partitions as i32,
+            computation_devices: (0..self.partitions).map(column).collect(),
+        }))
+    }
+}
+
+fn override_of(name: &str, value: &NamedValue) -> Result<OptionOverrideProto> {
+    let value = match value {
+        NamedValue::String(text) => OptionValue::String(text.clone()),
+        NamedValue::Bool(value) => OptionValue::Bool(*value),
+        NamedValue::Int64(value) => OptionValue::Int(*value),
+        NamedValue::Float(value) => OptionValue::Double(f64::from(*value)),
+        NamedValue::Int64List(_) => {
+            return Err(Error::InvalidArgument(format!("the XLA option `{name}` cannot be a list")));
+        }
+    };
+    Ok(OptionOverrideProto { value: Some(value) })
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CompileOptionsProto {
+    #[prost(message, optional, tag = "3")]
+    executable_build_options: Option<ExecutableBuildOptionsProto>,
+    #[prost(btree_map = "string, message", tag = "7")]
+    env_option_overrides: BTreeMap<String, OptionOverrideProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ExecutableBuildOptionsProto {
+    #[prost(int64, tag = "1")]
+    device_ordinal: i64,
+    #[prost(int64, tag = "4")]
+    num_replicas: i64,
+    #[prost(int64, tag = "5")]
+    num_partitions: i64,
+    #[prost(bool, tag = "6")]
+    use_spmd_partitioning: bool,
+    #[prost(message, optional, tag = "9")]
+    device_assignment: Option<DeviceAssignmentProto>,
+    #[prost(bool, tag = "19")]
+    use_shardy_partitioner: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DeviceAssignmentProto {
+    #[prost(int32, tag = "1")]
+    replica_count: i32,
+    #[prost(int32, tag = "2")]
+    computation_count: i32,
+    #[prost(message, repeated, tag = "3")]
+    computation_devices: Vec<ComputationDevice>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ComputationDevice {
+    #[prost(int64, repeated, tag = "1")]
+    replica_device_ids: Vec<i64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OptionOverrideProto {
+    #[prost(oneof = "OptionValue", tags = "1, 2, 3, 4")]
+    value: Option<OptionValue>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum OptionValue {
+    #[prost(string, tag = "1")]
+    String(String),
+    #[prost(bool, tag = "2")]
+    Bool(bool),
+    #[prost(int64, tag = "3")]
+    Int(i64),
+    #[prost(double, tag = "4")]
+    Double(f64),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_one_device_of_the_clients_choice() {
+        let bytes = CompileOptions::default().to_bytes().unwrap();
+        let proto = CompileOptionsProto::decode(&bytes[..]).unwrap();
+        let build = proto.executable_build_options.unwrap();
+        assert_eq!((build.num_replicas, build.num_partitions, build.device_ordinal), (1, 1, -1));
+        assert!(!build.use_spmd_partitioning);
+        assert_eq!(build.device_assignment, None);
+    }
+
+    #[test]
+    fn no_replicas_or_partitions_are_an_error() {
+        let options = CompileOptions { partitions: 0, ..Default::default() };
+        assert!(options.to_bytes().unwrap_err().to_string().contains("1 replicas of 0 partitions"));
+    }
+
+    #[test]
+    fn an_assignment_of_another_size_is_an_error() {
+        let options = CompileOptions { device_assignment: Some(vec![vec![0, 1]]), ..Default::default() };
+        assert!(options.to_bytes().unwrap_err().to_string().contains("1 replicas of 1 partitions"));
+    }
+}

@@ -1,0 +1,58 @@
+//! Host memory that is registered with the device for direct access.
+
+use std::ops::{Deref, DerefMut};
+
+use super::client::Client;
+use super::ffi;
+use crate::error::Result;
+
+/// Host memory that the device reads and writes directly, without a staging copy of the driver's.
+pub struct DmaRegion {
+    memory: Box<[u8]>,
+    client: Client,
+}
+
+impl DmaRegion {
+    /// Registers this memory with the client's devices.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] or `UNIMPLEMENTED` on platforms that need no registration, such as the CPU.
+    pub fn new(client: &Client, mut memory: Box<[u8]>) -> Result<DmaRegion> {
+        let mut args = ffi::PJRT_Client_DmaMap_Args::new();
+        args.client = client.raw();
+        args.data = memory.as_mut_ptr().cast();
+        args.size = memory.len();
+        // SAFETY: the memory is valid for its length, does not move, and is unmapped before it is freed.
+        unsafe { client.api().call(ffi::PJRT_Client_DmaMap, &mut args) }?;
+        Ok(DmaRegion { memory, client: client.clone() })
+    }
+}
+
+impl Deref for DmaRegion {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.memory
+    }
+}
+
+impl DerefMut for DmaRegion {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory
+    }
+}
+
+impl AsRef<[u8]> for DmaRegion {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory
+    }
+}
+
+impl Drop for DmaRegion {
+    fn drop(&mut self) {
+        let mut args = ffi::PJRT_Client_DmaUnmap_Args::new();
+        args.client = self.client.raw();
+        args.data = self.memory.as_mut_ptr().cast();
+        // SAFETY: the region was mapped by `new`, and is freed only after this.
+        unsafe { self.client.api().call_in_drop(ffi::PJRT_Client_DmaUnmap, &mut args) };
+    }
+}

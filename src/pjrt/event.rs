@@ -1,0 +1,171 @@
+//! Events: the end of device work, with its status.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+
+use super::api::Api;
+use super::client::Client;
+use super::ffi;
+use crate::error::Result;
+
+/// The completion of asynchronous device work.
+///
+/// Dropping an event does not wait for the work, and does not cancel it.
+pub struct Event {
+    raw: *mut ffi::PJRT_Event,
+    /// The C function that started the work, for errors.
+    origin: &'static str,
+    client: Client,
+}
+
+// SAFETY: the C API allows events to be used from any thread.
+unsafe impl Send for Event {}
+// SAFETY: as above; every method of the C API on an event is a read or is synchronised by the plugin.
+unsafe impl Sync for Event {}
+
+impl Event {
+    /// Takes ownership of an event.
+    ///
+    /// # Safety
+    /// `raw` is an event of this client that nobody else will free.
+    pub(super) unsafe fn from_raw(client: &Client, raw: *mut ffi::PJRT_Event, origin: &'static str) -> Event {
+        Event { raw, origin, client: client.clone() }
+    }
+
+    /// Blocks until the work has ended.
+    ///
+    /// # Errors
+    /// The error that the work ended with.
+    pub fn wait(&self) -> Result<()> {
+        if self.raw.is_null() {
+            return Ok(()); // Plugins may return no event for work that ended during the call.
+        }
+        let mut args = ffi::PJRT_Event_Await_Args::new();
+        args.event = self.raw;
+        // SAFETY: the event is alive until `self` is dropped.
+        unsafe { self.client.api().call(ffi::PJRT_Event_Await, &mut args) }
+            .map_err(|error| rename(error, self.origin))
+    }
+
+    /// Whether the work has ended, well or badly. Does not block.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn is_ready(&self) -> Result<bool> {
+        if self.raw.is_null() {
+            return Ok(true);
+        }
+        let mut args = ffi::PJRT_Event_IsReady_Args::new();
+        args.event = self.raw;
+        // SAFETY: as in `wait`.
+        unsafe { self.client.api().call(ffi::PJRT_Event_IsReady, &mut args) }?;
+        Ok(args.is_ready)
+    }
+
+    /// Runs `callback` with the outcome once the work has ended: at once on this thread if it already has,
+    /// else on a thread of the plugin, which it must not block. Does not block.
+    ///
+    /// # Errors
+    /// When the plugin does not take the callback; it is then dropped without being called.
+    pub fn on_ready(self, callback: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
+        if self.raw.is_null() {
+            callback(Ok(()));
+            return Ok(());
+        }
+        let api = self.client.api();
+        let state = Box::new(Callback { api, event: self.raw, origin: self.origin, run: Box::new(callback) });
+        let mut args = ffi::PJRT_Event_OnReady_Args::new();
+        args.event = self.raw;
+        args.callback = Some(call_back);
+        args.user_arg = Box::into_raw(state).cast();
+        // SAFETY: the event is alive, and stays so until the callback destroys it; `user_arg` is the
+        // callback's to free.
+        match unsafe { api.call(ffi::PJRT_Event_OnReady, &mut args) } {
+            Ok(()) => {
+                let mut this = self;
+                this.raw = std::ptr::null_mut(); // The callback destroys it.
+                Ok(())
+            }
+            Err(error) => {
+                // SAFETY: the plugin refused the callback, so the state is still ours.
+                drop(unsafe { Box::from_raw(args.user_arg.cast::<Callback>()) });
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Event {
+    /// Keeps host bytes that the device is using until the work has ended. Does not block.
+    pub(super) fn hold_until_ready(self, data: Bytes) {
+        let held = data.clone();
+        if let Err(error) = self.on_ready(move |_| drop(data)) {
+            tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
+            std::mem::forget(held);
+        }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.raw.is_null() {
+            return;
+        }
+        // SAFETY: the event is ours and is not used after this.
+        unsafe { destroy(self.client.api(), self.raw) };
+    }
+}
+
+/// What a registered callback needs. It deliberately does not hold the client: the last handle of a
+/// client must not be dropped by the callback, on a thread that the client would wait for.
+struct Callback {
+    api: Api,
+    event: *mut ffi::PJRT_Event,
+    origin: &'static str,
+    run: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a callback from a plugin, where a client must not be destroyed.
+pub(super) fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
+/// The C callback behind [`Event::on_ready`].
+unsafe extern "C" fn call_back(error: *mut ffi::PJRT_Error, user_arg: *mut c_void) {
+    // SAFETY: `user_arg` is the box that `on_ready` made, handed over once.
+    let state = unsafe { Box::from_raw(user_arg.cast::<Callback>()) };
+    // SAFETY: the C API hands the error over to the callback.
+    let outcome = unsafe { state.api.result(state.origin, error) };
+    // SAFETY: `on_ready` gave the event up to this callback.
+    unsafe { destroy(state.api, state.event) };
+    let nested = IN_CALLBACK.replace(true);
+    // A panic must not unwind into C.
+    if catch_unwind(AssertUnwindSafe(|| (state.run)(outcome))).is_err() {
+        tracing::error!("a callback of a PJRT event panicked");
+    }
+    IN_CALLBACK.set(nested);
+}
+
+/// # Safety
+/// `event` is alive, ours, and not used after this.
+unsafe fn destroy(api: Api, event: *mut ffi::PJRT_Event) {
+    let mut args = ffi::PJRT_Event_Destroy_Args::new();
+    args.event = event;
+    // SAFETY: passed on to the caller.
+    unsafe { api.call_in_drop(ffi::PJRT_Event_Destroy, &mut args) };
+}
+
+/// An awaited failure is the failure of the work, not of the waiting.
+fn rename(error: crate::Error, origin: &'static str) -> crate::Error {
+    match error {
+        crate::Error::Pjrt { code, message, .. } => crate::Error::Pjrt { function: origin, code, message },
+        other => other,
+    }
+}

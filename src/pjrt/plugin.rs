@@ -1,0 +1,148 @@
+//! A plugin: a library that exports `GetPjrtApi`, opened once a process and never unloaded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::api::{Api, ApiVersion};
+use super::named_value::NamedValue;
+use super::{ClientBuilder, ffi};
+use crate::error::{Error, Result};
+
+/// A PJRT plugin that has been loaded and initialised.
+#[derive(Clone)]
+pub struct Plugin {
+    inner: Arc<PluginInner>,
+}
+
+struct PluginInner {
+    path: PathBuf,
+    api: Api,
+    attributes: Vec<(String, NamedValue)>,
+}
+
+/// The plugins of this process by canonical path. A library's one-time initialisation must not run
+/// twice, and a library that has started threads cannot be unloaded: entries are never removed.
+static LOADED: Mutex<Option<HashMap<PathBuf, Plugin>>> = Mutex::new(None);
+
+impl Plugin {
+    /// Opens and initialises the plugin in this library; a second call for the same file returns the same
+    /// plugin. Blocks while the library is loaded, up to about a second for the large ones.
+    ///
+    /// The library's own initialisers run with the rights of this process: open only what you trust.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is no such file; [`Error::PluginLibrary`] when it is not a library, has no
+    /// `GetPjrtApi`, or speaks another major version; [`Error::Pjrt`] when its initialisation fails.
+    pub fn open(path: impl AsRef<Path>) -> Result<Plugin> {
+        let path = path.as_ref();
+        let canonical = path.canonicalize().map_err(|error| Error::io("open plugin", path, error))?;
+        // Held while loading, so that two threads cannot initialise one library twice.
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let plugins = loaded.get_or_insert_with(HashMap::new);
+        if let Some(plugin) = plugins.get(&canonical) {
+            return Ok(plugin.clone());
+        }
+        let api = load(&canonical)?;
+        let plugin =
+            Plugin { inner: Arc::new(PluginInner { attributes: attributes(api)?, path: canonical, api }) };
+        tracing::debug!(path = %plugin.path().display(), api = %plugin.api_version(), "loaded a PJRT plugin");
+        plugins.insert(plugin.inner.path.clone(), plugin.clone());
+        Ok(plugin)
+    }
+
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The version of the C API that the plugin was built with.
+    pub fn api_version(&self) -> ApiVersion {
+        self.inner.api.version()
+    }
+
+    /// What the plugin says of itself, such as `xla_version` and `stablehlo_current_version`.
+    pub fn attributes(&self) -> &[(String, NamedValue)] {
+        &self.inner.attributes
+    }
+
+    /// The attribute of this name.
+    pub fn attribute(&self, name: &str) -> Option<&NamedValue> {
+        self.attributes().iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// The newest StableHLO that the plugin reads, as `major.minor.patch`, where it says so.
+    pub fn stablehlo_version(&self) -> Option<String> {
+        self.attribute("stablehlo_current_version").map(NamedValue::to_string)
+    }
+
+    /// The oldest StableHLO that the plugin reads, where it says so.
+    pub fn stablehlo_minimum_version(&self) -> Option<String> {
+        self.attribute("stablehlo_minimum_version").map(NamedValue::to_string)
+    }
+
+    /// Starts building a client on this plugin.
+    pub fn client(&self) -> ClientBuilder {
+        ClientBuilder::new(self.clone())
+    }
+
+    pub(super) fn api(&self) -> Api {
+        self.inner.api
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plugin({}, API {})", self.path().display(), self.api_version())
+    }
+}
+
+/// Opens the library, finds its table and runs its one-time setup.
+fn load(path: &Path) -> Result<Api> {
+    let unusable = |reason: String| Error::PluginLibrary { path: path.to_owned(), reason };
+    // SAFETY: loading runs the library's initialisers; `Plugin::open` tells its caller to trust them. The
+    // flags are RTLD_NOW | RTLD_LOCAL, so its symbols do not replace those of another plugin.
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| unusable(format!("the system cannot load it: {}", chain(&error))))?;
+    // A library that fails below stays loaded too: unloading would run finalisers of code that may
+    // already have started threads.
+    let library = std::mem::ManuallyDrop::new(library);
+    // SAFETY: `GetPjrtApi` has this signature in every PJRT plugin.
+    let get_api =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ffi::PJRT_Api>(b"GetPjrtApi\0") }
+            .map_err(|_| unusable("it does not export GetPjrtApi, so it is some other library".into()))?;
+    // SAFETY: the table that it returns is static data of a library that is never unloaded.
+    let api = unsafe { Api::from_table(get_api()) }.map_err(unusable)?;
+    if api.has(&ffi::PJRT_Plugin_Initialize) {
+        // SAFETY: the arguments are complete; called once, before any other function, under the lock.
+        unsafe { api.call(ffi::PJRT_Plugin_Initialize, &mut ffi::PJRT_Plugin_Initialize_Args::new()) }?;
+    }
+    Ok(api)
+}
+
+fn attributes(api: Api) -> Result<Vec<(String, NamedValue)>> {
+    if !api.has(&ffi::PJRT_Plugin_Attributes) {
+        return Ok(Vec::new());
+    }
+    let mut args = ffi::PJRT_Plugin_Attributes_Args::new();
+    // SAFETY: the arguments are complete, and the attributes live as long as the process.
+    unsafe {
+        api.call(ffi::PJRT_Plugin_Attributes, &mut args)?;
+        Ok(NamedValue::read_all(args.attributes, args.num_attributes))
+    }
+}
+
+/// The messages of an error and its sources on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        source = error.source();
+    }
+    text
+}

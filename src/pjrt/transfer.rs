@@ -1,0 +1,183 @@
+//! Asynchronous transfers into buffers that are made first and filled piece by piece.
+
+use std::ffi::c_int;
+
+use bytes::Bytes;
+
+use super::buffer::Buffer;
+use super::client::{Client, dims_of};
+use super::event::Event;
+use super::ffi;
+use super::memory::Memory;
+use crate::array::ArraySpec;
+use crate::error::{Error, Result};
+
+/// A batch of buffers in one memory, filled by [`TransferManager::transfer`] in pieces.
+pub struct TransferManager {
+    raw: *mut ffi::PJRT_AsyncHostToDeviceTransferManager,
+    specs: Vec<ArraySpec>,
+    client: Client,
+}
+
+// SAFETY: the C API allows a transfer manager to be used from any thread.
+unsafe impl Send for TransferManager {}
+// SAFETY: as above.
+unsafe impl Sync for TransferManager {}
+
+impl Client {
+    /// Whether the plugin can fill buffers piece by piece.
+    pub fn has_transfer_manager(&self) -> bool {
+        self.api().has(&ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice)
+    }
+
+    /// Allocates buffers of these types and shapes in one memory, to be filled piece by piece.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where [`Client::has_transfer_manager`] is false; [`Error::Pjrt`] when the
+    /// device is full.
+    pub fn transfer_manager(&self, specs: &[ArraySpec], memory: &Memory) -> Result<TransferManager> {
+        let dims: Vec<Vec<i64>> = specs.iter().map(dims_of).collect::<Result<_>>()?;
+        let mut raw_specs = Vec::with_capacity(specs.len());
+        for (spec, dims) in specs.iter().zip(&dims) {
+            let mut raw = ffi::PJRT_ShapeSpec::new();
+            raw.dims = dims.as_ptr();
+            raw.num_dims = dims.len();
+            raw.element_type = self.element_type(spec)?;
+            raw_specs.push(raw);
+        }
+        let mut args = ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice_Args::new();
+        args.client = self.raw();
+        args.shape_specs = raw_specs.as_mut_ptr();
+        args.num_shape_specs = raw_specs.len();
+        args.memory = memory.raw();
+        // SAFETY: the client and memory are alive, and specs and dims outlive the call.
+        unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }?;
+        Ok(TransferManager { raw: args.transfer_manager, specs: specs.to_vec(), client: self.clone() })
+    }
+}
+
+impl TransferManager {
+    fn index(&self, index: usize) -> Result<c_int> {
+        if index >= self.specs.len() {
+            return Err(Error::InvalidArgument(format!(
+                "there is no buffer {index} in a transfer of {}",
+                self.specs.len()
+            )));
+        }
+        c_int::try_from(index).map_err(|_| Error::InvalidArgument(format!("buffer {index} is too many")))
+    }
+
+    /// Bytes that buffer `index` takes on the device, and so in all of its transfers together.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is no such buffer.
+    pub fn buffer_bytes(&self, index: usize) -> Result<usize> {
+        let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_BufferSize_Args::new();
+        args.transfer_manager = self.raw;
+        args.buffer_index = self.index(index)?;
+        // SAFETY: the manager is alive as long as `self`.
+        unsafe { self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_BufferSize, &mut args) }?;
+        Ok(args.buffer_size)
+    }
+
+    /// Takes buffer `index` out; its content is there once the last transfer into it has ended. Does not
+    /// block.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is no such buffer; [`Error::Pjrt`] when it was taken before.
+    pub fn take_buffer(&self, index: usize) -> Result<Buffer> {
+        let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_RetrieveBuffer_Args::new();
+        args.transfer_manager = self.raw;
+        args.buffer_index = self.index(index)?;
+        // SAFETY: the manager is alive, and the buffer is handed over to us.
+        unsafe {
+            self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_RetrieveBuffer, &mut args)?;
+            Ok(Buffer::from_raw(&self.client, args.buffer_out, self.specs[index].clone()))
+        }
+    }
+
+    /// Starts moving `data` to `offset` of buffer `index`; `is_last` on the one that completes it. Does
+    /// not block; `data` is held until the transfer has ended.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the bytes do not lie within the buffer; [`Error::Pjrt`] when the
+    /// plugin refuses.
+    pub fn transfer(&self, index: usize, offset: usize, data: Bytes, is_last: bool) -> Result<Transfer> {
+        const FUNCTION: &str = "PJRT_AsyncHostToDeviceTransferManager_TransferData";
+        let size = self.buffer_bytes(index)?;
+        if offset.checked_add(data.len()).is_none_or(|end| end > size) {
+            return Err(Error::InvalidArgument(format!(
+                "{} bytes at {offset} are not within the {size} of buffer {index}",
+                data.len()
+            )));
+        }
+        let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_TransferData_Args::new();
+        args.transfer_manager = self.raw;
+        args.buffer_index = self.index(index)?;
+        args.data = data.as_ptr().cast();
+        args.offset = offset as i64;
+        args.transfer_size = data.len() as i64;
+        args.is_last_transfer = is_last;
+        // SAFETY: the manager is alive, and `Transfer` holds the data until the event is over.
+        let event = unsafe {
+            self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_TransferData, &mut args)?;
+            Event::from_raw(&self.client, args.done_with_h2d_transfer, FUNCTION)
+        };
+        Ok(Transfer { event: Some(event), data })
+    }
+
+    /// Fails buffer `index`: whoever waits for it gets this message. For a transfer that cannot be
+    /// completed, so that nobody waits for ever.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is no such buffer.
+    pub fn fail_buffer(&self, index: usize, message: &str) -> Result<()> {
+        /// `PJRT_Error_Code_ABORTED`.
+        const ABORTED: ffi::PJRT_Error_Code = 10;
+        let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_SetBufferError_Args::new();
+        args.transfer_manager = self.raw;
+        args.buffer_index = self.index(index)?;
+        args.error_code = ABORTED;
+        args.error_message = message.as_ptr().cast();
+        args.error_message_size = message.len();
+        // SAFETY: the manager is alive, and the message outlives the call.
+        unsafe {
+            self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_SetBufferError, &mut args)
+        }
+    }
+}
+
+impl Drop for TransferManager {
+    fn drop(&mut self) {
+        let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_Destroy_Args::new();
+        args.transfer_manager = self.raw;
+        // SAFETY: the manager is ours and is not used after this.
+        unsafe {
+            self.client.api().call_in_drop(ffi::PJRT_AsyncHostToDeviceTransferManager_Destroy, &mut args);
+        }
+    }
+}
+
+/// One piece on its way to the device, and the host bytes that it still needs.
+pub struct Transfer {
+    event: Option<Event>,
+    data: Bytes,
+}
+
+impl Transfer {
+    /// Blocks until the device is done with the bytes.
+    ///
+    /// # Errors
+    /// The error of the transfer.
+    pub fn wait(mut self) -> Result<()> {
+        self.event.take().map_or(Ok(()), |event| event.wait())
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if let Some(event) = self.event.take() {
+            event.hold_until_ready(std::mem::take(&mut self.data));
+        }
+    }
+}

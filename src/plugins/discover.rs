@@ -1,0 +1,101 @@
+//! Looking for plugins that are already on the machine.
+
+use std::path::{Path, PathBuf};
+
+use super::cache::cache_dir;
+use super::install::{directory_name, installed_library};
+use super::packages::{KNOWN_LIBRARIES, Package};
+use super::python::site_directories;
+use crate::error::{Error, Result};
+
+/// A plugin on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Found {
+    /// The name that users call it by.
+    pub name: String,
+    /// Its library.
+    pub path: PathBuf,
+    /// How it came here.
+    pub source: Source,
+}
+
+/// How a plugin came to be on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Source {
+    /// Installed into the cache by safejax.
+    Cache,
+    /// Part of an installed Python package.
+    PythonPackage,
+}
+
+/// Every plugin on this machine, the cache's before those of Python packages. Loads none of them.
+pub fn discover() -> Vec<Found> {
+    let mut found = Vec::new();
+    let cache = cache_dir().ok();
+    for package in Package::all() {
+        found.extend(cache.as_deref().and_then(|cache| in_cache(cache, &package)));
+    }
+    for directory in site_directories() {
+        for (name, library) in KNOWN_LIBRARIES {
+            found.extend(in_packages(&directory, name, library));
+        }
+    }
+    found
+}
+
+/// The plugin of this name.
+///
+/// # Errors
+/// [`Error::PluginNotFound`] listing every place that was looked at and the command that helps.
+pub fn find(name: &str) -> Result<Found> {
+    let package = Package::named(name);
+    if package.is_none() && !KNOWN_LIBRARIES.iter().any(|(known, _)| *known == name) {
+        let mut known: Vec<&str> = KNOWN_LIBRARIES.iter().map(|(known, _)| *known).collect();
+        known.dedup();
+        return Err(Error::not_found("plugin", name, known.iter().copied())).map_err(|error| match error {
+            Error::NotFound { what, name, nearest } if nearest.is_empty() => Error::NotFound {
+                what,
+                name,
+                nearest: known.iter().map(|known| (*known).to_owned()).collect(),
+            },
+            other => other,
+        });
+    }
+    let mut searched = Vec::new();
+    match cache_dir() {
+        Ok(cache) => {
+            if let Some(found) = package.as_ref().and_then(|package| in_cache(&cache, package)) {
+                return Ok(found);
+            }
+            let directory =
+                package.as_ref().map_or(cache.clone(), |package| cache.join(directory_name(package)));
+            searched.push(format!("the cache: nothing at {}", directory.display()));
+        }
+        Err(error) => searched.push(format!("the cache: {error}")),
+    }
+    for directory in site_directories() {
+        for (_, library) in KNOWN_LIBRARIES.iter().filter(|(known, _)| *known == name) {
+            if let Some(found) = in_packages(&directory, name, library) {
+                return Ok(found);
+            }
+        }
+        searched.push(format!("Python packages: no {name} plugin in {}", directory.display()));
+    }
+    let remedy = match package {
+        Some(_) => format!("run `safejax plugin install {name}`, or give the path of its library"),
+        None => "give the path of its library, in SAFEJAX_PLUGIN or as --plugin".to_owned(),
+    };
+    Err(Error::PluginNotFound { name: name.to_owned(), searched, remedy })
+}
+
+fn in_cache(cache: &Path, package: &Package) -> Option<Found> {
+    let path = installed_library(cache, package)?;
+    Some(Found { name: package.name.to_owned(), path, source: Source::Cache })
+}
+
+fn in_packages(directory: &Path, name: &str, library: &str) -> Option<Found> {
+    let path = directory.join(library);
+    path.is_file().then(|| Found { name: name.to_owned(), path, source: Source::PythonPackage })
+}

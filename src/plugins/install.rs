@@ -1,0 +1,290 @@
+//! Installing a plugin's packages into the cache: pinned, verified, and all or nothing.
+//!
+//! The package client runs in hash-checking mode with the pinned sha256 of every wheel, and only unpacks
+//! wheels: no code of a package runs. It works in a staging directory beside the final one, which takes
+//! its place by a rename. A lock keeps two installations apart, and what a killed one left behind is
+//! removed by the next.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::cache::cache_dir;
+use super::packages::Package;
+use super::{OFFLINE_VARIABLE, is_offline};
+use crate::error::{Error, Result};
+
+/// How far an installation is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InstallProgress {
+    /// The plugin's name.
+    pub name: String,
+    /// The package and version that holds it.
+    pub package: String,
+    /// What is being done.
+    pub stage: InstallStage,
+    /// Bytes that are on the disk so far, downloaded and unpacked together.
+    pub bytes: u64,
+    /// What that will be about in the end, where it is known.
+    pub expected_bytes: Option<u64>,
+}
+
+/// A stage of an installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstallStage {
+    /// Another process is installing; waiting for it.
+    Waiting,
+    /// The package client is at work.
+    Running,
+    /// The plugin is in place.
+    Done,
+}
+
+/// The prefix of directories that are being filled.
+const STAGING_PREFIX: &str = ".staging-";
+
+/// The record that an installation is complete, written last.
+const MANIFEST: &str = "safejax-plugin.json";
+
+/// How often the progress of the package client is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The lines of the package client's output that an error quotes.
+const QUOTED_LINES: usize = 6;
+
+/// Installs a plugin into the cache and returns its library; one that is there already is only found.
+/// Blocks until it is done; `progress` is called about ten times a second meanwhile.
+///
+/// # Errors
+/// [`Error::PluginInstall`] when installing is forbidden (`SAFEJAX_OFFLINE`), there is no package client,
+/// it fails, or a wheel does not have the pinned sha256; [`Error::Io`] when the cache cannot be written.
+pub fn install(package: &Package, progress: &mut dyn FnMut(InstallProgress)) -> Result<PathBuf> {
+    install_into(&cache_dir()?, package, progress)
+}
+
+/// Installs a plugin into a directory of one's choice, which is made if it is not there. As [`install`].
+///
+/// # Errors
+/// As for [`install`].
+pub fn install_into(
+    cache: &Path,
+    package: &Package,
+    progress: &mut dyn FnMut(InstallProgress),
+) -> Result<PathBuf> {
+    if let Some(library) = installed_library(cache, package) {
+        return Ok(library);
+    }
+    let fail = |reason: String| Error::PluginInstall { name: package.name.to_owned(), reason };
+    if is_offline() {
+        return Err(fail(format!("{OFFLINE_VARIABLE} forbids installing; unset it to allow it")));
+    }
+    let client = PackageClient::find().map_err(fail)?;
+    let mut report = |stage, bytes| {
+        let label = format!("{} {}", package.wheels[0].package, package.version());
+        progress(InstallProgress {
+            name: package.name.to_owned(),
+            package: label,
+            stage,
+            bytes,
+            expected_bytes: package.disk_bytes,
+        });
+    };
+    fs::create_dir_all(cache).map_err(|error| Error::io("create", cache, error))?;
+    let _lock = lock(cache, &mut report)?;
+    // Another process may have finished while this one waited.
+    if let Some(library) = installed_library(cache, package) {
+        return Ok(library);
+    }
+    remove_leftovers(cache);
+    let staging = tempfile::Builder::new()
+        .prefix(STAGING_PREFIX)
+        .tempdir_in(cache)
+        .map_err(|error| Error::io("create a directory in", cache, error))?;
+    let content = staging.path().join("content");
+    run_client(&client, package, staging.path(), &content, &mut report).map_err(fail)?;
+    if !content.join(package.library).is_file() {
+        return Err(fail(format!("its packages do not hold {}", package.library)));
+    }
+    write_manifest(package, &content)?;
+    let target = cache.join(directory_name(package));
+    if target.exists() {
+        // It has no manifest (or it would have been found): an older, broken state.
+        fs::remove_dir_all(&target).map_err(|error| Error::io("remove", &target, error))?;
+    }
+    fs::rename(&content, &target).map_err(|error| Error::io("rename into place", &target, error))?;
+    report(InstallStage::Done, 0);
+    Ok(target.join(package.library))
+}
+
+/// The directory of a package in the cache.
+pub(super) fn directory_name(package: &Package) -> String {
+    format!("{}-{}", package.name, package.version())
+}
+
+/// The library of a package that is completely installed in the cache.
+pub(super) fn installed_library(cache: &Path, package: &Package) -> Option<PathBuf> {
+    let directory = cache.join(directory_name(package));
+    let library = directory.join(package.library);
+    (directory.join(MANIFEST).is_file() && library.is_file()).then_some(library)
+}
+
+/// Takes the cache's lock, which the system gives back even if this process is killed.
+fn lock(cache: &Path, report: &mut dyn FnMut(InstallStage, u64)) -> Result<File> {
+    let path = cache.join(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| Error::io("open", &path, error))?;
+    if file.try_lock().is_err() {
+        report(InstallStage::Waiting, 0);
+        file.lock().map_err(|error| Error::io("lock", &path, error))?;
+    }
+    Ok(file)
+}
+
+/// Removes what killed installations left. Only called under the lock, so nobody is filling these.
+fn remove_leftovers(cache: &Path) {
+    let Ok(entries) = fs::read_dir(cache) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX)
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove a stale directory");
+        }
+    }
+}
+
+fn write_manifest(package: &Package, content: &Path) -> Result<()> {
+    let wheels: Vec<_> = package
+        .wheels
+        .iter()
+        .map(|wheel| serde_json::json!({"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256}))
+        .collect();
+    let manifest = serde_json::json!({"name": package.name, "library": package.library, "wheels": wheels});
+    let path = content.join(MANIFEST);
+    fs::write(&path, manifest.to_string()).map_err(|error| Error::io("write", &path, error))
+}
+
+/// A program that installs Python packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PackageClient {
+    /// `PYTHON -m pip`
+    Pip(&'static str),
+    /// `uv pip`
+    Uv,
+}
+
+impl PackageClient {
+    fn find() -> Result<PackageClient, String> {
+        const CANDIDATES: [PackageClient; 3] =
+            [PackageClient::Pip("python3"), PackageClient::Uv, PackageClient::Pip("python")];
+        CANDIDATES.into_iter().find(PackageClient::works).ok_or_else(|| {
+            "there is no package client: neither `python3 -m pip` nor `uv pip` works; install one of them, or \
+             put the plugin's library on this machine and set SAFEJAX_PLUGIN to its path"
+                .to_owned()
+        })
+    }
+
+    fn command(&self) -> Command {
+        let (program, arguments): (&str, &[&str]) = match self {
+            PackageClient::Pip(python) => (python, &["-m", "pip"]),
+            PackageClient::Uv => ("uv", &["pip"]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn works(&self) -> bool {
+        let argument = if *self == PackageClient::Uv { "--help" } else { "--version" };
+        let status = self.command().arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+/// Runs the package client until it ends, in `staging`, with `content` as the target.
+fn run_client(
+    client: &PackageClient,
+    package: &Package,
+    staging: &Path,
+    content: &Path,
+    report: &mut dyn FnMut(InstallStage, u64),
+) -> Result<(), String> {
+    let requirements = staging.join("requirements.txt");
+    let pins: String = package
+        .wheels
+        .iter()
+        .map(|wheel| format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256))
+        .collect();
+    let temporary = staging.join("tmp");
+    let log = staging.join("log");
+    fs::write(&requirements, pins)
+        .map_err(|error| format!("cannot write {}: {error}", requirements.display()))?;
+    fs::create_dir(&temporary).map_err(|error| format!("cannot create {}: {error}", temporary.display()))?;
+    let output = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+    let errors = output.try_clone().map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+
+    let mut command = client.command();
+    command.args(["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target"]);
+    command.arg(content).arg("-r").arg(&requirements);
+    if let Some(version) = package.python_version {
+        command.args(["--python-version", version]);
+    }
+    // The client's temporary files are where their size can be seen, and go with the staging directory.
+    command.env("TMPDIR", &temporary).stdout(output).stderr(errors);
+    tracing::info!(?command, "running the package client");
+    let child = command.spawn().map_err(|error| format!("the package client did not start: {error}"))?;
+    let success =
+        watch(child, staging, report).map_err(|error| format!("the package client was lost: {error}"))?;
+    if success { Ok(()) } else { Err(format!("the package client failed:\n{}", tail(&log))) }
+}
+
+/// Waits for the package client, reporting what it has put on the disk. Kills it if this is unwound.
+fn watch(child: Child, staging: &Path, report: &mut dyn FnMut(InstallStage, u64)) -> std::io::Result<bool> {
+    struct KillOnDrop(Child);
+    impl Drop for KillOnDrop {
+        fn drop(&mut self) {
+            // Fails when it has ended already, which is the usual case.
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let mut child = KillOnDrop(child);
+    loop {
+        report(InstallStage::Running, size_of_tree(staging));
+        if let Some(status) = child.0.try_wait()? {
+            return Ok(status.success());
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// The bytes of all files below a directory; what vanishes meanwhile does not count.
+fn size_of_tree(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of_tree(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// The last lines of the client's output that say something.
+fn tail(log: &Path) -> String {
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(log) {
+        // A log that cannot be read leaves the error without a quotation.
+        let _ = file.read_to_end(&mut text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(QUOTED_LINES)..]
+        .iter()
+        .map(|line| format!("  {line}\n"))
+        .collect::<String>()
+}
