@@ -1,11 +1,13 @@
 //! JAX parameters between safetensors files and PJRT devices, and JAX functions run on them, without Python.
 
 pub mod array;
+pub mod checkpoint;
 pub mod dtype;
 pub mod error;
 pub mod pjrt;
 pub mod plugins;
 pub use array::{ArraySpec, HostArray};
+pub use checkpoint::Checkpoint;
 pub use dtype::{DType, Element};
 pub use error::{Blame, Error, ErrorCode, Result};
 pub use pjrt::{Buffer, Client, CompileOptions, Device, Event, HostSemantics, Memory, Placement, Plugin};

@@ -1,0 +1,154 @@
+//! Checkpoint files: opened without reading the data, handed out as byte ranges, written atomically.
+//!
+//! Knows the safetensors format and the file system, and no device.
+
+mod header;
+pub mod layout;
+mod mapping;
+mod writer;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+pub use layout::{DEFAULT_ALIGNMENT, Layout};
+pub use writer::{CheckpointWriter, WriteOptions};
+
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// A safetensors file, or its bytes, with the header read and checked.
+///
+/// The data is a memory map: nothing of it is read until it is used. **Another process that truncates the
+/// file while it is open makes this one fault** (`SIGBUS`), as with any memory map; replace files by
+/// renaming, as [`CheckpointWriter`] does, and the old content stays whole for those who have it open.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    origin: String,
+    path: Option<PathBuf>,
+    data: Bytes,
+    data_start: usize,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name in the file.
+    pub name: String,
+    /// Its element type and shape.
+    pub spec: ArraySpec,
+    /// Where its bytes are, from the beginning of the file.
+    pub range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// The bytes that it takes in the file.
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+}
+
+impl Checkpoint {
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened; [`Error::Malformed`] when it is not a valid safetensors
+    /// file, naming the tensor and the rule that is broken.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let path = path.as_ref();
+        let data = mapping::map(path)?;
+        let mut checkpoint = Checkpoint::parse(path.display().to_string(), data)?;
+        checkpoint.path = Some(path.to_owned());
+        Ok(checkpoint)
+    }
+
+    /// Reads the header of a file that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the bytes are not a valid safetensors file.
+    pub fn from_bytes(data: impl Into<Bytes>) -> Result<Checkpoint> {
+        Checkpoint::parse("the safetensors data in memory".to_owned(), data.into())
+    }
+
+    fn parse(origin: String, data: Bytes) -> Result<Checkpoint> {
+        let malformed = |problem: String| Error::Malformed {
+            origin: origin.clone(),
+            format: "safetensors file",
+            problem,
+        };
+        let (data_start, header) = header::read(&data).map_err(malformed)?;
+        let mut tensors = Vec::with_capacity(header.tensors().len());
+        for (name, info) in header.tensors() {
+            let dtype = DType::from_safetensors(info.dtype).ok_or_else(|| {
+                malformed(format!("tensor `{name}` is of type {}, which is not supported", info.dtype))
+            })?;
+            // The parser has checked that the offsets lie within the file, in order and without overlap.
+            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
+            tensors.push(TensorInfo { name, spec: ArraySpec::new(dtype, info.shape.clone()), range });
+        }
+        tensors.sort_by(|a, b| {
+            (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
+        });
+        let by_name = tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
+        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Checkpoint { origin, path: None, data, data_start, tensors, by_name, metadata })
+    }
+
+    /// The file, or what else the data came from, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The tensors, in the order of their bytes.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the names that look alike.
+    pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        match self.by_name.get(name) {
+            Some(&index) => Ok(&self.tensors[index]),
+            None => Err(Error::not_found("tensor", name, self.by_name.keys().map(String::as_str))),
+        }
+    }
+
+    /// The bytes of a tensor of this checkpoint, sub-byte elements packed. They hold the file open for as
+    /// long as they live, and are read only when they are used.
+    pub fn bytes(&self, tensor: &TensorInfo) -> Bytes {
+        self.data.slice(tensor.range.clone())
+    }
+
+    /// The strings that the header holds beside the tensors (`__metadata__`).
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The size of the whole file in bytes.
+    pub fn file_bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Where the tensors' data starts, in bytes: the size of the header and of its length.
+    pub fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    /// The whole file's bytes.
+    pub(crate) fn data(&self) -> &Bytes {
+        &self.data
+    }
+}

@@ -1,0 +1,202 @@
+//! Writing a checkpoint so that its name stands for the old content or the new, never for half of it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::layout::Layout;
+use crate::error::{Error, Result};
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// Whether the bytes are on the disk before the file takes its name; without it a crash of the system
+    /// soon afterwards can leave an empty file.
+    pub sync: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { sync: true }
+    }
+}
+
+/// A checkpoint being written to a temporary file beside its target. Dropping it unfinished removes the
+/// temporary file and leaves the target as it was.
+pub struct CheckpointWriter {
+    file: NamedTempFile,
+    target: PathBuf,
+    layout: Layout,
+    next: usize,
+    options: WriteOptions,
+}
+
+impl CheckpointWriter {
+    /// Starts a file: reserves its space and writes its header.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory does not exist or cannot be written, the target is something other
+    /// than a regular file, or the disk is too full.
+    pub fn create(
+        target: impl AsRef<Path>,
+        layout: Layout,
+        options: WriteOptions,
+    ) -> Result<CheckpointWriter> {
+        // A symbolic link stays one: it is its destination that is replaced.
+        let target = target.as_ref();
+        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        let existing = target.metadata().ok();
+        if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+            return Err(Error::io(
+                "write",
+                &target,
+                std::io::Error::other("it exists and is not a regular file"),
+            ));
+        }
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
+        builder.prefix(&prefix).suffix(".tmp").permissions(permissions(existing.as_ref()));
+        let mut file = builder
+            .tempfile_in(directory_of(&target))
+            .map_err(|error| Error::io("create", &target, error))?;
+        reserve(&file, layout.file_bytes).map_err(|error| Error::io("reserve space for", &target, error))?;
+        file.write_all(&layout.head).map_err(|error| Error::io("write", &target, error))?;
+        Ok(CheckpointWriter { file, target, layout, next: 0, options })
+    }
+
+    /// The position, in the list that the layout was made from, of the tensor that is to be written next;
+    /// `None` when all are.
+    pub fn next_index(&self) -> Option<usize> {
+        self.layout.tensors.get(self.next).map(|placed| placed.index)
+    }
+
+    /// Writes the bytes of the tensor that is next, all of them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when they are not as many as the layout says; [`Error::Io`].
+    pub fn write_next(&mut self, bytes: &[u8]) -> Result<()> {
+        let expected = self.layout.tensors.get(self.next).map_or(0, |placed| placed.range.len());
+        if bytes.len() != expected {
+            return Err(Error::InvalidArgument(format!(
+                "{} bytes were given for a tensor that takes {expected} in the file",
+                bytes.len()
+            )));
+        }
+        self.file.write_all(bytes).map_err(|error| Error::io("write", &self.target, error))?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when tensors are missing; [`Error::Io`].
+    pub fn finish(self) -> Result<()> {
+        if let Some(index) = self.next_index() {
+            return Err(Error::InvalidArgument(format!("tensor {index} of the layout was not written")));
+        }
+        if self.options.sync {
+            self.file.as_file().sync_all().map_err(|error| Error::io("write", &self.target, error))?;
+        }
+        let target = self.target;
+        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error.error))?;
+        if self.options.sync {
+            // The rename itself is only durable once the directory is.
+            let directory = directory_of(&target);
+            std::fs::File::open(&directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|error| Error::io("sync", &directory, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The directory that a file is in.
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The permissions of the file that is replaced, or those that any new file gets.
+fn permissions(existing: Option<&std::fs::Metadata>) -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    existing.map_or_else(|| std::fs::Permissions::from_mode(0o666), std::fs::Metadata::permissions)
+}
+
+/// Takes the file's space from the file system now, so that a full disk is an error before the work.
+#[cfg(target_os = "linux")]
+fn reserve(file: &NamedTempFile, bytes: usize) -> std::io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
+        // File systems that cannot reserve report a full disk when it comes to it.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        result => result.map_err(Into::into),
+    }
+}
+
+/// Elsewhere a full disk shows when the bytes are written.
+#[cfg(not(target_os = "linux"))]
+fn reserve(_file: &NamedTempFile, _bytes: usize) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::array::ArraySpec;
+    use crate::checkpoint::Checkpoint;
+    use crate::dtype::DType;
+    use std::collections::BTreeMap;
+
+    fn layout() -> Layout {
+        let tensors = [("x".to_owned(), ArraySpec::new(DType::U8, [3]))];
+        Layout::new(&tensors, &BTreeMap::new(), 64).unwrap()
+    }
+
+    fn entries(directory: &Path) -> Vec<String> {
+        let names =
+            std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_the_old_one_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("a.safetensors");
+        std::fs::write(&target, "old").unwrap();
+        let mut writer = CheckpointWriter::create(&target, layout(), WriteOptions::default()).unwrap();
+        assert!(writer.write_next(&[1, 2]).is_err());
+        drop(writer);
+        assert!(
+            CheckpointWriter::create(&target, layout(), WriteOptions::default()).unwrap().finish().is_err()
+        );
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "old");
+        assert_eq!(entries(directory.path()), ["a.safetensors"]);
+    }
+
+    #[test]
+    fn a_finished_file_is_read_back_through_a_link_that_stays_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("a.safetensors");
+        let link = directory.path().join("link");
+        std::fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut writer = CheckpointWriter::create(&link, layout(), WriteOptions::default()).unwrap();
+        writer.write_next(&[1, 2, 3]).unwrap();
+        writer.finish().unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        let checkpoint = Checkpoint::open(&target).unwrap();
+        assert_eq!(&checkpoint.bytes(checkpoint.tensor("x").unwrap())[..], [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_an_error_that_names_the_target() {
+        let target = Path::new("/nonexistent/directory/a.safetensors");
+        let error = CheckpointWriter::create(target, layout(), WriteOptions::default()).err().unwrap();
+        assert_eq!(error.to_string(), "cannot create /nonexistent/directory/a.safetensors");
+    }
+}
