@@ -1,0 +1,165 @@
+//! A tree as a person looks at it: nodes with what is below them, drawn with lines.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::key_map::Leaf;
+use super::key_path::Key;
+use crate::array::ArraySpec;
+
+/// A node of a tree with the sums over the leaves below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The nodes below, in JAX's order.
+    pub children: BTreeMap<Key, Node>,
+    /// The array, for a leaf.
+    pub array: Option<ArraySpec>,
+    /// What is below and in this node.
+    pub summary: NodeSummary,
+}
+
+/// The sums over the leaves of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NodeSummary {
+    /// Leaves.
+    pub leaves: usize,
+    /// Elements of all leaves.
+    pub parameters: u64,
+    /// Bytes of all leaves, as they are in a file.
+    pub bytes: u64,
+}
+
+impl Node {
+    /// The tree of these leaves.
+    pub fn build<'a>(leaves: impl IntoIterator<Item = (&'a Leaf, &'a ArraySpec)>) -> Node {
+        let mut root = Node::default();
+        for (leaf, spec) in leaves {
+            let summary = NodeSummary {
+                leaves: 1,
+                parameters: spec.element_count().unwrap_or(0) as u64,
+                bytes: spec.packed_bytes().unwrap_or(0) as u64,
+            };
+            let mut node = &mut root;
+            node.summary.add(summary);
+            for key in leaf.path.keys() {
+                node = node.children.entry(key.clone()).or_default();
+                node.summary.add(summary);
+            }
+            node.array = Some(spec.clone());
+        }
+        root
+    }
+}
+
+impl NodeSummary {
+    fn add(&mut self, other: NodeSummary) {
+        self.leaves += other.leaves;
+        self.parameters += other.parameters;
+        self.bytes += other.bytes;
+    }
+}
+
+impl fmt::Display for NodeSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} parameter{}, {} in {} {}",
+            grouped(self.parameters),
+            if self.parameters == 1 { "" } else { "s" },
+            human_bytes(self.bytes),
+            self.leaves,
+            if self.leaves == 1 { "leaf" } else { "leaves" }
+        )
+    }
+}
+
+impl fmt::Display for Node {
+    /// Draws the tree, one line a node, without a line for the root.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        draw(self, "", f)
+    }
+}
+
+fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (position, (key, child)) in node.children.iter().enumerate() {
+        let is_last = position + 1 == node.children.len();
+        let label = match key {
+            Key::Dict(name) | Key::Attribute(name) => name.escape_debug().to_string(),
+            Key::Index(index) => format!("[{index}]"),
+        };
+        let branch = if is_last { "└── " } else { "├── " };
+        match &child.array {
+            Some(spec) => {
+                writeln!(f, "{indent}{branch}{label}  {spec}  {}", human_bytes(child.summary.bytes))?;
+            }
+            None => writeln!(f, "{indent}{branch}{label}  ({})", child.summary)?,
+        }
+        draw(child, &format!("{indent}{}", if is_last { "    " } else { "│   " }), f)?;
+    }
+    Ok(())
+}
+
+/// A number with its thousands apart: `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in decimal units with three digits: `12.3 MB`.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match (unit, value) {
+        (0, _) => format!("{bytes} B"),
+        (_, value) if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
+        (_, value) if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        (_, value) => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::tree::KeyMap;
+
+    #[test]
+    fn a_tree_is_drawn_with_the_sums_of_its_nodes() {
+        let map = KeyMap::from_names(["params.Dense_0.bias", "params.Dense_0.kernel", "step"]).unwrap();
+        let specs = [
+            ArraySpec::new(DType::F32, [10]),
+            ArraySpec::new(DType::BF16, [300, 10]),
+            ArraySpec::new(DType::I32, []),
+        ];
+        let tree = Node::build(map.leaves().iter().zip(&specs));
+        insta::assert_snapshot!(tree.to_string(), @r"
+        ├── params  (3,010 parameters, 6.04 kB in 2 leaves)
+        │   └── Dense_0  (3,010 parameters, 6.04 kB in 2 leaves)
+        │       ├── bias  float32[10]  40 B
+        │       └── kernel  bfloat16[300,10]  6.00 kB
+        └── step  int32[]  4 B
+        ");
+    }
+
+    #[test]
+    fn sizes_have_three_digits() {
+        assert_eq!(human_bytes(999), "999 B");
+        assert_eq!(human_bytes(1_340_000_000), "1.34 GB");
+        assert_eq!(human_bytes(999_999), "1.00 MB");
+        assert_eq!(human_bytes(12_345), "12.3 kB");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(grouped(12), "12");
+    }
+}
