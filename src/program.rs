@@ -1,0 +1,183 @@
+//! Programs: StableHLO and HLO, compiled for a device and called with buffers and trees of them.
+
+mod call;
+mod hlo;
+mod signature;
+
+use std::fmt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+pub use call::{Argument, Function, Outputs};
+pub use signature::Signature;
+
+use crate::error::{Error, Result};
+use crate::pjrt::{Client, CompileOptions, ProgramFormat};
+
+/// With what MLIR bytecode begins, a StableHLO portable artifact included.
+const MLIR_BYTECODE_MAGIC: &[u8] = b"ML\xefR";
+
+/// A program that can be compiled: StableHLO text, StableHLO bytecode, or an HLO proto.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Program {
+    origin: String,
+    format: ProgramFormat,
+    code: Bytes,
+}
+
+impl Program {
+    /// Reads a program from a file. What it is shows in its content, not in its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Malformed`] when it is none of the formats.
+    pub fn open(path: impl AsRef<Path>) -> Result<Program> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| Error::io("open", path, error))?;
+        Program::parse(path.display().to_string(), bytes.into())
+    }
+
+    /// Takes a program that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it is none of the formats.
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Program> {
+        Program::parse("the program in memory".into(), bytes.into())
+    }
+
+    fn parse(origin: String, bytes: Bytes) -> Result<Program> {
+        let (format, code) = detect(&bytes).map_err(|problem| Error::Malformed {
+            origin: origin.clone(),
+            format: "program",
+            problem,
+        })?;
+        Ok(Program { origin, format, code })
+    }
+
+    /// The file, or what else the program came from, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The format of [`Program::code`].
+    pub fn format(&self) -> ProgramFormat {
+        self.format
+    }
+
+    /// The program as a plugin takes it.
+    pub fn code(&self) -> &Bytes {
+        &self.code
+    }
+
+    /// The StableHLO version that a portable artifact was written with, such as `1.9.5`.
+    pub fn stablehlo_version(&self) -> Option<String> {
+        /// MLIR bytecode: magic, format version (a varint of one byte), then the producer, ending in 0.
+        const PRODUCER_OFFSET: usize = MLIR_BYTECODE_MAGIC.len() + 1;
+        if !self.code.starts_with(MLIR_BYTECODE_MAGIC) {
+            return None;
+        }
+        let producer = self.code.get(PRODUCER_OFFSET..)?.split(|&byte| byte == 0).next()?;
+        std::str::from_utf8(producer).ok()?.strip_prefix("StableHLO_v").map(str::to_owned)
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Program({}, {:?}, {} bytes)", self.origin, self.format, self.code.len())
+    }
+}
+
+/// What a program's bytes are, and the part that a plugin takes; or why they are nothing that it does.
+fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
+    if bytes.starts_with(MLIR_BYTECODE_MAGIC) {
+        return Ok((ProgramFormat::Mlir, bytes.clone()));
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.contains('\0')
+    {
+        let first = first_word(text);
+        if first.starts_with("HloModule") {
+            return Err("it is HLO text, which plugins do not read; convert it to an HLO proto, or export \
+                        StableHLO"
+                .into());
+        }
+        if first.starts_with("module") || first.starts_with('#') || first.starts_with("\"builtin.module\"") {
+            return Ok((ProgramFormat::Mlir, bytes.clone()));
+        }
+    }
+    if let Some(module) = hlo::module_within(bytes) {
+        return Ok((ProgramFormat::Hlo, module));
+    }
+    if bytes.windows(MLIR_BYTECODE_MAGIC.len()).any(|window| window == MLIR_BYTECODE_MAGIC) {
+        return Err(
+            "it looks like a jax.export artifact, which this version does not read; write the StableHLO \
+                    in it to a file of its own: `open(path, 'wb').write(exported.mlir_module_serialized)`"
+                .into(),
+        );
+    }
+    Err("it is neither StableHLO (text or bytecode) nor an HLO proto".into())
+}
+
+/// The first word of MLIR or HLO text, comments skipped.
+fn first_word(text: &str) -> &str {
+    let lines = text.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).next().unwrap_or_default()
+}
+
+impl Client {
+    /// Compiles a program for the client's first device. Blocks while it compiles.
+    ///
+    /// # Errors
+    /// [`Error::Pjrt`] with the compiler's words when the program does not parse, needs a newer plugin, or
+    /// calls something that the plugin does not have.
+    pub fn compile(&self, program: &Program) -> Result<Function> {
+        self.compile_with(program, &CompileOptions::default())
+    }
+
+    /// Compiles a program with options. As [`Client::compile`].
+    ///
+    /// # Errors
+    /// As for [`Client::compile`].
+    pub fn compile_with(&self, program: &Program, options: &CompileOptions) -> Result<Function> {
+        let executable = self
+            .compile_program(program.code(), program.format(), options)
+            .map_err(|error| about_program(error, program))?;
+        Function::new(executable)
+    }
+}
+
+/// Names the program, and what it needs, in the compiler's error.
+fn about_program(error: Error, program: &Program) -> Error {
+    match error {
+        Error::Pjrt { function, code, message } => {
+            let version = program.stablehlo_version();
+            let version = version.map_or(String::new(), |version| format!(" (StableHLO {version})"));
+            Error::Pjrt { function, code, message: format!("{}{version}: {message}", program.origin()) }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_told_apart_by_content() {
+        let text = Program::from_bytes(&b"// a comment\nmodule @jit_f {\n}\n"[..]).unwrap();
+        assert_eq!(text.format(), ProgramFormat::Mlir);
+        assert_eq!(text.stablehlo_version(), None);
+        let artifact = Program::from_bytes(&b"ML\xefR\x0dStableHLO_v1.9.5\0rest"[..]).unwrap();
+        assert_eq!(artifact.format(), ProgramFormat::Mlir);
+        assert_eq!(artifact.stablehlo_version().as_deref(), Some("1.9.5"));
+    }
+
+    #[test]
+    fn what_is_no_program_is_refused_with_a_reason() {
+        let refused = |bytes: &'static [u8]| Program::from_bytes(bytes).unwrap_err().to_string();
+        assert!(refused(b"").contains("neither StableHLO"));
+        assert!(refused(b"HloModule jit_f\n").contains("HLO text"));
+        assert!(refused(b"\x10\0\0\0 something ML\xefR").contains("jax.export artifact"));
+        assert!(refused(&[0xff; 100]).contains("neither"));
+    }
+}

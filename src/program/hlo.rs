@@ -1,0 +1,92 @@
+//! The parts of HLO protos that say what a program takes and returns.
+//!
+//! The messages are the fields of `xla/service/hlo.proto` and `xla/xla_data.proto` that are read here, by
+//! their numbers; everything else in them is skipped.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+
+/// `xla.HloModuleProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct HloModule {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub entry_computation_name: String,
+    #[prost(message, optional, tag = "4")]
+    pub host_program_shape: Option<ProgramShape>,
+    #[prost(message, optional, tag = "8")]
+    pub input_output_alias: Option<InputOutputAlias>,
+}
+
+/// `xla.ProgramShapeProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ProgramShape {
+    #[prost(message, repeated, tag = "1")]
+    pub parameters: Vec<Shape>,
+}
+
+/// `xla.ShapeProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Shape {
+    #[prost(int32, tag = "2")]
+    pub element_type: i32,
+    #[prost(int64, repeated, tag = "3")]
+    pub dimensions: Vec<i64>,
+    #[prost(message, repeated, tag = "4")]
+    pub tuple_shapes: Vec<Shape>,
+}
+
+/// `xla.HloInputOutputAliasProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct InputOutputAlias {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<AliasEntry>,
+}
+
+/// `xla.HloInputOutputAliasProto.AliasEntryProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct AliasEntry {
+    #[prost(int64, tag = "2")]
+    pub parameter_number: i64,
+}
+
+/// A message whose first field is a module: `xla.HloProto` and `xla.HloModuleProtoWithConfig`.
+#[derive(Clone, PartialEq, Message)]
+struct ModuleAround {
+    #[prost(bytes = "bytes", tag = "1")]
+    module: Bytes,
+}
+
+impl Shape {
+    /// The array's type and shape; `None` for a tuple, a token, or a type that is not an array's.
+    pub fn to_spec(&self) -> Option<ArraySpec> {
+        let dtype = DType::from_xla(self.element_type)?;
+        let shape: Option<Vec<usize>> =
+            self.dimensions.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+        Some(ArraySpec::new(dtype, shape?))
+    }
+}
+
+/// Decodes a module that has an entry computation; any other bytes are `None`.
+pub fn decode_module(bytes: &[u8]) -> Option<HloModule> {
+    let module = HloModule::decode(bytes).ok()?;
+    (!module.entry_computation_name.is_empty() && module.host_program_shape.is_some()).then_some(module)
+}
+
+/// Decodes the module in an `HloModuleProtoWithConfig`.
+pub fn decode_module_with_config(bytes: &[u8]) -> Option<HloModule> {
+    decode_module(&ModuleAround::decode(bytes).ok()?.module)
+}
+
+/// The bytes of a module: these, or those within the messages that wrap one.
+pub fn module_within(bytes: &Bytes) -> Option<Bytes> {
+    if decode_module(bytes).is_some() {
+        return Some(bytes.clone());
+    }
+    let around = ModuleAround::decode(bytes.clone()).ok()?;
+    decode_module(&around.module).map(|_| around.module)
+}
