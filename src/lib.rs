@@ -1,7 +1,26 @@
 //! JAX parameters between safetensors files and PJRT devices, and JAX functions run on them, without Python.
+//!
+//! ```no_run
+//! use safejax::{Client, Params, Program};
+//!
+//! let client = Client::auto()?; // TPU, then GPU, then CPU
+//! let params = Params::load(&client, "params.safetensors")?; // straight onto device 0
+//! let kernel = params.get("params.Dense_0.kernel")?; // still on the device
+//! let forward = client.compile(&Program::open("forward.stablehlo")?)?;
+//! # let x = kernel.clone();
+//! let logits = forward.call(&[&params, &x])?; // so is this
+//! let logits: Vec<f32> = logits.single()?.to_vec()?;
+//! params.save("copy.safetensors")?; // device to file
+//! # Ok::<(), safejax::Error>(())
+//! ```
+//!
+//! The modules, from the bottom up: [`dtype`] and [`error`]; [`pjrt`], a safe binding of the PJRT C API;
+//! [`plugins`], which finds and installs PJRT plugins; [`checkpoint`], files; [`tree`], key paths and the
+//! key map; [`load`] and [`save`], between the two; [`program`], what runs; [`convert`], other forms.
 
 pub mod array;
 pub mod checkpoint;
+pub mod convert;
 pub mod dtype;
 pub mod error;
 pub mod load;
@@ -12,6 +31,7 @@ pub mod program;
 pub mod save;
 mod sub_byte;
 pub mod tree;
+
 pub use array::{ArraySpec, HostArray};
 pub use checkpoint::Checkpoint;
 pub use dtype::{DType, Element};

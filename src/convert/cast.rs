@@ -1,0 +1,119 @@
+//! Casts between floating point types on the host.
+
+use half::{bf16, f16};
+
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+
+/// The result of a cast.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cast {
+    /// The elements in the new type, row-major.
+    pub bytes: Vec<u8>,
+    /// Finite elements that the new type can only hold as infinity.
+    pub overflows: usize,
+}
+
+/// Whether [`Cast::new`] can cast between these types: any two of float16, bfloat16, float32, float64.
+pub fn can_cast(from: DType, to: DType) -> bool {
+    const TYPES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
+    TYPES.contains(&from) && TYPES.contains(&to)
+}
+
+impl Cast {
+    /// Casts elements, rounding to nearest, ties to even.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for types between which [`can_cast`] is false.
+    pub fn new(bytes: &[u8], from: DType, to: DType) -> Result<Cast> {
+        match (from, to) {
+            (DType::F16, _) => cast_from::<f16>(bytes, to),
+            (DType::BF16, _) => cast_from::<bf16>(bytes, to),
+            (DType::F32, _) => cast_from::<f32>(bytes, to),
+            (DType::F64, _) => cast_from::<f64>(bytes, to),
+            _ => None,
+        }
+        .ok_or_else(|| Error::InvalidArgument(format!("a cast from {from} to {to} is not supported")))
+    }
+}
+
+fn cast_from<F: Float>(bytes: &[u8], to: DType) -> Option<Cast> {
+    match to {
+        DType::F16 => Some(cast::<F, f16>(bytes)),
+        DType::BF16 => Some(cast::<F, bf16>(bytes)),
+        DType::F32 => Some(cast::<F, f32>(bytes)),
+        DType::F64 => Some(cast::<F, f64>(bytes)),
+        _ => None,
+    }
+}
+
+fn cast<F: Float, T: Float>(bytes: &[u8]) -> Cast {
+    let mut elements: Vec<T> = Vec::with_capacity(bytes.len() / size_of::<F>());
+    let mut overflows = 0;
+    // The file's bytes need not be aligned to their elements.
+    for chunk in bytes.chunks_exact(size_of::<F>()) {
+        let element: F = bytemuck::pod_read_unaligned(chunk);
+        let cast = T::from_f64(element.to_f64());
+        overflows += usize::from(element.to_f64().is_finite() && !cast.to_f64().is_finite());
+        elements.push(cast);
+    }
+    Cast { bytes: bytemuck::cast_slice(&elements).to_vec(), overflows }
+}
+
+/// A floating point type that f64 holds exactly, so that going through it rounds once.
+trait Float: Element {
+    fn to_f64(self) -> f64;
+    fn from_f64(value: f64) -> Self;
+}
+
+macro_rules! floats {
+    ($($type:ty: $to:expr, $from:expr);* $(;)?) => {$(
+        impl Float for $type {
+            fn to_f64(self) -> f64 {
+                $to(self)
+            }
+            fn from_f64(value: f64) -> $type {
+                $from(value)
+            }
+        }
+    )*};
+}
+
+floats! {
+    f16: f16::to_f64, f16::from_f64;
+    bf16: bf16::to_f64, bf16::from_f64;
+    f32: f64::from, |value| value as f32;
+    f64: |value| value, |value| value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn f32_bytes(values: &[f32]) -> Vec<u8> {
+        bytemuck::cast_slice(values).to_vec()
+    }
+
+    #[test]
+    fn values_are_rounded_to_nearest_even_and_overflows_are_counted() {
+        let half_step = 2f32.powi(-8);
+        let values = [1.0, 1.0 + half_step, 1.0 + 3.0 * half_step, -0.0, f32::MAX, f32::INFINITY, 65520.0];
+        let cast = Cast::new(&f32_bytes(&values), DType::F32, DType::BF16).unwrap();
+        let halves: Vec<bf16> = bytemuck::pod_collect_to_vec(&cast.bytes);
+        // Half-way between two neighbours goes to the even one.
+        assert_eq!(halves[1], bf16::from_f32(1.0));
+        assert_eq!(halves[2], bf16::from_f32(1.0 + 4.0 * half_step));
+        assert_eq!(cast.overflows, 1);
+        let cast = Cast::new(&f32_bytes(&values), DType::F32, DType::F16).unwrap();
+        assert_eq!(cast.overflows, 2);
+    }
+
+    #[test]
+    fn widening_is_exact() {
+        let values = [0.1f32, -3.5e-40, f32::NAN];
+        let wide = Cast::new(&f32_bytes(&values), DType::F32, DType::F64).unwrap();
+        let back = Cast::new(&wide.bytes, DType::F64, DType::F32).unwrap();
+        assert_eq!(back.bytes, f32_bytes(&values));
+        assert!(Cast::new(&[0; 4], DType::I32, DType::F32).is_err());
+    }
+}

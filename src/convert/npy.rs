@@ -1,0 +1,279 @@
+//! NumPy's `.npy` files: one array each.
+//!
+//! NumPy itself does not know bfloat16 and the other types of ml_dtypes, and writes their bytes as an
+//! untyped `V2` or `V1`; what they are must come from elsewhere.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::array::{ArraySpec, HostArray};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// Reads an array from a file. `expected` says what untyped bytes are; without it, two-byte ones are taken
+/// for bfloat16.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Malformed`] when it is not an `.npy` file of numbers, or is cut off.
+pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray> {
+    let path = path.as_ref();
+    let file = std::fs::read(path).map_err(|error| Error::io("open", path, error))?;
+    parse(&file, expected).map_err(|problem| Error::Malformed {
+        origin: path.display().to_string(),
+        format: "npy file",
+        problem,
+    })
+}
+
+fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
+    let (header, data) = split(file)?;
+    let header = Header::parse(header)?;
+    let element = Element::parse(&header.descr, expected)?;
+    let spec = ArraySpec::new(element.dtype, header.shape);
+    let size = spec.host_bytes().map_err(|error| error.to_string())?;
+    if data.len() != size {
+        return Err(format!("{spec} takes {size} bytes, but {} follow the header", data.len()));
+    }
+    let mut bytes = data.to_vec();
+    if element.is_big_endian {
+        // A complex number is two of its parts.
+        let parts = if spec.dtype.name().starts_with("complex") { 2 } else { 1 };
+        bytes.chunks_exact_mut(spec.dtype.bits() / 8 / parts).for_each(<[u8]>::reverse);
+    }
+    if header.is_fortran_order {
+        bytes = to_row_major(&bytes, &spec);
+    }
+    HostArray::from_bytes(spec, bytes).map_err(|error| error.to_string())
+}
+
+/// With what every version of the format begins; a byte each for major and minor version follow.
+const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// The header's text and the data after it.
+fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
+    let cut_off = || "it is cut off within its header".to_owned();
+    let rest = file.strip_prefix(MAGIC).ok_or("it does not begin with \\x93NUMPY")?;
+    let (&[major, _minor], rest) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
+    // The header's length has two bytes in version 1, and four in versions 2 and 3.
+    let (length, rest) = match major {
+        1 => rest
+            .split_first_chunk::<2>()
+            .map(|(length, rest)| (usize::from(u16::from_le_bytes(*length)), rest)),
+        2 | 3 => {
+            rest.split_first_chunk::<4>().map(|(length, rest)| (u32::from_le_bytes(*length) as usize, rest))
+        }
+        _ => return Err(format!("version {major} of the format is not known")),
+    }
+    .ok_or_else(cut_off)?;
+    let (header, data) = rest.split_at_checked(length).ok_or_else(cut_off)?;
+    Ok((std::str::from_utf8(header).map_err(|_| "its header is not text")?, data))
+}
+
+/// What the header says: a Python dictionary with three entries.
+struct Header {
+    descr: String,
+    is_fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+impl Header {
+    fn parse(text: &str) -> Result<Header, String> {
+        let unreadable = || format!("its header cannot be read: {}", text.trim().escape_debug());
+        // The entry's value, up to the end that its kind of value has.
+        let value = |key: &str, close: char| {
+            let (_, after) = text.split_once(&format!("'{key}':"))?;
+            after.split_once(close).map(|(value, _)| value.trim())
+        };
+        let descr = value("descr", ',').ok_or_else(unreadable)?;
+        let descr = descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
+        let descr = descr.ok_or("its elements are records, not numbers")?.to_owned();
+        let is_fortran_order = match value("fortran_order", ',') {
+            Some("True") => true,
+            Some("False") => false,
+            _ => return Err(unreadable()),
+        };
+        let shape = value("shape", ')').and_then(|shape| shape.strip_prefix('(')).ok_or_else(unreadable)?;
+        let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty());
+        let shape = dims.map(str::parse).collect::<Result<_, _>>().map_err(|_| unreadable())?;
+        Ok(Header { descr, is_fortran_order, shape })
+    }
+}
+
+/// The type of the elements.
+struct Element {
+    dtype: DType,
+    is_big_endian: bool,
+}
+
+impl Element {
+    /// Reads a type as NumPy writes it: byte order, kind, bytes, such as `<f4`.
+    fn parse(descr: &str, expected: Option<DType>) -> Result<Element, String> {
+        let unsupported =
+            || format!("its elements are of type `{}`, which is not supported", descr.escape_debug());
+        let (order, rest) = descr.split_at_checked(1).ok_or_else(unsupported)?;
+        let (kind, size) = rest.split_at_checked(1).ok_or_else(unsupported)?;
+        let bits =
+            size.parse::<usize>().ok().and_then(|bytes| bytes.checked_mul(8)).ok_or_else(unsupported)?;
+        let kind = match kind {
+            "b" if bits == 8 => return Ok(Element { dtype: DType::Bool, is_big_endian: false }),
+            "V" => return Element::untyped(bits, expected),
+            "i" => "int",
+            "u" => "uint",
+            "f" => "float",
+            "c" => "complex",
+            _ => return Err(unsupported()),
+        };
+        let dtype = DType::from_name(&format!("{kind}{bits}")).ok_or_else(unsupported)?;
+        Ok(Element { dtype, is_big_endian: order == ">" })
+    }
+
+    /// Elements of which only the width is known.
+    fn untyped(bits: usize, expected: Option<DType>) -> Result<Element, String> {
+        let dtype = match (expected, bits) {
+            (Some(dtype), bits) if dtype.bits().next_multiple_of(8) == bits => dtype,
+            (None, 16) => DType::BF16,
+            _ => {
+                return Err(format!(
+                    "its elements are {bits} bits of no type, as NumPy writes types that it does not know; save the \
+                     array as safetensors instead"
+                ));
+            }
+        };
+        Ok(Element { dtype, is_big_endian: false })
+    }
+}
+
+/// Reorders elements from Fortran's order, first dimension fastest, to C's.
+fn to_row_major(bytes: &[u8], spec: &ArraySpec) -> Vec<u8> {
+    let width = spec.dtype.bits().div_ceil(8);
+    let mut strides = Vec::with_capacity(spec.shape.len());
+    let mut stride = width;
+    for &dim in &spec.shape {
+        strides.push(stride);
+        stride *= dim;
+    }
+    let mut index = vec![0usize; spec.shape.len()];
+    let mut reordered = Vec::with_capacity(bytes.len());
+    for _ in 0..bytes.len() / width {
+        let from: usize = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
+        reordered.extend_from_slice(&bytes[from..from + width]);
+        for (position, &dim) in index.iter_mut().zip(&spec.shape).rev() {
+            *position += 1;
+            if *position < dim {
+                break;
+            }
+            *position = 0;
+        }
+    }
+    reordered
+}
+
+/// Writes an array to a file, through a temporary one beside it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: impl AsRef<Path>, array: &HostArray) -> Result<()> {
+    let path = path.as_ref();
+    let failed = |error| Error::io("write", path, error);
+    let header = header_of(array.spec()).map_err(failed)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    let mut file =
+        tempfile::Builder::new().permissions(permissions).tempfile_in(directory).map_err(failed)?;
+    file.write_all(&header).and_then(|()| file.write_all(array.bytes())).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// The file up to the data, in version 1.0, padded so that the data begins at a multiple of 64.
+fn header_of(spec: &ArraySpec) -> std::io::Result<Vec<u8>> {
+    /// Magic, version and the header's length.
+    const FIXED_BYTES: usize = MAGIC.len() + 4;
+    let dims: String = spec.shape.iter().map(|dim| format!("{dim}, ")).collect();
+    // Python writes (3,) but (3, 4).
+    let dims = if spec.shape.len() == 1 { dims.trim_end() } else { dims.trim_end_matches(", ") };
+    let mut text =
+        format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({dims}), }}", descr(spec.dtype));
+    let padded = (FIXED_BYTES + text.len() + 1).next_multiple_of(64) - FIXED_BYTES;
+    text.extend(std::iter::repeat_n(' ', padded - text.len() - 1));
+    text.push('\n');
+    let length =
+        u16::try_from(text.len()).map_err(|_| std::io::Error::other("the shape has too many dimensions"))?;
+    Ok([MAGIC, &[1, 0], &length.to_le_bytes(), text.as_bytes()].concat())
+}
+
+/// The type as NumPy writes it: untyped bytes for what NumPy does not know, as ml_dtypes does.
+fn descr(dtype: DType) -> String {
+    let bytes = dtype.bits().div_ceil(8);
+    match dtype {
+        DType::Bool => "|b1".into(),
+        DType::I8 => "|i1".into(),
+        DType::U8 => "|u1".into(),
+        DType::I16 | DType::I32 | DType::I64 => format!("<i{bytes}"),
+        DType::U16 | DType::U32 | DType::U64 => format!("<u{bytes}"),
+        DType::F16 | DType::F32 | DType::F64 => format!("<f{bytes}"),
+        DType::C64 | DType::C128 => format!("<c{bytes}"),
+        DType::BF16 => "<V2".into(),
+        _ => "|V1".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as NumPy 2 writes it.
+    fn file(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
+        let fortran = if fortran { "True" } else { "False" };
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
+        while (header.len() + 11) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let mut file = b"\x93NUMPY\x01\x00".to_vec();
+        file.extend((header.len() as u16).to_le_bytes());
+        file.extend(header.as_bytes());
+        file.extend(data);
+        file
+    }
+
+    #[test]
+    fn order_and_endianness_are_made_native() {
+        let array = parse(&file("|u1", true, "(2, 3)", &[1, 4, 2, 5, 3, 6]), None).unwrap();
+        assert_eq!(&array.bytes()[..], [1, 2, 3, 4, 5, 6]);
+        let array = parse(&file(">i2", false, "(2,)", &[0, 1, 1, 0]), None).unwrap();
+        assert_eq!(array.to_vec::<i16>().unwrap(), [1, 256]);
+    }
+
+    #[test]
+    fn bytes_without_a_type_take_the_one_that_is_expected() {
+        let bytes = file("<V2", false, "()", &[0x80, 0x3f]);
+        assert_eq!(parse(&bytes, None).unwrap().spec().dtype, DType::BF16);
+        assert_eq!(parse(&bytes, Some(DType::BF16)).unwrap().spec().dtype, DType::BF16);
+        assert!(parse(&file("|V1", false, "()", &[0]), None).unwrap_err().contains("no type"));
+        assert!(parse(&bytes, Some(DType::F32)).is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let whole = file("<f4", false, "(2,)", &[0; 8]);
+        for length in 0..whole.len() {
+            assert!(parse(&whole[..length], None).is_err(), "cut to {length} bytes");
+        }
+        assert!(parse(&file("<f4", false, "(9223372036854775807, 8)", &[]), None).is_err());
+        assert!(parse(&file("|O", false, "(1,)", &[0; 8]), None).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.npy");
+        for dtype in DType::all().filter(|dtype| dtype.to_pjrt().is_some() && !dtype.is_sub_byte()) {
+            let spec = ArraySpec::new(dtype, [2, 1]);
+            let data: Vec<u8> = (0..spec.host_bytes().unwrap() as u8).map(|byte| byte % 2).collect();
+            let array = HostArray::from_bytes(spec, data).unwrap();
+            write(&path, &array).unwrap();
+            assert_eq!(read(&path, Some(dtype)).unwrap(), array);
+        }
+    }
+}
