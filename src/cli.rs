@@ -1,0 +1,117 @@
+//! The command line: one file a subcommand, each of which returns what it prints.
+
+mod client;
+mod convert;
+mod devices;
+mod doctor;
+mod inspect;
+mod load;
+mod plugin;
+mod progress;
+mod run;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// What `--version` prints after the name.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("SAFEJAX_TARGET"),
+    ", ",
+    env!("SAFEJAX_PROFILE"),
+    " build)"
+);
+
+/// JAX parameters between safetensors files and PJRT devices, and JAX functions run on them, without Python.
+#[derive(Parser)]
+#[command(version = VERSION, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more on stderr: -v what was chosen and why, -vv every step
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show a checkpoint as a tree: types, shapes, sizes, metadata
+    Inspect(inspect::Inspect),
+    /// Show a platform's devices, their memories, and what its plugin can do
+    Devices(devices::Devices),
+    /// List, install and find plugins
+    #[command(subcommand)]
+    Plugin(plugin::Plugin),
+    /// Load a checkpoint onto a device, and report how fast and how
+    Load(load::Load),
+    /// Write a safetensors file anew: aligned, and cast if asked
+    Convert(convert::Convert),
+    /// Run a program on arrays and checkpoints
+    Run(run::Run),
+    /// Print everything that a bug report needs
+    Doctor(doctor::Doctor),
+}
+
+/// What every command that prints something takes.
+#[derive(Args, Clone, Copy)]
+pub struct OutputArgs {
+    /// Print JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+impl OutputArgs {
+    /// The text, or the JSON if that was asked for.
+    fn choose(self, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) -> String {
+        if self.json { format!("{:#}\n", json()) } else { text() }
+    }
+}
+
+impl Cli {
+    /// Runs the command and returns what it prints.
+    pub fn run(self) -> Result<String> {
+        log_to_stderr(self.verbose);
+        match self.command {
+            Command::Inspect(command) => command.run(),
+            Command::Devices(command) => command.run(),
+            Command::Plugin(command) => command.run(),
+            Command::Load(command) => command.run(),
+            Command::Convert(command) => command.run(),
+            Command::Run(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("SAFEJAX_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+/// The error and its causes, as they are printed.
+pub fn failure(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1) {
+        text += &format!("  caused by: {}\n", cause.to_string().replace('\n', "\n  "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

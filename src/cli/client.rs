@@ -1,0 +1,139 @@
+//! The options that choose a client and a device.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use safejax::pjrt::NamedValue;
+use safejax::{Client, Device};
+
+use super::progress::InstallBar;
+
+/// Which plugin, which device, and with which options.
+#[derive(Args)]
+pub struct ClientArgs {
+    /// The plugin: a name (cpu, cuda13, cuda12, rocm, tpu) or the path of a library [default: $SAFEJAX_PLUGIN, or the
+    /// best that there is: TPU, GPU, CPU]
+    #[arg(long, value_name = "NAME|PATH")]
+    plugin: Option<String>,
+
+    /// A create option of the plugin, such as cpu_device_count=8
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option)]
+    options: Vec<(String, NamedValue)>,
+}
+
+/// Which device of the client.
+#[derive(Args)]
+pub struct DeviceArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+
+    /// The device: a number, or platform:number such as cpu:1 [default: the first]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
+}
+
+/// A device as it is named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DeviceName {
+    platform: Option<String>,
+    index: usize,
+}
+
+impl std::str::FromStr for DeviceName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DeviceName, String> {
+        let (platform, index) = match text.split_once(':') {
+            Some((platform, index)) => (Some(platform.to_ascii_lowercase()), index),
+            None if text.parse::<usize>().is_ok() => (None, text),
+            None => (Some(text.to_ascii_lowercase()), "0"),
+        };
+        let index = index.parse().map_err(|_| format!("`{index}` is not a device number"))?;
+        Ok(DeviceName { platform, index })
+    }
+}
+
+fn parse_option(text: &str) -> Result<(String, NamedValue), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), NamedValue::parse(value))),
+        _ => Err("it is not NAME=VALUE".into()),
+    }
+}
+
+impl ClientArgs {
+    /// Creates the client, installing the CPU plugin first if it is needed.
+    pub fn connect(&self) -> Result<Client> {
+        self.connect_to(None)
+    }
+
+    fn connect_to(&self, platform: Option<&str>) -> Result<Client> {
+        let requests: Vec<Option<&str>> = match (self.plugin.as_deref(), platform) {
+            (Some(plugin), _) => vec![Some(plugin)],
+            (None, None) => vec![None],
+            (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
+            (None, Some(platform)) => vec![Some(platform)],
+        };
+        let mut first_error = None;
+        for request in requests {
+            match self.connect_by(request) {
+                Ok(client) => return Ok(client),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.expect("at least one request was tried").into())
+    }
+
+    fn connect_by(&self, request: Option<&str>) -> safejax::Result<Client> {
+        let mut bar = InstallBar::default();
+        let mut show = |progress| bar.show(&progress);
+        let mut choice = Client::choose().on_install(&mut show).configure(|builder| {
+            self.options.iter().fold(builder, |builder, (name, value)| builder.option(name, value.clone()))
+        });
+        if let Some(request) = request {
+            choice = choice.plugin(request);
+        }
+        choice.build()
+    }
+}
+
+impl DeviceArgs {
+    /// Creates the client and finds the device.
+    pub fn connect(&self) -> Result<(Client, Device)> {
+        let Some(name) = &self.device else {
+            let client = self.client.connect()?;
+            let device = client.device(0)?;
+            return Ok((client, device));
+        };
+        let client = self.client.connect_to(name.platform.as_deref())?;
+        if let Some(platform) = &name.platform
+            && !is_platform(&client, platform)
+        {
+            bail!(
+                "--device asks for a {platform} device, but the plugin's platform is {}",
+                client.platform_name()
+            );
+        }
+        let device = client.device(name.index).context("--device cannot be found")?;
+        Ok((client, device))
+    }
+}
+
+/// Whether the client is of this platform; `gpu` is any vendor's.
+fn is_platform(client: &Client, platform: &str) -> bool {
+    let name = client.platform_name();
+    name == platform || (platform == "gpu" && matches!(name, "cuda" | "rocm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_by_number_platform_or_both() {
+        let name =
+            |platform: Option<&str>, index| DeviceName { platform: platform.map(str::to_owned), index };
+        assert_eq!("2".parse(), Ok(name(None, 2)));
+        assert_eq!("cpu:1".parse(), Ok(name(Some("cpu"), 1)));
+        assert_eq!("GPU".parse(), Ok(name(Some("gpu"), 0)));
+        assert!("cpu:x".parse::<DeviceName>().is_err());
+        assert!("cpu:-1".parse::<DeviceName>().is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! `safejax load`: how fast, and how, a checkpoint gets to a device.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use safejax::{LoadOptions, Params, Sharing};
+use serde_json::json;
+
+use super::OutputArgs;
+use super::client::DeviceArgs;
+
+#[derive(Args)]
+pub struct Load {
+    /// A safetensors file
+    file: PathBuf,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// Copy every tensor, also those that the device could use in place
+    #[arg(long)]
+    copy: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Load {
+    pub fn run(self) -> Result<String> {
+        let (client, device) = self.device.connect()?;
+        let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
+        let options = LoadOptions::default().to(&device).sharing(sharing);
+        let start = Instant::now();
+        let (params, report) = Params::load_with(&client, &self.file, &options)?;
+        params.wait()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let gigabytes_per_second = report.bytes as f64 / seconds / 1e9;
+        Ok(self.output.choose(
+            || {
+                format!(
+                    "{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
+                     used in place: {} tensors, {} bytes\n\
+                     copied:        {} tensors, {} bytes\n",
+                    report.tensors,
+                    report.bytes,
+                    seconds * 1e3,
+                    report.aliased_tensors,
+                    report.aliased_bytes,
+                    report.copied_tensors,
+                    report.copied_bytes,
+                )
+            },
+            || {
+                json!({
+                    "device": device.to_string(),
+                    "seconds": seconds,
+                    "gigabytes_per_second": gigabytes_per_second,
+                    "report": report,
+                })
+            },
+        ))
+    }
+}
