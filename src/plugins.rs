@@ -182,10 +182,11 @@ impl<'a> ClientChoice<'a> {
     fn connect(&self, library: &Path) -> Result<Client> {
         hardware::check_before_connecting(library)?;
         let builder = Plugin::open(library)?.client();
-        match &self.configure {
+        let client = match &self.configure {
             Some(configure) => configure(builder).build(),
             None => builder.build(),
-        }
+        };
+        client.map_err(|error| hardware::explain(library, error))
     }
 
     /// The first platform that has hardware, a plugin and a working client.

@@ -80,10 +80,23 @@ macro_rules! floats {
 }
 
 floats! {
-    f16: f16::to_f64, f16::from_f64;
-    bf16: bf16::to_f64, bf16::from_f64;
+    f16: f16::to_f64, |value| f16::from_f32(to_f32_odd(value));
+    bf16: bf16::to_f64, |value| bf16::from_f32(to_f32_odd(value));
     f32: f64::from, |value| value as f32;
     f64: |value| value, |value| value;
+}
+
+/// Rounds to a f32 so that rounding on to a narrower type gives what rounding at once would: a value
+/// between two goes to the one whose last bit is set. (`half`'s own conversions from f64 drop the low half
+/// of the value, and with it whether it is past the middle.)
+fn to_f32_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if back == value || value.is_nan() {
+        return nearest;
+    }
+    let toward_zero = if back.abs() > value.abs() { nearest.to_bits() - 1 } else { nearest.to_bits() };
+    f32::from_bits(toward_zero | 1)
 }
 
 #[cfg(test)]
@@ -106,6 +119,22 @@ mod tests {
         assert_eq!(cast.overflows, 1);
         let cast = Cast::new(&f32_bytes(&values), DType::F32, DType::F16).unwrap();
         assert_eq!(cast.overflows, 2);
+    }
+
+    #[test]
+    fn a_double_is_rounded_once() {
+        // Just past the middle between 1 and the next bfloat16, by less than a f32 can tell.
+        let past = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
+        let cast = |value: f64, to| Cast::new(&value.to_le_bytes(), DType::F64, to).unwrap();
+        let bf16_of = |value| bytemuck::pod_read_unaligned::<bf16>(&cast(value, DType::BF16).bytes);
+        assert_eq!(bf16_of(past), bf16::from_f32(1.0 + 2f32.powi(-7)));
+        assert_eq!(bf16_of(1.0 + 2f64.powi(-8)), bf16::from_f32(1.0));
+        assert_eq!(bf16_of(-1e-300), bf16::from_f32(-0.0));
+        assert_eq!(bf16_of(f64::MAX), bf16::INFINITY);
+        assert_eq!(cast(f64::MAX, DType::BF16).overflows, 1);
+        let f16_of = |value| bytemuck::pod_read_unaligned::<f16>(&cast(value, DType::F16).bytes);
+        assert_eq!(f16_of(1.0 + 2f64.powi(-11) + 2f64.powi(-45)), f16::from_f32(1.0 + 2f32.powi(-10)));
+        assert!(bf16_of(f64::NAN).is_nan());
     }
 
     #[test]

@@ -20,11 +20,16 @@ pub fn accelerators() -> Vec<Accelerator> {
     let kind = |name, plugins, files: &[&str]| Accelerator { name, plugins, present: look_for(files) };
     vec![
         kind("tpu", &["tpu"][..], &TPU_FILES),
-        // /dev/dxg is how WSL shows a GPU.
-        kind("gpu (NVIDIA)", &["cuda13", "cuda12"][..], &["/dev/nvidia[0-9]", "/dev/dxg"]),
-        kind("gpu (AMD)", &["rocm"][..], &["/dev/kfd"]),
+        kind("gpu (NVIDIA)", &["cuda13", "cuda12"][..], &NVIDIA_FILES),
+        kind("gpu (AMD)", &["rocm"][..], &AMD_FILES),
     ]
 }
+
+/// The device files of NVIDIA's driver; the second is how WSL shows a GPU.
+const NVIDIA_FILES: [&str; 2] = ["/dev/nvidia[0-9]", "/dev/dxg"];
+
+/// The device file of AMD's compute driver.
+const AMD_FILES: [&str; 1] = ["/dev/kfd"];
 
 /// The device files of a TPU: older and newer drivers.
 const TPU_FILES: [&str; 2] = ["/dev/accel[0-9]", "/dev/vfio/[0-9]"];
@@ -40,6 +45,23 @@ pub fn check_before_connecting(library: &Path) -> Result<()> {
         platform: "tpu".into(),
         reason: format!("{reason}; to let libtpu look by itself, set TPU_SKIP_MDS_QUERY=1"),
     })
+}
+
+/// Says what is missing when a GPU plugin finds no device on a machine that shows none.
+pub fn explain(library: &Path, error: Error) -> Error {
+    let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (platform, files): (_, &[&str]) = match name.as_str() {
+        "xla_cuda_plugin.so" => ("cuda", &NVIDIA_FILES),
+        "xla_rocm_plugin.so" => ("rocm", &AMD_FILES),
+        _ => return error,
+    };
+    match look_for(files) {
+        Ok(()) => error,
+        Err(reason) => Error::NoDevice {
+            platform: platform.into(),
+            reason: format!("{error}; {reason}, so there is no GPU here, or its driver is not installed"),
+        },
+    }
 }
 
 /// Looks for a file that begins like one of these; a trailing `[0-9]` stands for any digit.

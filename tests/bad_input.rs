@@ -1,0 +1,239 @@
+//! What is broken, missing or of another kind: one clear error each, and nothing lost.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{client, data, digits, fails, raw_file, safejax, succeeds};
+use safejax::convert::{ConvertOptions, convert};
+use safejax::{Blame, Checkpoint, Client, Error, Params, Plugin};
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_that_is_cut_anywhere_is_refused() {
+    let whole = std::fs::read(digits("params.safetensors")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("cut.safetensors");
+    let start = Checkpoint::open(digits("params.safetensors")).unwrap().data_start();
+    let within_data = (start..whole.len()).step_by(9973);
+    for length in (0..start + 2).chain(within_data).chain([whole.len() - 1]) {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let error = Checkpoint::open(&path).unwrap_err();
+        assert_eq!(error.blame(), Blame::File);
+        assert!(error.to_string().contains("cut.safetensors is not a valid safetensors file"), "{error}");
+    }
+}
+
+#[test]
+fn bytes_that_are_changed_anywhere_in_the_header_never_panic() {
+    let mut file = std::fs::read(digits("params.safetensors")).unwrap();
+    let start = Checkpoint::open(digits("params.safetensors")).unwrap().data_start();
+    for position in 0..start {
+        for flip in [0x01, 0x20, 0x80] {
+            file[position] ^= flip;
+            // Some changes make another valid file, such as one with another name.
+            let _ = Checkpoint::from_bytes(file.clone());
+            file[position] ^= flip;
+        }
+    }
+}
+
+#[test]
+fn the_commands_name_the_file_and_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("hole.safetensors");
+    let header = r#"{"w":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#;
+    std::fs::write(&path, raw_file(header, &[0; 8])).unwrap();
+    for command in ["inspect", "load"] {
+        let error = fails(safejax().arg(command).arg(&path));
+        assert!(error.contains("hole.safetensors is not a valid safetensors file"), "{error}");
+        assert!(error.contains("tensor `w` at 4"), "{error}");
+    }
+    let error = fails(safejax().args(["inspect", "/nonexistent.safetensors"]));
+    assert!(
+        error.contains("cannot open /nonexistent.safetensors") && error.contains("No such file"),
+        "{error}"
+    );
+    let error = fails(safejax().args(["inspect", "/"]));
+    assert!(error.contains("not a regular file"), "{error}");
+}
+
+#[test]
+fn a_plugin_path_that_is_no_plugin_says_what_it_is() {
+    let refused = |path: &Path| Plugin::open(path).unwrap_err();
+    let missing = refused(Path::new("/nonexistent/libpjrt.so"));
+    assert!(matches!(missing, Error::Io { .. }), "{missing}");
+    let text = refused(&digits("images.npy"));
+    assert!(text.to_string().contains("the system cannot load it"), "{text}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let library = compile_library(directory.path(), "other", "int something_else(void) { return 1; }");
+    let other = refused(&library);
+    assert!(other.to_string().contains("does not export GetPjrtApi"), "{other}");
+    let library = compile_library(directory.path(), "null", "void *GetPjrtApi(void) { return 0; }");
+    assert!(refused(&library).to_string().contains("returned null"));
+    // A table of major version 1: size, extensions, then the version's own size, extensions, major, minor.
+    let code = "#include <stddef.h>\n\
+                static struct { size_t s; void *e; size_t vs; void *ve; int major, minor; void *functions[200]; }\n\
+                table = { sizeof table, 0, 24, 0, 1, 3 };\n\
+                void *GetPjrtApi(void) { return &table; }";
+    let library = compile_library(directory.path(), "major", code);
+    let error = refused(&library);
+    assert!(error.to_string().contains("PJRT C API 1.3"), "{error}");
+    assert_eq!(error.blame(), Blame::Plugin);
+    // The same through the command, and the library without a device of its own.
+    let error = fails(safejax().arg("devices").arg("--plugin").arg(&library));
+    assert!(error.contains("major.so cannot be used as a PJRT plugin"), "{error}");
+}
+
+/// A shared library of this C code.
+fn compile_library(directory: &Path, name: &str, code: &str) -> std::path::PathBuf {
+    let source = directory.join(format!("{name}.c"));
+    let library = directory.join(format!("{name}.so"));
+    std::fs::write(&source, code).unwrap();
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    let status =
+        Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    assert!(status.success());
+    library
+}
+
+#[test]
+fn a_device_that_does_not_exist_is_an_error_that_says_how_many_there_are() {
+    let error = fails(safejax().arg("load").arg(digits("params.safetensors")).args(["--device", "cpu:77"]));
+    assert!(error.contains("there is no device cpu:77; this client has"), "{error}");
+    let error = fails(safejax().arg("devices").args(["--plugin", "cpu", "--option", "nothing=1"]));
+    assert!(error.contains("Unexpected option name"), "{error}");
+    let usage = safejax().args(["devices", "--option", "nothing"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn a_plugin_name_that_does_not_exist_lists_those_that_do() {
+    let error = fails(safejax().args(["devices", "--plugin", "cuda14"]));
+    assert!(
+        error.contains("there is no plugin `cuda14`; did you mean") && error.contains("`cuda13`"),
+        "{error}"
+    );
+    let error = fails(safejax().args(["plugin", "install", "metal"]));
+    assert!(error.contains("there are cpu, cuda13, cuda12, rocm, tpu"), "{error}");
+}
+
+#[test]
+fn a_plugin_that_is_nowhere_lists_every_place_and_the_command_that_helps() {
+    let home = tempfile::tempdir().unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = safejax();
+        command
+            .args(arguments)
+            .env("SAFEJAX_HOME", home.path())
+            .env("SAFEJAX_OFFLINE", "1")
+            .env("HOME", home.path());
+        command.env_remove("SAFEJAX_PLUGIN").env("PATH", "/usr/bin:/bin").env_remove("VIRTUAL_ENV");
+        command
+    };
+    let error = fails(&mut command(&["devices", "--plugin", "cpu"]));
+    assert!(error.contains("no PJRT plugin for `cpu` was found"), "{error}");
+    assert!(
+        error.contains(&format!("the cache: nothing at {}", home.path().join("plugins/cpu-").display())),
+        "{error}"
+    );
+    assert!(error.contains("run `safejax plugin install cpu`"), "{error}");
+    let error = fails(&mut command(&["plugin", "install", "cpu"]));
+    assert!(error.contains("SAFEJAX_OFFLINE forbids installing"), "{error}");
+    assert!(names(home.path()).is_empty(), "nothing was made");
+    // Without anything at all, a bug report is still possible.
+    let report = succeeds(&mut command(&["doctor"]));
+    assert!(report.contains("no PJRT plugin for `cpu` was found"), "{report}");
+}
+
+#[test]
+fn saving_where_there_is_no_directory_is_an_error_that_names_the_file() {
+    let params = Params::load(client(), digits("params.safetensors")).unwrap();
+    let error = params.save("/nonexistent/directory/a.safetensors").unwrap_err();
+    assert_eq!(error.to_string(), "cannot create /nonexistent/directory/a.safetensors");
+    assert_eq!(error.blame(), Blame::System);
+    let error = params.save(std::env::temp_dir()).unwrap_err().to_string();
+    assert!(error.contains("cannot write"), "{error}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_file_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    // A file system of 256 kB of its own, in a namespace of its own; the digits fit once, not twice.
+    let script = r#"
+        mount -t tmpfs -o size=256k none "$1" || exit 77
+        "$2" convert "$3" "$1/a.safetensors" > /dev/null || exit 1
+        before=$(cksum < "$1/a.safetensors")
+        "$2" convert "$3" "$1/a.safetensors" 2> "$1/../stderr" && exit 2
+        test "$before" = "$(cksum < "$1/a.safetensors")" || exit 3
+        test "$(ls -A "$1")" = a.safetensors || exit 4
+        cat "$1/../stderr"
+    "#;
+    let mount = directory.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(&mount)
+        .arg(env!("CARGO_BIN_EXE_safejax"))
+        .arg(digits("params.safetensors"))
+        .output();
+    let output = match output {
+        Ok(output) if output.status.code() == Some(77) => {
+            return eprintln!("skipped: no mount namespaces here");
+        }
+        Err(error) => return eprintln!("skipped: unshare does not run here: {error}"),
+        Ok(output) if common::stderr(&output).contains("unshare failed") => {
+            return eprintln!("skipped: no user namespaces here");
+        }
+        Ok(output) => output,
+    };
+    assert!(output.status.success(), "{:?} {}", output.status, common::stderr(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("No space left on device"), "{printed}");
+}
+
+#[test]
+fn a_conversion_that_cannot_be_made_leaves_the_target_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("a.safetensors");
+    std::fs::write(&target, "old").unwrap();
+    let input = Checkpoint::open(digits("params.safetensors")).unwrap();
+    let mut options = ConvertOptions::default();
+    options.dtype = Some(safejax::DType::F8E5M2);
+    let error = convert(&input, &target, &options).unwrap_err();
+    assert!(matches!(&error, Error::Tensor { tensor, .. } if tensor.starts_with("params.")), "{error}");
+    options.dtype = None;
+    options.alignment = 100;
+    assert!(convert(&input, &target, &options).is_err());
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), "old");
+    assert_eq!(names(directory.path()), ["a.safetensors"]);
+}
+
+#[test]
+fn a_program_is_not_a_checkpoint_and_a_checkpoint_is_not_a_program() {
+    assert!(Checkpoint::open(data("affine.stablehlo")).is_err());
+    assert!(safejax::Program::open(digits("params.safetensors")).is_err());
+    let error = fails(safejax().arg("inspect").arg(digits("labels.npy")));
+    assert!(
+        error.contains("not a valid safetensors file") && error.contains("not a valid program"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_library_path_that_is_asked_for_is_the_only_one_that_is_tried() {
+    let error = Client::from_plugin("/nonexistent/libpjrt.so").unwrap_err().to_string();
+    assert_eq!(error, "cannot open plugin /nonexistent/libpjrt.so");
+    let error = fails(safejax().arg("devices").env("SAFEJAX_PLUGIN", "/nonexistent/libpjrt.so"));
+    assert!(error.contains("cannot open plugin /nonexistent/libpjrt.so"), "{error}");
+}

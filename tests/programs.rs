@@ -1,0 +1,166 @@
+//! Programs in every format, on the real CPU plugin, through the library and through `safejax run`.
+
+mod common;
+
+use common::{client, data, digits, fails, safejax, succeeds};
+use safejax::convert::npy;
+use safejax::pjrt::ProgramFormat;
+use safejax::{Buffer, Client, Error, ErrorCode, HostArray, HostSemantics, Params, Placement, Program};
+
+fn upload(client: &Client, array: &HostArray) -> Buffer {
+    let to = Placement::from(&client.device(0).unwrap());
+    client.buffer_from_host(array.spec(), array.bytes().clone(), &to, HostSemantics::Copy).unwrap()
+}
+
+fn array(shape: &[usize], values: &[f32]) -> HostArray {
+    HostArray::from_slice(shape, values).unwrap()
+}
+
+#[test]
+fn every_format_computes_the_same() {
+    let w = upload(client(), &array(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+    let x = upload(client(), &array(&[4, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]));
+    let b = upload(client(), &array(&[2], &[0.5, -0.5]));
+    for (file, format) in [
+        ("affine.mlir", ProgramFormat::Mlir),
+        ("affine.stablehlo", ProgramFormat::Mlir),
+        ("affine.hlo.pb", ProgramFormat::Hlo),
+    ] {
+        let program = Program::open(data(file)).unwrap();
+        assert_eq!(program.format(), format, "{file}");
+        let function = client().compile(&program).unwrap();
+        let signature = function.signature().unwrap();
+        let expected: Vec<String> = signature.parameters.iter().map(ToString::to_string).collect();
+        assert_eq!(expected, ["float32[3,2]", "float32[4,3]", "float32[2]"], "{file}");
+        // JAX sorts the keys of a dictionary: norm, then y.
+        let outputs = function.call(&[&w, &x, &b]).unwrap();
+        let [norm, y] = &outputs[..] else { panic!("{file}: {outputs:?}") };
+        assert_eq!(norm.to_vec::<f32>().unwrap(), [6f32.sqrt()], "{file}");
+        assert_eq!(y.to_vec::<f32>().unwrap(), [1.5, 1.5, 3.5, 3.5, 5.5, 5.5, 9.5, 11.5], "{file}");
+    }
+}
+
+#[test]
+fn a_tree_followed_by_an_input_gives_jaxs_logits() {
+    let params = Params::load(client(), digits("params.safetensors")).unwrap();
+    let forward = client().compile(&Program::open(digits("forward.stablehlo")).unwrap()).unwrap();
+    let images = upload(client(), &npy::read(digits("images.npy"), None).unwrap());
+    let logits = forward.call(&[&params, &images]).unwrap().single().unwrap().to_vec::<f32>().unwrap();
+    let expected = npy::read(digits("logits.npy"), None).unwrap().to_vec::<f32>().unwrap();
+    let difference = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= 1e-4, "{difference}");
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_listed_by_name_before_anything_runs() {
+    let params = Params::load(client(), digits("params.safetensors")).unwrap();
+    let forward = client().compile(&Program::open(digits("forward.stablehlo")).unwrap()).unwrap();
+    let wrong = upload(client(), &HostArray::from_slice(&[360, 8], &[0i32; 360 * 8]).unwrap());
+    let error = forward.call(&[&params, &wrong]).unwrap_err();
+    assert!(matches!(&error, Error::Arguments { problems, .. } if problems.len() == 1));
+    insta::assert_snapshot!(error.to_string(), @r"
+    the arguments do not fit `jit_forward`:
+      argument 8: float32[360,8,8] was expected, but int32[360,8] was given
+    ");
+    let dense = params.subtree("params.Dense_1").unwrap();
+    let error = forward.call(&[&dense]).unwrap_err().to_string();
+    assert!(
+        error.contains("argument 0 (`bias`): float32[16] was expected, but float32[10] was given"),
+        "{error}"
+    );
+    assert!(error.contains("argument 8: float32[360,8,8] was expected, but nothing was given"), "{error}");
+}
+
+#[test]
+fn a_program_that_does_not_parse_is_an_error_of_the_compiler() {
+    let program = Program::from_bytes(&b"module @broken { nonsense }"[..]).unwrap();
+    let error = client().compile(&program).unwrap_err().to_string();
+    assert!(error.contains("PJRT_Client_Compile failed: the program in memory"), "{error}");
+    let mut artifact = std::fs::read(data("affine.stablehlo")).unwrap();
+    for length in [10, artifact.len() / 2, artifact.len() - 1] {
+        let program = Program::from_bytes(artifact[..length].to_vec()).unwrap();
+        assert!(client().compile(&program).is_err(), "cut to {length} bytes");
+    }
+    let middle = artifact.len() / 2;
+    artifact[middle..].fill(0xff);
+    assert!(client().compile(&Program::from_bytes(artifact).unwrap()).is_err());
+}
+
+#[test]
+fn a_custom_call_that_the_plugin_lacks_is_named() {
+    let program = Program::from_bytes(
+        &br#"module @cholesky {
+  func.func public @main(%x: tensor<2x2xf32>) -> tensor<2x2xf32> {
+    %0 = stablehlo.custom_call @no_such_custom_call(%x) {api_version = 4 : i32, backend_config = {}} : (tensor<2x2xf32>) -> tensor<2x2xf32>
+    return %0 : tensor<2x2xf32>
+  }
+}
+"#[..],
+    )
+    .unwrap();
+    let error = client().compile(&program).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::NotFound), "{error}");
+    assert!(error.to_string().contains("no_such_custom_call"), "{error}");
+}
+
+#[test]
+fn run_takes_files_and_writes_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("logits.npy");
+    let run = |out: &std::path::Path| {
+        let mut command = safejax();
+        command.arg("run").arg(digits("forward.stablehlo"));
+        command.arg("--arg").arg(format!("0={}", digits("params.safetensors").display()));
+        command.arg("--arg").arg(format!("1={}", digits("images.npy").display()));
+        command.arg("--out").arg(out).args(["--device", "cpu:0"]);
+        command
+    };
+    let printed = succeeds(&mut run(&out));
+    assert!(printed.contains("output 0: float32[360,10]"), "{printed}");
+    let expected = npy::read(digits("logits.npy"), None).unwrap().to_vec::<f32>().unwrap();
+    let logits = npy::read(&out, None).unwrap().to_vec::<f32>().unwrap();
+    assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-4));
+    let tree = directory.path().join("logits.safetensors");
+    succeeds(&mut run(&tree));
+    let params = Params::load(client(), &tree).unwrap();
+    assert_eq!(params.get("0").unwrap().to_vec::<f32>().unwrap(), logits);
+}
+
+#[test]
+fn run_reads_numpys_untyped_bytes_as_what_the_program_expects() {
+    let directory = tempfile::tempdir().unwrap();
+    let (x, y) = (directory.path().join("x.npy"), directory.path().join("y.npy"));
+    let halves: Vec<half::bf16> = [1.0, 2.0, -3.0, 0.5].map(half::bf16::from_f32).to_vec();
+    npy::write(&x, &HostArray::from_slice(&[2, 2], &halves).unwrap()).unwrap();
+    succeeds(
+        safejax()
+            .arg("run")
+            .arg(data("double_bf16.stablehlo"))
+            .arg("--arg")
+            .arg(format!("0={}", x.display()))
+            .arg("--out")
+            .arg(&y)
+            .args(["--device", "cpu"]),
+    );
+    let doubled = npy::read(&y, None).unwrap().to_vec::<half::bf16>().unwrap();
+    assert_eq!(doubled, [2.0, 4.0, -6.0, 1.0].map(half::bf16::from_f32));
+}
+
+#[test]
+fn run_says_which_argument_is_missing_given_twice_or_unreadable() {
+    let run = |arguments: &[&str]| {
+        let mut command = safejax();
+        command.arg("run").arg(data("affine.mlir")).args(["--device", "cpu"]);
+        arguments.iter().for_each(|argument| {
+            command.args(["--arg", argument]);
+        });
+        fails(&mut command)
+    };
+    assert!(run(&["1=x.npy"]).contains("--arg 0 is missing"));
+    assert!(run(&["0=a.npy", "0=b.npy"]).contains("--arg 0 was given twice"));
+    let error = run(&["0=/nonexistent.npy"]);
+    assert!(error.contains("argument 0 cannot be loaded") && error.contains("/nonexistent.npy"), "{error}");
+    assert!(run(&[]).contains("argument 0: float32[3,2] was expected, but nothing was given"));
+    let usage = safejax().args(["run", "x", "--arg", "zero"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+}
