@@ -95,7 +95,7 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains('\0')
     {
-        let first = first_word(text);
+        let first = first_line(text);
         if first.starts_with("HloModule") {
             return Err("it is HLO text, which plugins do not read; convert it to an HLO proto, or export \
                         StableHLO"
@@ -118,10 +118,10 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
     Err("it is neither StableHLO (text or bytecode) nor an HLO proto".into())
 }
 
-/// The first word of MLIR or HLO text, comments skipped.
-fn first_word(text: &str) -> &str {
-    let lines = text.lines().map(str::trim);
-    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).next().unwrap_or_default()
+/// The first line of MLIR or HLO text that is not a comment.
+fn first_line(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| !line.is_empty() && !line.starts_with("//")).unwrap_or_default()
 }
 
 impl Client {
