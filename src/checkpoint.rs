@@ -2,6 +2,7 @@
 //!
 //! Knows the safetensors format and the file system, and no device.
 
+mod digest;
 mod header;
 pub mod layout;
 mod mapping;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+pub use digest::{DIGEST_KEY, read_digests, sha256};
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
 pub use writer::{CheckpointWriter, WriteOptions};
 

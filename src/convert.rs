@@ -2,9 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-mod cast;
 pub mod npy;
 mod safetensors;
 
-pub use cast::{Cast, can_cast};
 pub use safetensors::{ConvertOptions, ConvertReport, convert};

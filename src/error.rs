@@ -62,6 +62,13 @@ pub enum Error {
     #[error("the names do not form a tree: {0}")]
     Tree(String),
 
+    /// A checkpoint is not what the template says; one line per leaf.
+    #[error("the checkpoint does not fit the template:{}", lines(.problems))]
+    Template {
+        /// One sentence per leaf that is missing, unused or mismatched.
+        problems: Vec<String>,
+    },
+
     /// The caller passed something that cannot be used.
     #[error("{0}")]
     InvalidArgument(String),
@@ -229,7 +236,7 @@ impl Error {
     /// Whose fault this is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::Malformed { .. } | Error::Tree(_) => Blame::File,
+            Error::Malformed { .. } | Error::Tree(_) | Error::Template { .. } => Blame::File,
             Error::Io { .. } | Error::PluginInstall { .. } => Blame::System,
             Error::NotFound { .. }
             | Error::InvalidArgument(_)

@@ -19,6 +19,7 @@
 //! key map; [`load`] and [`save`], between the two; [`program`], what runs; [`convert`], other forms.
 
 pub mod array;
+pub mod cast;
 pub mod checkpoint;
 pub mod convert;
 pub mod dtype;
@@ -41,4 +42,4 @@ pub use params::{Params, deserialize, serialize};
 pub use pjrt::{Buffer, Client, CompileOptions, Device, Event, HostSemantics, Memory, Placement, Plugin};
 pub use program::{Argument, Function, Outputs, Program};
 pub use save::SaveOptions;
-pub use tree::{KeyMap, KeyPath};
+pub use tree::{Framework, KeyMap, KeyPath, Tree, TreeDef};

@@ -1,58 +1,36 @@
 //! From a checkpoint to a device: a plan is made first, then carried out, then reported.
 
+mod names;
+mod options;
 mod plan;
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
+pub use options::{LoadOptions, Rename, Sharing, Strictness, Structure, Template, Verification};
 pub use plan::{LoadPlan, Route, Step, Target};
 
-use crate::checkpoint::Checkpoint;
-use crate::error::{Context, Result};
+use crate::array::ArraySpec;
+use crate::cast::Cast;
+use crate::checkpoint::{Checkpoint, TensorInfo, read_digests, sha256};
+use crate::error::{Context, Error, Result};
 use crate::params::Params;
 use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
 use crate::sub_byte;
+use crate::tree::{Framework, KeyMap, Node, record};
 
 /// XLA:CPU uses host memory in place only at this alignment, in bytes (`cpu_function_runtime::MinAlign`).
 const CPU_ALIAS_ALIGNMENT: usize = 64;
-
-/// How a checkpoint is loaded.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct LoadOptions {
-    /// Where the buffers go; the client's first device if `None`.
-    pub to: Option<Placement>,
-    /// Whether buffers may use the file's memory map in place.
-    pub sharing: Sharing,
-}
-
-impl LoadOptions {
-    /// Puts the buffers on this device or memory.
-    pub fn to(mut self, placement: impl Into<Placement>) -> LoadOptions {
-        self.to = Some(placement.into());
-        self
-    }
-
-    /// Says whether buffers may use the file's memory map in place.
-    pub fn sharing(mut self, sharing: Sharing) -> LoadOptions {
-        self.sharing = sharing;
-        self
-    }
-}
-
-/// Whether buffers may use the file's memory map in place, where the platform can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sharing {
-    /// They may: nothing is copied, and the file must not be overwritten in place while they live.
-    #[default]
-    Allowed,
-    /// They may not: what happens to the file after loading does not matter.
-    Never,
-}
 
 /// What a load did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct LoadReport {
+    /// The framework whose names these are: as it was given, recorded or recognised.
+    pub framework: Framework,
+    /// Whether the tree came from a structure record, rather than from the names.
+    pub has_record: bool,
     /// Tensors that were loaded.
     pub tensors: usize,
     /// Their bytes in the file.
@@ -65,6 +43,8 @@ pub struct LoadReport {
     pub copied_tensors: usize,
     /// Their bytes.
     pub copied_bytes: u64,
+    /// Tensors whose elements were cast.
+    pub cast_tensors: usize,
 }
 
 /// Loads a checkpoint, and reports how.
@@ -80,18 +60,70 @@ pub(crate) fn load(
     let target = Target {
         alias_alignment: (options.sharing == Sharing::Allowed).then(|| alias_alignment(client)).flatten(),
     };
-    let plan = LoadPlan::new(checkpoint.tensors(), checkpoint.data().as_ptr() as usize, target);
-    let mut report = LoadReport::default();
-    let mut leaves = Vec::with_capacity(plan.steps.len());
-    for step in &plan.steps {
+    let selection =
+        names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
+    let digests = match options.verification {
+        Verification::Digests => read_digests(checkpoint.metadata())?,
+        Verification::None => Default::default(),
+    };
+    let plan =
+        LoadPlan::new(&selection.tensors(), checkpoint.data().as_ptr() as usize, target, &options.dtypes)?;
+    let mut report = LoadReport {
+        framework: selection.framework,
+        has_record: selection.has_record,
+        ..LoadReport::default()
+    };
+    let mut buffers: Vec<Option<Buffer>> = vec![None; plan.steps.len()];
+    // In the order of the bytes, so that reads are sequential.
+    for &position in &plan.order {
+        let step = &plan.steps[position];
         let bytes = checkpoint.data().slice(step.range.clone());
+        if let Some(expected) = digests.get(&step.name) {
+            check_digest(&bytes, expected).for_tensor(&step.name)?;
+        }
         let buffer = carry_out(client, step, bytes.clone(), &to).for_tensor(&step.name)?;
         report.add(step, step.route == Route::Alias && is_in_place(&buffer, &bytes));
-        leaves.push((step.name.clone(), buffer));
+        buffers[position] = Some(buffer);
     }
     tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
-    let params = Params::from_buffers(leaves).map_err(|error| named(error, checkpoint.origin()))?;
-    Ok((params.with_metadata(checkpoint.metadata().clone()), report))
+    let params = Params::from_parts(selection.keys, buffers.into_iter().flatten().collect());
+    Ok((params.with_metadata(record::strip(checkpoint.metadata()), selection.framework), report))
+}
+
+/// A checkpoint's tree, without its bytes.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// The structure and the leaves.
+    pub keys: KeyMap,
+    /// The types and shapes of the leaves in the file, in JAX's order.
+    pub specs: Vec<ArraySpec>,
+    /// The framework whose names these are.
+    pub framework: Framework,
+    /// Whether the tree came from a structure record.
+    pub has_record: bool,
+}
+
+impl Outline {
+    /// The tree with the sums over its nodes.
+    pub fn tree(&self) -> Node {
+        Node::build(self.keys.def(), &mut self.specs.iter())
+    }
+}
+
+/// The tree that [`Params::load_with`] would load with these options, without loading it.
+///
+/// # Errors
+/// [`Error::Tree`] when the names or the structure record do not make a tree; [`Error::Template`].
+pub fn outline(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Outline> {
+    let selection =
+        names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
+    let specs = selection.tensors().iter().map(|(_, tensor)| tensor.spec.clone()).collect();
+    Ok(Outline {
+        keys: selection.keys,
+        specs,
+        framework: selection.framework,
+        has_record: selection.has_record,
+    })
 }
 
 /// What host memory must be aligned to for the client to use it in place; `None` where it never does.
@@ -100,14 +132,35 @@ fn alias_alignment(client: &Client) -> Option<usize> {
 }
 
 fn carry_out(client: &Client, step: &Step, bytes: Bytes, to: &Placement) -> Result<Buffer> {
-    match step.route {
-        Route::Alias => client.buffer_from_host(&step.spec, bytes, to, HostSemantics::Alias),
-        Route::Copy => client.buffer_from_host(&step.spec, bytes, to, HostSemantics::Copy),
-        Route::Unpack => {
-            let unpacked = sub_byte::unpack(&bytes, step.spec.dtype);
-            client.buffer_from_host(&step.spec, unpacked.into(), to, HostSemantics::Copy)
+    let (bytes, semantics): (Bytes, _) = match step.route {
+        Route::Alias => (bytes, HostSemantics::Alias),
+        Route::Copy => (bytes, HostSemantics::Copy),
+        Route::Unpack => (sub_byte::unpack(&bytes, step.spec.dtype).into(), HostSemantics::Copy),
+        Route::Cast { from } => {
+            let cast = Cast::new(&bytes, from, step.spec.dtype)?;
+            if cast.overflows > 0 {
+                tracing::warn!(
+                    tensor = step.name,
+                    elements = cast.overflows,
+                    "elements became infinite in a cast"
+                );
+            }
+            (cast.bytes.into(), HostSemantics::Copy)
         }
+    };
+    client.buffer_from_host(&step.spec, bytes, to, semantics)
+}
+
+fn check_digest(bytes: &[u8], expected: &str) -> Result<()> {
+    let found = sha256(bytes);
+    if found == expected {
+        return Ok(());
     }
+    Err(Error::Malformed {
+        origin: "the tensor".into(),
+        format: "copy of what was written",
+        problem: format!("its sha256 is {found}, and {expected} was recorded"),
+    })
 }
 
 /// Whether the buffer really uses these bytes: a plugin may copy although it was told that it need not.
@@ -118,9 +171,9 @@ fn is_in_place(buffer: &Buffer, bytes: &Bytes) -> bool {
 }
 
 /// Names the file in an error about its names.
-fn named(error: crate::Error, origin: &str) -> crate::Error {
+fn in_file(error: Error, origin: &str) -> Error {
     match error {
-        crate::Error::Tree(problem) => crate::Error::Tree(format!("in {origin}, {problem}")),
+        Error::Tree(problem) => Error::Tree(format!("in {origin}, {problem}")),
         other => other,
     }
 }
@@ -130,6 +183,7 @@ impl LoadReport {
         let bytes = step.range.len() as u64;
         self.tensors += 1;
         self.bytes += bytes;
+        self.cast_tensors += usize::from(matches!(step.route, Route::Cast { .. }));
         let (tensors, sum) = if in_place {
             (&mut self.aliased_tensors, &mut self.aliased_bytes)
         } else {
@@ -139,3 +193,6 @@ impl LoadReport {
         *sum += bytes;
     }
 }
+
+/// A tensor of the file under the name that it is loaded by.
+pub(crate) type Selected<'a> = (Cow<'a, str>, &'a TensorInfo);

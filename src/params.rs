@@ -1,16 +1,16 @@
 //! Parameters: a tree of device buffers, with the key map that says what each is called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
-use crate::array::ArraySpec;
+use crate::array::HostArray;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::load::{LoadOptions, LoadReport, load};
-use crate::pjrt::{Buffer, Client, Placement};
+use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
 use crate::save::{SaveOptions, save, to_bytes};
-use crate::tree::{KeyMap, Node};
+use crate::tree::{Framework, KeyMap, KeyPath, Leaf, Node, Tree};
 
 /// A tree of arrays on a device, in JAX's order.
 ///
@@ -20,6 +20,7 @@ pub struct Params {
     keys: KeyMap,
     buffers: Vec<Buffer>,
     metadata: BTreeMap<String, String>,
+    framework: Framework,
 }
 
 impl Params {
@@ -27,7 +28,7 @@ impl Params {
     /// whatever uses a buffer waits for it, and so does [`Params::wait`].
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses
+    /// [`crate::Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses
     /// one.
     pub fn load(client: &Client, path: impl AsRef<Path>) -> Result<Params> {
         Ok(Params::load_with(client, path, &LoadOptions::default())?.0)
@@ -45,25 +46,66 @@ impl Params {
         load(client, &Checkpoint::open(path)?, options)
     }
 
-    /// The tree of these buffers, named by their paths joined with `.`.
+    /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.
     ///
     /// # Errors
-    /// [`Error::Tree`] when the names do not form a tree.
+    /// [`crate::Error::Tree`] when the names do not form a tree.
     pub fn from_buffers(buffers: impl IntoIterator<Item = (String, Buffer)>) -> Result<Params> {
-        let mut by_name = BTreeMap::new();
-        for (name, buffer) in buffers {
-            if let Some((name, _)) = by_name.insert(name.clone(), buffer).map(|old| (name, old)) {
-                return Err(Error::Tree(format!("two leaves have the name `{name}`")));
-            }
-        }
-        let keys = KeyMap::from_names(by_name.keys().cloned())?;
-        let take = |leaf: &crate::tree::Leaf| by_name.remove(&leaf.name);
-        let buffers: Vec<Buffer> = keys.leaves().iter().filter_map(take).collect();
-        Ok(Params { keys, buffers, metadata: BTreeMap::new() })
+        let buffers: Vec<(String, Buffer)> = buffers.into_iter().collect();
+        let keys = KeyMap::from_names(buffers.iter().map(|(name, _)| name.as_str()))?;
+        let mut by_name: HashMap<String, Buffer> = buffers.into_iter().collect();
+        let buffers = keys.leaves().iter().filter_map(|leaf| by_name.remove(&leaf.name)).collect();
+        Ok(Params::from_parts(keys, buffers))
     }
 
-    pub(crate) fn with_metadata(mut self, metadata: BTreeMap<String, String>) -> Params {
+    /// The parameters of this tree.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when two leaves would have one name on disk.
+    pub fn from_tree(tree: Tree<Buffer>) -> Result<Params> {
+        let (def, buffers) = tree.flatten();
+        Ok(Params::from_parts(KeyMap::new(def)?, buffers))
+    }
+
+    /// Moves a tree of host arrays to a device or memory. The transfers may still be under way on return.
+    ///
+    /// ```no_run
+    /// use safejax::{Client, HostArray, Params, Tree, TreeDef};
+    /// let client = Client::cpu()?;
+    /// let def = TreeDef::dict([("kernel".into(), TreeDef::LEAF)])?;
+    /// let tree = Tree::unflatten(def, [HostArray::from_slice(&[2, 2], &[1.0f32, 0.0, 0.0, 1.0])?])?;
+    /// let params = Params::from_host(&client, &(&client.device(0)?).into(), tree)?;
+    /// assert_eq!(params.get("kernel")?.to_vec::<f32>()?[0], 1.0);
+    /// # Ok::<(), safejax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when two leaves would have one name on disk; an error naming the leaf when the plugin
+    /// refuses one.
+    pub fn from_host(client: &Client, to: &Placement, tree: Tree<HostArray>) -> Result<Params> {
+        let (def, arrays) = tree.flatten();
+        let keys = KeyMap::new(def)?;
+        let upload = |(leaf, array): (&Leaf, HostArray)| {
+            let bytes = array.bytes().clone();
+            client.buffer_from_host(array.spec(), bytes, to, HostSemantics::Copy).for_tensor(&leaf.name)
+        };
+        let buffers = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
+        Ok(Params::from_parts(keys, buffers))
+    }
+
+    /// A key map and the buffers of its leaves, in its order.
+    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<Buffer>) -> Params {
+        debug_assert_eq!(keys.len(), buffers.len());
+        Params { keys, buffers, ..Params::default() }
+    }
+
+    pub(crate) fn with_metadata(
+        mut self,
+        metadata: BTreeMap<String, String>,
+        framework: Framework,
+    ) -> Params {
         self.metadata = metadata;
+        self.framework = framework;
         self
     }
 
@@ -71,7 +113,7 @@ impl Params {
     /// the bytes are on the disk.
     ///
     /// # Errors
-    /// [`Error::Io`]; an error naming the tensor when its transfer fails or the format cannot hold it.
+    /// [`crate::Error::Io`]; an error naming the tensor when its transfer fails or the format cannot hold it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_with(path, &SaveOptions::default())
     }
@@ -84,21 +126,108 @@ impl Params {
         save(self, path.as_ref(), options)
     }
 
-    /// The buffer of this name, such as `params.Dense_0.kernel`.
+    /// The buffer of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as
+    /// `['params']['Dense_0']['kernel']`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] with the names that look alike.
+    /// [`crate::Error::NotFound`] with the names that look alike.
     pub fn get(&self, name: &str) -> Result<&Buffer> {
         self.keys.index(name).map(|index| &self.buffers[index])
     }
 
-    /// The tree below this name; its names are shorter by that much.
+    /// The buffer of a leaf, to be replaced by another.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there is nothing below it.
+    /// [`crate::Error::NotFound`] with the names that look alike.
+    pub fn get_mut(&mut self, name: &str) -> Result<&mut Buffer> {
+        self.keys.index(name).map(|index| &mut self.buffers[index])
+    }
+
+    /// Puts a buffer at a name: in the place of the leaf that has it, whose old buffer is returned, or at a
+    /// new place in nested dictionaries.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when the name is that of a node, leads through a leaf, or would have to add to a list
+    /// or another node that is not a dictionary.
+    pub fn insert(&mut self, name: &str, buffer: Buffer) -> Result<Option<Buffer>> {
+        if let Ok(index) = self.keys.index(name) {
+            return Ok(Some(std::mem::replace(&mut self.buffers[index], buffer)));
+        }
+        let added = Params::from_buffers([(name.to_owned(), buffer)])?;
+        *self = self.merge(&added)?;
+        Ok(None)
+    }
+
+    /// Takes a leaf out of the tree. Dictionaries that become empty go too; a place in a list or in another
+    /// node becomes `None`.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`] with the names that look alike.
+    pub fn remove(&mut self, name: &str) -> Result<Buffer> {
+        let index = self.keys.index(name)?;
+        let buffer = self.buffers[index].clone();
+        let keep: Vec<bool> = (0..self.buffers.len()).map(|other| other != index).collect();
+        *self = self.keep(&keep)?;
+        Ok(buffer)
+    }
+
+    /// The tree below a node, by its name or path; its names are shorter by that much.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`] when there is nothing there.
     pub fn subtree(&self, name: &str) -> Result<Params> {
         let (keys, range) = self.keys.subtree(name)?;
-        Ok(Params { keys, buffers: self.buffers[range].to_vec(), metadata: BTreeMap::new() })
+        Ok(Params::from_parts(keys, self.buffers[range].to_vec()))
+    }
+
+    /// The leaves for which `predicate` holds, and the others. What becomes empty goes, as for
+    /// [`Params::remove`].
+    ///
+    /// # Errors
+    /// Never for trees that were loaded or built here.
+    pub fn partition(&self, mut predicate: impl FnMut(&str, &Buffer) -> bool) -> Result<(Params, Params)> {
+        let keep: Vec<bool> = self.iter().map(|(name, buffer)| predicate(name, buffer)).collect();
+        let others: Vec<bool> = keep.iter().map(|keep| !keep).collect();
+        Ok((self.keep(&keep)?, self.keep(&others)?))
+    }
+
+    fn keep(&self, keep: &[bool]) -> Result<Params> {
+        let kept = self.buffers.iter().zip(keep).filter(|(_, keep)| **keep).map(|(buffer, _)| buffer.clone());
+        let params = Params::from_parts(self.keys.filter(keep)?, kept.collect());
+        Ok(params.with_metadata(self.metadata.clone(), self.framework))
+    }
+
+    /// The tree of both: dictionaries are joined, and a node that only one has is that one's.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] naming the first path at which both have something that cannot be joined.
+    pub fn merge(&self, other: &Params) -> Result<Params> {
+        let keys = KeyMap::new(self.keys.def().merge(other.keys.def())?)?;
+        let leaves = self.keys.leaves().iter().zip(&self.buffers);
+        let by_path: HashMap<&KeyPath, &Buffer> = leaves
+            .chain(other.keys.leaves().iter().zip(&other.buffers))
+            .map(|(leaf, buffer)| (&leaf.path, buffer))
+            .collect();
+        let buffers = keys.leaves().iter().map(|leaf| by_path[&leaf.path].clone()).collect();
+        Ok(Params::from_parts(keys, buffers).with_metadata(self.metadata.clone(), self.framework))
+    }
+
+    /// The tree of what `map` makes of every buffer, by name.
+    ///
+    /// # Errors
+    /// The first error of `map`, naming its leaf.
+    pub fn map(&self, mut map: impl FnMut(&str, &Buffer) -> Result<Buffer>) -> Result<Params> {
+        let buffers = self.iter().map(|(name, buffer)| map(name, buffer).for_tensor(name));
+        Ok(Params { buffers: buffers.collect::<Result<_>>()?, ..self.clone() })
+    }
+
+    /// The arrays on the host, in the same tree. Blocks until they are there.
+    ///
+    /// # Errors
+    /// The first failure, naming its leaf.
+    pub fn to_host(&self) -> Result<Tree<HostArray>> {
+        let arrays = self.iter().map(|(name, buffer)| buffer.to_host().for_tensor(name));
+        Tree::unflatten(self.keys.def().clone(), arrays.collect::<Result<Vec<_>>>()?)
     }
 
     /// The leaves, in JAX's order.
@@ -131,14 +260,24 @@ impl Params {
         self.buffers.is_empty()
     }
 
-    /// The tree with the sums over its nodes.
-    pub fn tree(&self) -> Node {
-        Node::build(self.keys.leaves().iter().zip(self.buffers.iter().map(Buffer::spec)))
+    /// The framework whose names these are.
+    pub fn framework(&self) -> Framework {
+        self.framework
     }
 
-    /// The names and specs of the leaves, in JAX's order.
-    pub(crate) fn specs(&self) -> Vec<(String, ArraySpec)> {
-        self.iter().map(|(name, buffer)| (name.to_owned(), buffer.spec().clone())).collect()
+    /// The elements of all arrays together.
+    pub fn parameter_count(&self) -> u64 {
+        self.tree().summary.parameters
+    }
+
+    /// The bytes of all arrays together, as they are in a file.
+    pub fn total_bytes(&self) -> u64 {
+        self.tree().summary.bytes
+    }
+
+    /// The tree with the sums over its nodes.
+    pub fn tree(&self) -> Node {
+        Node::build(self.keys.def(), &mut self.buffers.iter().map(Buffer::spec))
     }
 
     /// Blocks until every buffer's content is there.
@@ -152,10 +291,9 @@ impl Params {
     /// Starts copying every leaf to another device or memory of its client.
     ///
     /// # Errors
-    /// The first failure, naming its tensor.
+    /// The first failure, naming its leaf.
     pub fn copy_to(&self, to: &Placement) -> Result<Params> {
-        let copies = self.iter().map(|(name, buffer)| buffer.copy_to(to).for_tensor(name));
-        Ok(Params { buffers: copies.collect::<Result<_>>()?, ..self.clone() })
+        self.map(|_, buffer| buffer.copy_to(to))
     }
 }
 
@@ -183,7 +321,7 @@ pub fn serialize(params: &Params) -> Result<Vec<u8>> {
 /// Parameters on the client's first device, from the bytes of a safetensors file, which are copied.
 ///
 /// # Errors
-/// [`Error::Malformed`] when the bytes are not a valid safetensors file.
+/// [`crate::Error::Malformed`] when the bytes are not a valid safetensors file.
 pub fn deserialize(client: &Client, bytes: &[u8]) -> Result<Params> {
     let checkpoint = Checkpoint::from_bytes(bytes.to_vec())?;
     Ok(load(client, &checkpoint, &LoadOptions::default())?.0)

@@ -89,6 +89,22 @@ impl CheckpointWriter {
         Ok(())
     }
 
+    /// Replaces the file's beginning by another of the same length, once its content is known.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the length differs; [`Error::Io`].
+    pub fn replace_head(&mut self, head: &[u8]) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        if head.len() != self.layout.head.len() {
+            return Err(Error::InvalidArgument(format!(
+                "a head of {} bytes cannot take the place of one of {}",
+                head.len(),
+                self.layout.head.len()
+            )));
+        }
+        self.file.as_file().write_all_at(head, 0).map_err(|error| Error::io("write", &self.target, error))
+    }
+
     /// Gives the file its name.
     ///
     /// # Errors

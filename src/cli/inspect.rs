@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use safejax::tree::Node;
-use safejax::{Checkpoint, KeyMap, Program};
+use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
+use safejax::load::{Outline, outline};
+use safejax::tree::record;
+use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
 
 use super::OutputArgs;
@@ -36,35 +38,15 @@ impl Inspect {
     }
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
-        let keys = KeyMap::from_names(checkpoint.tensors().iter().map(|tensor| tensor.name.clone()));
-        let aligned = checkpoint
-            .tensors()
-            .iter()
-            .filter(|tensor| tensor.range.start % safejax::checkpoint::DEFAULT_ALIGNMENT == 0)
-            .count();
-        let summary = |tree: &Node| {
-            format!(
-                "{}: {}\n{aligned} of {} tensors aligned to {} bytes; data from byte {}\n",
-                checkpoint.origin(),
-                tree.summary,
-                checkpoint.tensors().len(),
-                safejax::checkpoint::DEFAULT_ALIGNMENT,
-                checkpoint.data_start(),
-            )
-        };
-        let text = || -> Result<String> {
-            let keys = keys?;
-            let specs: Vec<_> = keys
-                .leaves()
-                .iter()
-                .map(|leaf| checkpoint.tensor(&leaf.name).map(|tensor| &tensor.spec))
-                .collect::<Result<_, _>>()?;
-            let tree = Node::build(keys.leaves().iter().zip(specs));
-            Ok(format!("{}{}{tree}", summary(&tree), metadata_lines(checkpoint)))
-        };
+        let outline = outline(checkpoint, &LoadOptions::default());
         if !self.output.json {
-            return text();
+            return Ok(text(checkpoint, &outline?));
         }
+        // What is broken about the tree is told beside the tensors, which are there all the same.
+        let (tree, error) = match &outline {
+            Ok(outline) => (Some(record::to_json(outline.keys.def())), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         let tensors: Vec<_> = checkpoint
             .tensors()
             .iter()
@@ -86,6 +68,9 @@ impl Inspect {
                 "file_bytes": checkpoint.file_bytes(),
                 "data_start": checkpoint.data_start(),
                 "metadata": checkpoint.metadata(),
+                "framework": outline.as_ref().ok().map(|outline| outline.framework),
+                "tree": tree,
+                "tree_error": error,
                 "tensors": tensors,
             })
         ))
@@ -114,6 +99,23 @@ impl Inspect {
             },
         )
     }
+}
+
+fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
+    let is_aligned = |tensor: &&TensorInfo| tensor.range.start.is_multiple_of(DEFAULT_ALIGNMENT);
+    let aligned = checkpoint.tensors().iter().filter(is_aligned).count();
+    let tree = outline.tree();
+    format!(
+        "{}: {}\n{aligned} of {} tensors aligned to {DEFAULT_ALIGNMENT} bytes; data from byte {}\n\
+         names as {} has them; structure from {}\n{}{tree}",
+        checkpoint.origin(),
+        tree.summary,
+        checkpoint.tensors().len(),
+        checkpoint.data_start(),
+        outline.framework,
+        if outline.has_record { "its record in the metadata" } else { "the names" },
+        metadata_lines(checkpoint),
+    )
 }
 
 /// The metadata, one line a string, long ones cut.

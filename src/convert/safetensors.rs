@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::cast::{Cast, can_cast};
 use crate::array::ArraySpec;
+use crate::cast::{Cast, cast_dtype};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, DEFAULT_ALIGNMENT, Layout, WriteOptions};
 use crate::dtype::DType;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// How a file is converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn convert(input: &Checkpoint, output: &Path, options: &ConvertOptions) -> R
         .tensors()
         .iter()
         .map(|tensor| {
-            let dtype = target_dtype(tensor.spec.dtype, options.dtype).for_tensor(&tensor.name)?;
+            let dtype = cast_dtype(tensor.spec.dtype, options.dtype).for_tensor(&tensor.name)?;
             Ok((tensor.name.clone(), ArraySpec::new(dtype, tensor.spec.shape.clone())))
         })
         .collect::<Result<_>>()?;
@@ -82,20 +82,4 @@ pub fn convert(input: &Checkpoint, output: &Path, options: &ConvertOptions) -> R
     }
     writer.finish()?;
     Ok(report)
-}
-
-/// What a tensor of type `from` becomes.
-fn target_dtype(from: DType, wanted: Option<DType>) -> Result<DType> {
-    match wanted {
-        Some(to) if from.is_float() && from != to => {
-            if can_cast(from, to) {
-                return Ok(to);
-            }
-            Err(Error::InvalidArgument(format!(
-                "a cast from {from} to {to} is not supported; float16, bfloat16, float32 and float64 can be cast \
-                 to each other"
-            )))
-        }
-        _ => Ok(from),
-    }
 }

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::Selected;
+use super::names::loaded_dtype;
 use crate::array::ArraySpec;
-use crate::checkpoint::TensorInfo;
+use crate::dtype::DType;
+use crate::error::{Context, Result};
 
 /// What the destination of a load can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +28,19 @@ pub enum Route {
     Copy,
     /// Sub-byte elements are unpacked to a byte each, which the device copies.
     Unpack,
+    /// Elements are cast from this type, and the device copies the result.
+    Cast {
+        /// Their type in the file.
+        from: DType,
+    },
 }
 
 /// One tensor of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Its name in the file.
+    /// Its name on disk, after renaming.
     pub name: String,
-    /// Its type and shape.
+    /// Its type and shape on the device.
     pub spec: ArraySpec,
     /// Its bytes, from the beginning of the file.
     pub range: Range<usize>,
@@ -40,43 +48,50 @@ pub struct Step {
     pub route: Route,
 }
 
-/// What a load will do, in the order of the file's bytes.
+/// What a load will do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadPlan {
-    /// The tensors.
+    /// The tensors, in the order of the tree's leaves.
     pub steps: Vec<Step>,
+    /// The positions of the steps in the order of their bytes, in which they are carried out.
+    pub order: Vec<usize>,
 }
 
 impl LoadPlan {
     /// Plans a load of these tensors from a file whose first byte is at `base_address` in memory.
-    pub fn new(tensors: &[TensorInfo], base_address: usize, target: Target) -> LoadPlan {
-        let steps = tensors.iter().map(|tensor| Step {
-            name: tensor.name.clone(),
-            spec: tensor.spec.clone(),
-            range: tensor.range.clone(),
-            route: route(tensor, base_address, target),
-        });
-        LoadPlan { steps: steps.collect() }
-    }
-}
-
-fn route(tensor: &TensorInfo, base_address: usize, target: Target) -> Route {
-    if tensor.spec.dtype.is_sub_byte() {
-        return Route::Unpack;
-    }
-    match target.alias_alignment {
-        Some(alignment)
-            if !tensor.range.is_empty() && (base_address + tensor.range.start).is_multiple_of(alignment) =>
-        {
-            Route::Alias
-        }
-        _ => Route::Copy,
+    pub(crate) fn new(
+        tensors: &[Selected<'_>],
+        base_address: usize,
+        target: Target,
+        dtypes: &[(String, DType)],
+    ) -> Result<LoadPlan> {
+        let step = |(name, tensor): &Selected<'_>| -> Result<Step> {
+            let from = tensor.spec.dtype;
+            let dtype = loaded_dtype(&tensor.name, from, dtypes).for_tensor(&tensor.name)?;
+            let route = match target.alias_alignment {
+                _ if dtype != from => Route::Cast { from },
+                _ if dtype.is_sub_byte() => Route::Unpack,
+                Some(alignment)
+                    if !tensor.range.is_empty()
+                        && (base_address + tensor.range.start).is_multiple_of(alignment) =>
+                {
+                    Route::Alias
+                }
+                _ => Route::Copy,
+            };
+            let spec = ArraySpec::new(dtype, tensor.spec.shape.clone());
+            Ok(Step { name: name.to_string(), spec, range: tensor.range.clone(), route })
+        };
+        let steps = tensors.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..steps.len()).collect();
+        order.sort_by_key(|&position| steps[position].range.start);
+        Ok(LoadPlan { steps, order })
     }
 }
 
 impl fmt::Display for LoadPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.steps.iter().try_for_each(|step| {
+        self.order.iter().map(|&position| &self.steps[position]).try_for_each(|step| {
             writeln!(
                 f,
                 "{:?} {}..{} {} {}",
@@ -89,31 +104,43 @@ impl fmt::Display for LoadPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::checkpoint::TensorInfo;
 
     fn tensor(dtype: DType, range: Range<usize>) -> TensorInfo {
         TensorInfo { name: format!("{dtype}@{}", range.start), spec: ArraySpec::new(dtype, []), range }
     }
 
+    fn plan(
+        tensors: &[TensorInfo],
+        base: usize,
+        alignment: Option<usize>,
+        dtypes: &[(String, DType)],
+    ) -> LoadPlan {
+        let selected: Vec<Selected<'_>> =
+            tensors.iter().map(|tensor| (tensor.name.as_str().into(), tensor)).collect();
+        LoadPlan::new(&selected, base, Target { alias_alignment: alignment }, dtypes).unwrap()
+    }
+
     #[test]
     fn only_aligned_tensors_are_used_in_place_and_only_where_the_device_can() {
         let tensors = [
+            tensor(DType::F4E2M1FN, 256..260),
             tensor(DType::F32, 128..192),
             tensor(DType::F32, 136..140),
             tensor(DType::F32, 192..192),
-            tensor(DType::F4E2M1FN, 256..260),
+            tensor(DType::F64, 320..384),
         ];
-        let cpu = LoadPlan::new(&tensors, 4096, Target { alias_alignment: Some(64) });
+        let cpu = plan(&tensors, 4096, Some(64), &[("float64*".into(), DType::BF16)]);
         insta::assert_snapshot!(cpu.to_string(), @r"
         Alias 128..192 float32[] float32@128
         Copy 136..140 float32[] float32@136
         Copy 192..192 float32[] float32@192
         Unpack 256..260 float4_e2m1fn[] float4_e2m1fn@256
+        Cast { from: F64 } 320..384 bfloat16[] float64@320
         ");
-        let gpu = LoadPlan::new(&tensors, 4096, Target { alias_alignment: None });
+        let gpu = plan(&tensors, 4096, None, &[]);
         assert!(gpu.steps.iter().all(|step| step.route != Route::Alias));
         // Bytes in memory need not begin at a page.
-        let off = LoadPlan::new(&tensors, 4096 + 8, Target { alias_alignment: Some(64) });
-        assert_eq!(off.steps[0].route, Route::Copy);
+        assert_eq!(plan(&tensors, 4096 + 8, Some(64), &[]).steps[1].route, Route::Copy);
     }
 }

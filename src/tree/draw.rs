@@ -1,17 +1,18 @@
 //! A tree as a person looks at it: nodes with what is below them, drawn with lines.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use super::key_map::Leaf;
+use super::def::TreeDef;
 use super::key_path::Key;
 use crate::array::ArraySpec;
 
 /// A node of a tree with the sums over the leaves below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Node {
+    /// What the node is, where that is neither a dictionary nor an array: `list`, `None`, a type's name.
+    pub kind: Option<String>,
     /// The nodes below, in JAX's order.
-    pub children: BTreeMap<Key, Node>,
+    pub children: Vec<(Key, Node)>,
     /// The array, for a leaf.
     pub array: Option<ArraySpec>,
     /// What is below and in this node.
@@ -30,24 +31,35 @@ pub struct NodeSummary {
 }
 
 impl Node {
-    /// The tree of these leaves.
-    pub fn build<'a>(leaves: impl IntoIterator<Item = (&'a Leaf, &'a ArraySpec)>) -> Node {
-        let mut root = Node::default();
-        for (leaf, spec) in leaves {
+    /// The tree of this structure, with the arrays of its leaves in JAX's order.
+    pub fn build<'a>(def: &TreeDef, specs: &mut impl Iterator<Item = &'a ArraySpec>) -> Node {
+        if let TreeDef::Leaf(_) = def {
+            let array = specs.next().cloned();
+            let count = |size: Option<usize>| size.unwrap_or(0) as u64;
             let summary = NodeSummary {
                 leaves: 1,
-                parameters: spec.element_count().unwrap_or(0) as u64,
-                bytes: spec.packed_bytes().unwrap_or(0) as u64,
+                parameters: count(array.as_ref().and_then(|spec| spec.element_count().ok())),
+                bytes: count(array.as_ref().and_then(|spec| spec.packed_bytes().ok())),
             };
-            let mut node = &mut root;
-            node.summary.add(summary);
-            for key in leaf.path.keys() {
-                node = node.children.entry(key.clone()).or_default();
-                node.summary.add(summary);
-            }
-            node.array = Some(spec.clone());
+            return Node { kind: None, children: Vec::new(), array, summary };
         }
-        root
+        let kind = match def {
+            TreeDef::Dict(entries) if !entries.is_empty() => None,
+            TreeDef::Dict(_) => Some("empty dict".to_owned()),
+            TreeDef::None => Some("None".to_owned()),
+            TreeDef::List(_) => Some("list".to_owned()),
+            TreeDef::Tuple(_) => Some("tuple".to_owned()),
+            TreeDef::OrderedDict(_) => Some("OrderedDict".to_owned()),
+            TreeDef::NamedTuple { name, .. } | TreeDef::Custom { name, .. } => Some(name.clone()),
+            TreeDef::Leaf(_) => None,
+        };
+        let mut node = Node { kind, ..Node::default() };
+        for (key, child) in def.children() {
+            let child = Node::build(child, specs);
+            node.summary.add(child.summary);
+            node.children.push((key, child));
+        }
+        node
     }
 }
 
@@ -84,15 +96,17 @@ fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (position, (key, child)) in node.children.iter().enumerate() {
         let is_last = position + 1 == node.children.len();
         let label = match key {
-            Key::Dict(name) | Key::Attribute(name) => name.escape_debug().to_string(),
             Key::Index(index) => format!("[{index}]"),
+            key => key.to_name().escape_debug().to_string(),
         };
         let branch = if is_last { "└── " } else { "├── " };
+        let kind = child.kind.as_ref().map_or(String::new(), |kind| format!("  {kind}"));
         match &child.array {
             Some(spec) => {
                 writeln!(f, "{indent}{branch}{label}  {spec}  {}", human_bytes(child.summary.bytes))?;
             }
-            None => writeln!(f, "{indent}{branch}{label}  ({})", child.summary)?,
+            None if child.summary.leaves == 0 => writeln!(f, "{indent}{branch}{label}{kind}")?,
+            None => writeln!(f, "{indent}{branch}{label}{kind}  ({})", child.summary)?,
         }
         draw(child, &format!("{indent}{}", if is_last { "    " } else { "│   " }), f)?;
     }
@@ -100,7 +114,7 @@ fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 /// A number with its thousands apart: `1,234,567`.
-pub(crate) fn grouped(number: u64) -> String {
+fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (position, digit) in digits.chars().enumerate() {
@@ -113,7 +127,7 @@ pub(crate) fn grouped(number: u64) -> String {
 }
 
 /// Bytes in decimal units with three digits: `12.3 MB`.
-pub(crate) fn human_bytes(bytes: u64) -> String {
+fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -143,13 +157,28 @@ mod tests {
             ArraySpec::new(DType::BF16, [300, 10]),
             ArraySpec::new(DType::I32, []),
         ];
-        let tree = Node::build(map.leaves().iter().zip(&specs));
+        let tree = Node::build(map.def(), &mut specs.iter());
         insta::assert_snapshot!(tree.to_string(), @r"
         ├── params  (3,010 parameters, 6.04 kB in 2 leaves)
         │   └── Dense_0  (3,010 parameters, 6.04 kB in 2 leaves)
         │       ├── bias  float32[10]  40 B
         │       └── kernel  bfloat16[300,10]  6.00 kB
         └── step  int32[]  4 B
+        ");
+    }
+
+    #[test]
+    fn nodes_that_are_no_dictionaries_say_what_they_are() {
+        let def = TreeDef::dict([
+            ("a".into(), TreeDef::List(vec![TreeDef::LEAF, TreeDef::None])),
+            ("b".into(), TreeDef::Dict(vec![])),
+        ]);
+        let spec = ArraySpec::new(DType::F32, [1]);
+        insta::assert_snapshot!(Node::build(&def.unwrap(), &mut [spec].iter()).to_string(), @r"
+        ├── a  list  (1 parameter, 4 B in 1 leaf)
+        │   ├── [0]  float32[1]  4 B
+        │   └── [1]  None
+        └── b  empty dict
         ");
     }
 

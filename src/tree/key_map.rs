@@ -1,7 +1,11 @@
 //! The key map: a tree's leaves in JAX's order, by path and by name on disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ops::Range;
 
+use super::convention::Framework;
+use super::def::TreeDef;
+use super::glob::matches_glob;
 use super::key_path::{Key, KeyPath};
 use crate::error::{Error, Result};
 
@@ -14,47 +18,104 @@ pub struct Leaf {
     pub path: KeyPath,
 }
 
-/// The leaves of a tree of nested dictionaries, in the order in which JAX flattens it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A tree's structure, and its leaves in the order in which JAX flattens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyMap {
+    def: TreeDef,
     leaves: Vec<Leaf>,
     by_name: HashMap<String, usize>,
 }
 
+impl Default for KeyMap {
+    fn default() -> KeyMap {
+        KeyMap { def: TreeDef::Dict(Vec::new()), leaves: Vec::new(), by_name: HashMap::new() }
+    }
+}
+
 impl KeyMap {
-    /// The tree of nested dictionaries that these names stand for, split at `.`.
+    /// The key map of a structure, with every leaf named by its path.
+    ///
+    /// # Errors
+    /// [`Error::Tree`] when two leaves have one name, or one leaf's name is a node on the way to another:
+    /// such a file could not be told apart by name. Both are named.
+    pub fn new(def: TreeDef) -> Result<KeyMap> {
+        let leaves = def.paths().into_iter().map(|path| Leaf { name: path.to_name(), path }).collect();
+        KeyMap::with_leaves(def, leaves)
+    }
+
+    fn with_leaves(def: TreeDef, leaves: Vec<Leaf>) -> Result<KeyMap> {
+        check_names(&leaves)?;
+        let by_name = leaves.iter().enumerate().map(|(index, leaf)| (leaf.name.clone(), index)).collect();
+        Ok(KeyMap { def, leaves, by_name })
+    }
+
+    /// The tree that names stand for by a framework's convention. The leaves keep these names.
     ///
     /// # Errors
     /// [`Error::Tree`] when two leaves have one name, or one leaf's name is a node on the way to another;
     /// both are named.
-    pub fn from_names(names: impl IntoIterator<Item = impl Into<String>>) -> Result<KeyMap> {
-        let mut leaves: Vec<Leaf> = names
-            .into_iter()
-            .map(|name| {
-                let name = name.into();
-                Leaf { path: KeyPath::from_name(&name), name }
-            })
-            .collect();
-        leaves.sort_by(|a, b| a.path.cmp(&b.path));
-        // In this order a node's leaves follow it at once, so neighbours show every clash.
-        for pair in leaves.windows(2) {
-            let (first, second) = (&pair[0], &pair[1]);
-            if first.path == second.path {
-                return Err(Error::Tree(format!("two leaves have the name `{}`", first.name)));
-            }
-            if first.path.is_prefix_of(&second.path) {
-                return Err(Error::Tree(format!(
-                    "`{}` is a leaf, and also a node on the way to `{}`; rename one of them",
-                    first.name, second.name
-                )));
-            }
-        }
-        Ok(KeyMap::of_sorted(leaves))
+    pub fn from_names_by<'a>(
+        framework: Framework,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<KeyMap> {
+        let names: Vec<&str> = names.into_iter().collect();
+        let (def, paths) = framework.tree(&names)?;
+        let name_of: HashMap<&KeyPath, &str> = paths.iter().zip(names.iter().copied()).collect();
+        let leaves = def.paths().into_iter().map(|path| Leaf { name: name_of[&path].to_owned(), path });
+        let leaves = leaves.collect();
+        KeyMap::with_leaves(def, leaves)
     }
 
-    fn of_sorted(leaves: Vec<Leaf>) -> KeyMap {
-        let by_name = leaves.iter().enumerate().map(|(index, leaf)| (leaf.name.clone(), index)).collect();
-        KeyMap { leaves, by_name }
+    /// The tree of nested dictionaries that names stand for, split at `.`.
+    ///
+    /// # Errors
+    /// As for [`KeyMap::from_names_by`].
+    pub fn from_names(names: impl IntoIterator<Item = impl Into<String>>) -> Result<KeyMap> {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        KeyMap::from_names_by(Framework::Plain, names.iter().map(String::as_str))
+    }
+
+    /// The key map of a recorded structure over the names in a file, each of which must be a leaf's.
+    ///
+    /// # Errors
+    /// [`Error::Tree`] listing the leaves without a name and the names without a leaf.
+    pub fn from_record<'a>(
+        def: TreeDef,
+        framework: Framework,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<KeyMap> {
+        let mut left: HashMap<String, &str> = HashMap::new();
+        let mut problems = Vec::new();
+        for name in names {
+            let key = match framework {
+                // The recorded key is the name without the variable's type.
+                Framework::Objax => framework.path(name).to_name(),
+                _ => name.to_owned(),
+            };
+            left.insert(key, name);
+        }
+        let mut leaves = Vec::new();
+        for path in def.paths() {
+            match left.remove(&path.to_name()) {
+                Some(name) => leaves.push(Leaf { name: name.to_owned(), path }),
+                None => problems.push(format!("the leaf {path} has no tensor `{}`", path.to_name())),
+            }
+        }
+        let mut unused: Vec<&str> = left.into_values().collect();
+        unused.sort_unstable();
+        problems.extend(unused.iter().map(|name| format!("the tensor `{name}` has no leaf")));
+        if !problems.is_empty() {
+            return Err(Error::Tree(format!(
+                "the structure record does not fit the tensors: {}",
+                problems.join("; ")
+            )));
+        }
+        KeyMap::with_leaves(def, leaves)
+    }
+
+    /// The structure.
+    pub fn def(&self) -> &TreeDef {
+        &self.def
     }
 
     /// The leaves in JAX's order.
@@ -72,69 +133,126 @@ impl KeyMap {
         self.leaves.is_empty()
     }
 
-    /// The position of the leaf with this name.
+    /// The position of a leaf, by its name on disk, by its path joined with `.`, or by its path as `keystr`
+    /// prints it.
     ///
     /// # Errors
     /// [`Error::NotFound`] with names that look alike; for a node's name, its children.
     pub fn index(&self, name: &str) -> Result<usize> {
-        self.by_name.get(name).copied().ok_or_else(|| self.missing(name))
-    }
-
-    fn missing(&self, name: &str) -> Error {
-        if let Ok(range) = self.range(name) {
-            let depth = KeyPath::from_name(name).keys().len();
-            let children: HashSet<String> = self.leaves[range]
-                .iter()
-                .filter_map(|leaf| leaf.path.keys().get(depth))
-                .map(|key| format!("{name}.{}", KeyPath::from(vec![key.clone()]).to_name()))
-                .collect();
-            let mut children: Vec<String> = children.into_iter().collect();
-            children.sort();
-            return Error::NotFound { what: "leaf", name: name.to_owned(), nearest: children };
+        if let Some(&index) = self.by_name.get(name) {
+            return Ok(index);
         }
-        Error::not_found("leaf", name, self.leaves.iter().map(|leaf| leaf.name.as_str()))
-    }
-
-    /// The positions of the leaves at or below this name.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when there are none.
-    pub fn range(&self, name: &str) -> Result<std::ops::Range<usize>> {
-        let prefix = KeyPath::from_name(name);
-        let start = self.leaves.partition_point(|leaf| leaf.path < prefix);
-        let count = self.leaves[start..].iter().take_while(|leaf| prefix.is_prefix_of(&leaf.path)).count();
-        if count == 0 {
-            return Err(Error::not_found("node", name, self.leaves.iter().map(|leaf| leaf.name.as_str())));
+        match self.range(name) {
+            Ok((range, depth)) if range.len() == 1 && self.leaves[range.start].path.keys().len() == depth => {
+                Ok(range.start)
+            }
+            Ok((range, depth)) => {
+                let mut children: Vec<String> = self.leaves[range]
+                    .iter()
+                    .map(|leaf| KeyPath::from(leaf.path.keys()[..=depth].to_vec()).to_name())
+                    .collect();
+                children.dedup();
+                Err(Error::NotFound { what: "leaf", name: name.to_owned(), nearest: children })
+            }
+            Err(_) => Err(Error::not_found("leaf", name, self.leaves.iter().map(|leaf| leaf.name.as_str()))),
         }
-        Ok(start..start + count)
     }
 
-    /// The tree below this name, and the positions of its leaves in this one. A leaf's own name gives a
-    /// tree of that leaf alone, under its last key.
+    /// The leaves at or below a node, by its path joined with `.` or as `keystr` prints it, and the number of
+    /// keys in the node's path.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is nothing there.
-    pub fn subtree(&self, name: &str) -> Result<(KeyMap, std::ops::Range<usize>)> {
-        let range = self.range(name)?;
-        let depth = KeyPath::from_name(name).keys().len();
-        let relative = |path: &KeyPath| {
-            // A leaf keeps its last key, so that it still has a name.
-            let cut = depth.min(path.keys().len() - 1);
-            path.without_first(cut)
+    pub fn range(&self, name: &str) -> Result<(Range<usize>, usize)> {
+        let missing = || Error::not_found("node", name, self.leaves.iter().map(|leaf| leaf.name.as_str()));
+        let asked: Option<KeyPath> = name.parse().ok();
+        let is_node = |keys: &[Key]| -> bool {
+            let printed = KeyPath::from(keys.to_vec());
+            printed.to_name() == name
+                || asked
+                    .as_ref()
+                    .is_some_and(|asked| asked == &printed || asked.to_string() == printed.to_string())
         };
-        let leaves = self.leaves[range.clone()].iter().map(|leaf| {
-            let path = relative(&leaf.path);
-            Leaf { name: path.to_name(), path }
-        });
-        Ok((KeyMap::of_sorted(leaves.collect()), range))
+        for (start, leaf) in self.leaves.iter().enumerate() {
+            let keys = leaf.path.keys();
+            if let Some(depth) = (0..=keys.len()).find(|&depth| is_node(&keys[..depth])) {
+                let prefix = KeyPath::from(keys[..depth].to_vec());
+                // The leaves below one node follow each other.
+                let count =
+                    self.leaves[start..].iter().take_while(|leaf| prefix.is_prefix_of(&leaf.path)).count();
+                return Ok((start..start + count, depth));
+            }
+        }
+        Err(missing())
     }
 
-    /// The keys at the root, in order.
-    pub fn roots(&self) -> Vec<&Key> {
-        let mut keys: Vec<&Key> = self.leaves.iter().filter_map(|leaf| leaf.path.keys().first()).collect();
-        keys.dedup();
-        keys
+    /// The tree below a node, and the positions of its leaves in this one. A leaf's own name gives a tree of
+    /// that leaf alone, under its last key.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is nothing there.
+    pub fn subtree(&self, name: &str) -> Result<(KeyMap, Range<usize>)> {
+        let (range, depth) = self.range(name)?;
+        let first = &self.leaves[range.start].path;
+        let is_leaf = first.keys().len() == depth;
+        let cut = if is_leaf { depth.saturating_sub(1) } else { depth };
+        let node = KeyPath::from(first.keys()[..depth].to_vec());
+        let def = self.def.node(&node).cloned().unwrap_or(TreeDef::LEAF);
+        let def = match first.keys().get(cut) {
+            Some(key) if is_leaf => TreeDef::from_paths(&[KeyPath::from(vec![key.clone()])])?,
+            _ => def,
+        };
+        let relative = |leaf: &Leaf| {
+            let path = KeyPath::from(leaf.path.keys()[cut..].to_vec());
+            Leaf { name: path.to_name(), path }
+        };
+        let leaves = self.leaves[range.clone()].iter().map(relative).collect();
+        Ok((KeyMap::with_leaves(def, leaves)?, range))
     }
+
+    /// The positions of the leaves whose names match a pattern (see [`matches_glob`]).
+    pub fn matching(&self, pattern: &str) -> Vec<usize> {
+        let matches = |leaf: &Leaf| matches_glob(pattern, &leaf.name);
+        self.leaves.iter().enumerate().filter(|(_, leaf)| matches(leaf)).map(|(index, _)| index).collect()
+    }
+
+    /// The tree of those leaves that are kept, by their position.
+    pub(crate) fn filter(&self, keep: &[bool]) -> Result<KeyMap> {
+        let def = self.def.filter(keep);
+        let mut leaves: Vec<Leaf> =
+            self.leaves.iter().zip(keep).filter(|(_, keep)| **keep).map(|(leaf, _)| leaf.clone()).collect();
+        // A root that was a list may have become a dictionary, but paths do not change otherwise.
+        for (leaf, path) in leaves.iter_mut().zip(def.paths()) {
+            leaf.path = path;
+        }
+        KeyMap::with_leaves(def, leaves)
+    }
+}
+
+/// Two leaves of one name, or a name that is both leaf and node, cannot be told apart on disk.
+fn check_names(leaves: &[Leaf]) -> Result<()> {
+    let mut names: Vec<(Vec<&str>, &Leaf)> =
+        leaves.iter().map(|leaf| (vec![leaf.name.as_str()], leaf)).collect();
+    names.iter_mut().for_each(|(parts, leaf)| *parts = leaf.name.split('.').collect());
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    for pair in names.windows(2) {
+        let (first, second) = (&pair[0], &pair[1]);
+        if first.0 == second.0 {
+            return Err(Error::Tree(format!(
+                "the leaves {} and {} have one name on disk, `{}`; rename one of them",
+                first.1.path, second.1.path, first.1.name
+            )));
+        }
+        // Objax has one level only, and there `(A).w` may well be a leaf beside `(A).w.x`.
+        if second.0.starts_with(&first.0) && (first.1.path.keys().len() > 1 || second.1.path.keys().len() > 1)
+        {
+            return Err(Error::Tree(format!(
+                "`{}` is a leaf, and also a node on the way to `{}`; rename one of them",
+                first.1.name, second.1.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -149,6 +267,7 @@ mod tests {
         // jax.tree.leaves({'params': {'b': .., 'a': {'z': ..}, 'a-b': .., 'B': ..}})
         assert_eq!(names, ["params.B", "params.a.z", "params.a-b", "params.b"]);
         assert_eq!(map.index("params.b").unwrap(), 3);
+        assert_eq!(map.index("['params']['a']['z']").unwrap(), 1);
     }
 
     #[test]
@@ -158,6 +277,15 @@ mod tests {
         // `a-c` sorts between as a string, but not as a path.
         assert!(KeyMap::from_names(["a.b", "a-c", "a"]).is_err());
         assert!(KeyMap::from_names(["a", "a"]).unwrap_err().to_string().contains("two leaves"));
+        let dotted = TreeDef::dict([
+            ("a.b".into(), TreeDef::LEAF),
+            ("a".into(), TreeDef::dict([("b".into(), TreeDef::LEAF)]).unwrap()),
+        ]);
+        let error = KeyMap::new(dotted.unwrap()).unwrap_err().to_string();
+        assert!(error.contains("['a']['b'] and ['a.b'] have one name on disk, `a.b`"), "{error}");
+        let both =
+            TreeDef::dict([("a.b".into(), TreeDef::LEAF), ("a".into(), TreeDef::List(vec![TreeDef::LEAF]))]);
+        assert!(KeyMap::new(both.unwrap()).is_ok());
     }
 
     #[test]
@@ -166,9 +294,42 @@ mod tests {
         let (subtree, range) = map.subtree("params.a").unwrap();
         assert_eq!(range, 0..2);
         assert_eq!(subtree.leaves()[1].name, "y");
+        assert_eq!(subtree.def().to_string(), "{'x': *, 'y': *}");
         assert_eq!(map.subtree("state.a").unwrap().0.leaves()[0].name, "a");
         let error = map.index("params.a").unwrap_err().to_string();
         assert_eq!(error, "there is no leaf `params.a`; did you mean `params.a.x` or `params.a.y`?");
+        assert!(map.range("params.b").is_err());
+    }
+
+    #[test]
+    fn lists_and_fields_are_found_by_name_and_by_path() {
+        let adam = TreeDef::NamedTuple { name: "Adam".into(), fields: vec![("mu".into(), TreeDef::LEAF)] };
+        let map = KeyMap::new(TreeDef::dict([("opt".into(), TreeDef::Tuple(vec![adam]))]).unwrap()).unwrap();
+        for name in ["opt.0.mu", "['opt'][0].mu"] {
+            assert_eq!(map.index(name).unwrap(), 0, "{name}");
+        }
+        assert_eq!(map.subtree("opt").unwrap().0.def().to_string(), "(Adam(mu=*),)");
+        assert_eq!(map.matching("opt.*"), [0]);
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_the_tensors_lists_both_sides() {
+        let def = TreeDef::List(vec![TreeDef::LEAF, TreeDef::LEAF]);
+        let error = KeyMap::from_record(def, Framework::Plain, ["0", "2"]).unwrap_err().to_string();
+        assert!(error.contains("the leaf [1] has no tensor `1`; the tensor `2` has no leaf"), "{error}");
+    }
+
+    #[test]
+    fn objax_names_keep_their_types() {
+        let map = KeyMap::from_names_by(Framework::Objax, ["(A).w::TrainVar", "(A).w.x::StateVar"]).unwrap();
+        assert_eq!(map.leaves()[0].name, "(A).w::TrainVar");
+        assert_eq!(map.index("(A).w").unwrap(), 0);
+        let again = KeyMap::from_record(
+            map.def().clone(),
+            Framework::Objax,
+            ["(A).w::TrainVar", "(A).w.x::StateVar"],
+        );
+        assert_eq!(again.unwrap(), map);
     }
 
     proptest! {

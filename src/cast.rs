@@ -1,5 +1,7 @@
 //! Casts between floating point types on the host.
 
+#![forbid(unsafe_code)]
+
 use half::{bf16, f16};
 
 use crate::dtype::{DType, Element};
@@ -18,6 +20,26 @@ pub struct Cast {
 pub fn can_cast(from: DType, to: DType) -> bool {
     const TYPES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
     TYPES.contains(&from) && TYPES.contains(&to)
+}
+
+/// What elements of type `from` become where floating point ones are to be of type `wanted`: others stay as
+/// they are.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for types between which [`can_cast`] is false.
+pub fn cast_dtype(from: DType, wanted: Option<DType>) -> Result<DType> {
+    match wanted {
+        Some(to) if from.is_float() && from != to => {
+            if can_cast(from, to) {
+                return Ok(to);
+            }
+            Err(Error::InvalidArgument(format!(
+                "a cast from {from} to {to} is not supported; float16, bfloat16, float32 and float64 can be cast \
+                 to each other"
+            )))
+        }
+        _ => Ok(from),
+    }
 }
 
 impl Cast {

@@ -1,0 +1,25 @@
+//! Digests of tensors, recorded in a file's metadata and checked against its bytes.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The metadata key of the digests: a JSON object of tensor name to the sha256 of its bytes, in hex.
+pub const DIGEST_KEY: &str = "safejax.sha256";
+
+/// The sha256 of a tensor's bytes as they are in the file, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The digests that are recorded; empty if there are none.
+///
+/// # Errors
+/// [`Error::Tree`] when the record is not a JSON object of strings.
+pub fn read_digests(metadata: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let Some(text) = metadata.get(DIGEST_KEY) else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(text)
+        .map_err(|error| Error::Tree(format!("its record of digests cannot be read: {error}")))
+}

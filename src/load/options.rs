@@ -1,0 +1,179 @@
+//! How a checkpoint is loaded.
+
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::params::Params;
+use crate::pjrt::Placement;
+use crate::tree::{Framework, TreeDef};
+
+/// How a checkpoint is loaded. Patterns are those of [`crate::tree::matches_glob`], over names on disk.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// Where the buffers go; the client's first device if `None`.
+    pub to: Option<Placement>,
+    /// Whether buffers may use the file's memory map in place.
+    pub sharing: Sharing,
+    /// The types that floating point tensors are cast to, by pattern; the first that matches counts.
+    pub dtypes: Vec<(String, DType)>,
+    /// Load only tensors that match one of these; all if empty.
+    pub include: Vec<String>,
+    /// Do not load tensors that match one of these.
+    pub exclude: Vec<String>,
+    /// Rules that are applied to every name, one after another, before it is placed in the tree.
+    pub renames: Vec<Rename>,
+    /// The framework whose names these are; recognised if `None`.
+    pub framework: Option<Framework>,
+    /// Whether the structure record is used.
+    pub structure: Structure,
+    /// What the tree must be.
+    pub template: Option<Template>,
+    /// What is checked of the bytes.
+    pub verification: Verification,
+}
+
+/// Whether buffers may use the file's memory map in place, where the platform can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// They may: nothing is copied, and the file must not be overwritten in place while they live.
+    #[default]
+    Allowed,
+    /// They may not: what happens to the file after loading does not matter.
+    Never,
+}
+
+/// Whether the structure record of a file is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Structure {
+    /// It is, if there is one.
+    #[default]
+    Recorded,
+    /// It is not: the tree comes from the names alone.
+    FromNames,
+}
+
+/// What is checked of the bytes on the way in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verification {
+    /// Nothing: bytes that nobody uses are not read.
+    #[default]
+    None,
+    /// The digests that the file records.
+    Digests,
+}
+
+/// A rule for names: a beginning that is replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    /// What a name must begin with.
+    pub from: String,
+    /// What stands there instead.
+    pub to: String,
+}
+
+impl Rename {
+    /// The name under this rule, if it applies.
+    pub fn apply(&self, name: &str) -> Option<String> {
+        name.strip_prefix(&self.from).map(|rest| format!("{}{rest}", self.to))
+    }
+}
+
+/// What a loaded tree must be.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// The structure.
+    pub def: TreeDef,
+    /// The types and shapes of the leaves, in JAX's order.
+    pub specs: Vec<ArraySpec>,
+    /// What may differ.
+    pub strictness: Strictness,
+}
+
+/// What of a template may differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strictness {
+    /// Nothing.
+    #[default]
+    Exact,
+    /// The file may hold more; what the template does not have is not loaded.
+    AllowUnused,
+}
+
+impl Template {
+    /// The structure, types and shapes of these parameters.
+    pub fn of(params: &Params) -> Template {
+        Template {
+            def: params.keys().def().clone(),
+            specs: params.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
+            strictness: Strictness::Exact,
+        }
+    }
+
+    /// Says what may differ.
+    pub fn strictness(mut self, strictness: Strictness) -> Template {
+        self.strictness = strictness;
+        self
+    }
+}
+
+impl LoadOptions {
+    /// Puts the buffers on this device or memory.
+    pub fn to(mut self, placement: impl Into<Placement>) -> LoadOptions {
+        self.to = Some(placement.into());
+        self
+    }
+
+    /// Says whether buffers may use the file's memory map in place.
+    pub fn sharing(mut self, sharing: Sharing) -> LoadOptions {
+        self.sharing = sharing;
+        self
+    }
+
+    /// Casts floating point tensors whose names match to this type.
+    pub fn dtype(mut self, pattern: impl Into<String>, dtype: DType) -> LoadOptions {
+        self.dtypes.push((pattern.into(), dtype));
+        self
+    }
+
+    /// Loads only tensors that match this pattern, or another one given so.
+    pub fn include(mut self, pattern: impl Into<String>) -> LoadOptions {
+        self.include.push(pattern.into());
+        self
+    }
+
+    /// Does not load tensors that match this pattern.
+    pub fn exclude(mut self, pattern: impl Into<String>) -> LoadOptions {
+        self.exclude.push(pattern.into());
+        self
+    }
+
+    /// Replaces the beginning `from` of names by `to`. The structure record does not apply to new names.
+    pub fn rename(mut self, from: impl Into<String>, to: impl Into<String>) -> LoadOptions {
+        self.renames.push(Rename { from: from.into(), to: to.into() });
+        self
+    }
+
+    /// Reads the names by this framework's convention.
+    pub fn framework(mut self, framework: Framework) -> LoadOptions {
+        self.framework = Some(framework);
+        self
+    }
+
+    /// Says whether the structure record is used.
+    pub fn structure(mut self, structure: Structure) -> LoadOptions {
+        self.structure = structure;
+        self
+    }
+
+    /// Requires the tree to be this.
+    pub fn template(mut self, template: Template) -> LoadOptions {
+        self.template = Some(template);
+        self
+    }
+
+    /// Says what is checked of the bytes.
+    pub fn verification(mut self, verification: Verification) -> LoadOptions {
+        self.verification = verification;
+        self
+    }
+}

@@ -1,0 +1,173 @@
+//! How frameworks name what they save, for files without a structure record.
+
+mod objax;
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::def::TreeDef;
+use super::key_path::{DictKey, Key, KeyPath};
+use crate::error::Result;
+
+/// The framework whose convention a file's names follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Framework {
+    /// Nested dictionaries, split at `.`.
+    #[default]
+    Plain,
+    /// Flax linen: collections (`params`, `batch_stats`, …) of nested dictionaries.
+    Flax,
+    /// Haiku: modules whose names hold `/`, then parameters.
+    Haiku,
+    /// Objax: one flat level of names such as `(Sequential)[0](Linear).w`, which may end in a variable's type,
+    /// `::TrainVar`.
+    Objax,
+    /// Flax NNX: nested dictionaries with string and integer keys.
+    Nnx,
+}
+
+const NAMES: [(Framework, &str); 5] = [
+    (Framework::Plain, "plain"),
+    (Framework::Flax, "flax"),
+    (Framework::Haiku, "haiku"),
+    (Framework::Objax, "objax"),
+    (Framework::Nnx, "nnx"),
+];
+
+impl fmt::Display for Framework {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(NAMES[*self as usize].1)
+    }
+}
+
+impl FromStr for Framework {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Framework, String> {
+        let names: Vec<&str> = NAMES.iter().map(|(_, name)| *name).collect();
+        let found = NAMES.iter().find(|(_, known)| *known == name).map(|(framework, _)| *framework);
+        found.ok_or_else(|| format!("there is no such framework; there are {}", names.join(", ")))
+    }
+}
+
+/// The collections that Flax modules keep, and what a training state holds beside them.
+const FLAX_ROOTS: [&str; 8] =
+    ["params", "batch_stats", "cache", "intermediates", "losses", "opt_state", "step", "state"];
+
+/// The last part of names that NNX modules give to their variables, random number generators included.
+const NNX_LEAVES: [&str; 9] =
+    ["kernel", "bias", "scale", "embedding", "mean", "var", "count", "key", "value"];
+
+impl Framework {
+    /// The framework that these names look like.
+    pub fn detect<'a>(names: impl IntoIterator<Item = &'a str>) -> Framework {
+        let names: Vec<&str> = names.into_iter().collect();
+        if names.is_empty() {
+            return Framework::Plain;
+        }
+        if names.iter().all(|name| objax::is_name(name)) {
+            return Framework::Objax;
+        }
+        if names.iter().any(|name| is_haiku(name)) {
+            return Framework::Haiku;
+        }
+        if names.iter().all(|name| FLAX_ROOTS.contains(&first_part(name)))
+            || names.iter().any(|name| name.split('.').any(is_flax_module))
+        {
+            return Framework::Flax;
+        }
+        let is_nnx = |name: &&str| NNX_LEAVES.contains(&last_part(name));
+        if names.iter().all(is_nnx) && names.iter().any(|name| name.split('.').any(is_integer)) {
+            return Framework::Nnx;
+        }
+        Framework::Plain
+    }
+
+    /// The place in the tree that a name on disk stands for.
+    pub fn path(self, name: &str) -> KeyPath {
+        match self {
+            Framework::Plain | Framework::Flax | Framework::Haiku => KeyPath::from_name(name),
+            Framework::Objax => KeyPath::from(vec![Key::dict(objax::without_type(name))]),
+            Framework::Nnx => {
+                let key = |part: &str| match part.parse::<i64>() {
+                    // "01" is a string, since the integer would not be written so.
+                    Ok(number) if number.to_string() == part => Key::Dict(DictKey::Int(number)),
+                    _ => Key::dict(part),
+                };
+                KeyPath::from(name.split('.').map(key).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// The tree that these names stand for, and the place of each in it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when the names clash.
+    pub(crate) fn tree(self, names: &[&str]) -> Result<(TreeDef, Vec<KeyPath>)> {
+        let paths: Vec<KeyPath> = names.iter().map(|name| self.path(name)).collect();
+        Ok((TreeDef::from_paths(&paths)?, paths))
+    }
+}
+
+/// Haiku's modules are named by their path, with slashes: `mlp/~/linear_0.w`.
+fn is_haiku(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(module, _)| module.contains('/'))
+}
+
+/// Linen numbers modules by their class: `Dense_0`, `MultiHeadDotProductAttention_12`.
+fn is_flax_module(part: &str) -> bool {
+    part.rsplit_once('_').is_some_and(|(class, number)| {
+        is_integer(number) && class.starts_with(|c: char| c.is_ascii_uppercase())
+    })
+}
+
+fn is_integer(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn first_part(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frameworks_are_recognised_by_their_names() {
+        let cases: [(&[&str], Framework); 9] = [
+            (&["params.Dense_0.kernel", "params.Dense_0.bias"], Framework::Flax),
+            (&["Conv_0.kernel"], Framework::Flax),
+            (&["params.w", "batch_stats.mean"], Framework::Flax),
+            (&["res_net/~/conv.w"], Framework::Haiku),
+            (&["params.linear/~/x.w", "state.bn.mean"], Framework::Haiku),
+            (&["(Sequential)[0](Linear).w::TrainVar"], Framework::Objax),
+            (&["(Linear).b", "(Linear).w"], Framework::Objax),
+            (&["layers.0.kernel", "layers.1.bias"], Framework::Nnx),
+            (&["encoder.layer.0.attention.weight"], Framework::Plain),
+        ];
+        for (names, expected) in cases {
+            assert_eq!(Framework::detect(names.iter().copied()), expected, "{names:?}");
+        }
+        assert_eq!("haiku".parse(), Ok(Framework::Haiku));
+        assert_eq!(Framework::Nnx.to_string(), "nnx");
+        assert!("keras".parse::<Framework>().is_err());
+    }
+
+    #[test]
+    fn names_become_paths_as_each_framework_has_them() {
+        assert_eq!(Framework::Haiku.path("a/~/b.w").to_string(), "['a/~/b']['w']");
+        assert_eq!(Framework::Objax.path("(Linear).w::TrainVar").to_string(), "['(Linear).w']");
+        assert_eq!(Framework::Nnx.path("layers.10.kernel").to_string(), "['layers'][10]['kernel']");
+        assert_eq!(Framework::Plain.path("layers.10.kernel").to_string(), "['layers']['10']['kernel']");
+        // Integers sort as numbers, strings as strings.
+        let order = |framework: Framework| framework.tree(&["a.10", "a.9"]).unwrap().0.to_string();
+        assert_eq!(order(Framework::Nnx), "{'a': {9: *, 10: *}}");
+        assert_eq!(order(Framework::Plain), "{'a': {'10': *, '9': *}}");
+    }
+}
