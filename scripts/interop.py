@@ -8,7 +8,7 @@
     interop.py write-npy DIRECTORY      writes npy files; prints their names and specs
     interop.py same-npy A B             the two npy files hold the same array
 
-Run with the packages of requirements-interop.txt.
+Run with the packages of requirements-numpy.txt.
 """
 
 import pathlib
