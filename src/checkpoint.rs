@@ -16,6 +16,8 @@ use bytes::Bytes;
 
 pub use digest::{DIGEST_KEY, read_digests, sha256};
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
+pub(crate) use mapping::map as read_file;
+pub(crate) use writer::write_atomically;
 pub use writer::{CheckpointWriter, WriteOptions};
 
 use crate::array::ArraySpec;

@@ -9,6 +9,7 @@ mod load;
 mod plugin;
 mod progress;
 mod run;
+mod select;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -46,7 +47,7 @@ enum Command {
     Plugin(plugin::Plugin),
     /// Load a checkpoint onto a device, and report how fast and how
     Load(load::Load),
-    /// Write a safetensors file anew: aligned, and cast if asked
+    /// Write a file anew: in another format, aligned, cast, renamed
     Convert(convert::Convert),
     /// Run a program on arrays and checkpoints
     Run(run::Run),

@@ -1,8 +1,19 @@
-//! Other forms on disk: casts, re-layouts, and NumPy's array files.
+//! Other forms on disk, read and written tensor by tensor: Flax msgpack, NumPy's npz and npy, pickled
+//! dictionaries of arrays, and the tree alone as JSON.
+//!
+//! A file is opened as a [`Source`], whatever its format, which its content tells; [`convert`] writes a source
+//! in the format that the target's name asks for. Memory is bounded by the largest tensor.
 
 #![forbid(unsafe_code)]
 
+mod json;
+mod msgpack;
 pub mod npy;
+mod npz;
+mod pickle;
 mod safetensors;
+mod source;
+mod target;
 
-pub use safetensors::{ConvertOptions, ConvertReport, convert};
+pub use source::{Source, SourceFormat, open};
+pub use target::{ConvertOptions, ConvertReport, TargetFormat, convert};

@@ -97,6 +97,8 @@ pub struct Outline {
     pub keys: KeyMap,
     /// The types and shapes of the leaves in the file, in JAX's order.
     pub specs: Vec<ArraySpec>,
+    /// Where the leaves' bytes are, from the beginning of the file.
+    pub ranges: Vec<std::ops::Range<usize>>,
     /// The framework whose names these are.
     pub framework: Framework,
     /// Whether the tree came from a structure record.
@@ -117,12 +119,15 @@ impl Outline {
 pub fn outline(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Outline> {
     let selection =
         names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
-    let specs = selection.tensors().iter().map(|(_, tensor)| tensor.spec.clone()).collect();
+    let tensors = selection.tensors();
+    let specs = tensors.iter().map(|(_, tensor)| tensor.spec.clone()).collect();
+    let ranges = tensors.iter().map(|(_, tensor)| tensor.range.clone()).collect();
     Ok(Outline {
-        keys: selection.keys,
         specs,
+        ranges,
         framework: selection.framework,
         has_record: selection.has_record,
+        keys: selection.keys,
     })
 }
 

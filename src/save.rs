@@ -1,13 +1,18 @@
 //! From a device to a checkpoint: a layout is made first, then the tensors are fetched and written in its
 //! order, the next one on its way from the device while one is written.
 
-use std::borrow::Cow;
+mod file;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bytes::Bytes;
+
+pub(crate) use file::FilePlan;
+
 use crate::array::ArraySpec;
 use crate::cast::{Cast, cast_dtype};
-use crate::checkpoint::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout, WriteOptions, sha256};
+use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::params::Params;
@@ -107,47 +112,6 @@ impl SaveOptions {
     }
 }
 
-/// A file that is about to be written.
-struct Plan {
-    specs: Vec<(String, ArraySpec)>,
-    metadata: BTreeMap<String, String>,
-    layout: Layout,
-    alignment: usize,
-}
-
-impl Plan {
-    fn new(params: &Params, options: &SaveOptions) -> Result<Plan> {
-        let spec = |(name, buffer): (&str, &Buffer)| -> Result<(String, ArraySpec)> {
-            let dtype = cast_dtype(buffer.dtype(), options.dtype).for_tensor(name)?;
-            Ok((name.to_owned(), ArraySpec::new(dtype, buffer.shape())))
-        };
-        let specs: Vec<(String, ArraySpec)> = params.iter().map(spec).collect::<Result<_>>()?;
-        let mut metadata = metadata(params, options)?;
-        if options.digests == Digests::Sha256 {
-            // As long as the digests will be, so that the header keeps its size when they are known.
-            let blank = "0".repeat(sha256(&[]).len());
-            metadata.insert(
-                DIGEST_KEY.into(),
-                digest_record(specs.iter().map(|(name, _)| (name, blank.clone()))),
-            );
-        }
-        let layout = Layout::new(&specs, &metadata, options.alignment)?;
-        Ok(Plan { specs, metadata, layout, alignment: options.alignment })
-    }
-
-    /// The file's beginning with these digests, as long as the one of the layout.
-    fn head_with(mut self, digests: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-        self.metadata
-            .insert(DIGEST_KEY.into(), digest_record(digests.iter().map(|(name, hex)| (name, hex.clone()))));
-        Ok(Layout::new(&self.specs, &self.metadata, self.alignment)?.head)
-    }
-}
-
-fn digest_record<'a>(digests: impl Iterator<Item = (&'a String, String)>) -> String {
-    let map: BTreeMap<&String, String> = digests.collect();
-    serde_json::json!(map).to_string()
-}
-
 /// The user's strings, and what is recorded of the tree.
 fn metadata(params: &Params, options: &SaveOptions) -> Result<BTreeMap<String, String>> {
     let mut metadata = record::strip(options.metadata.as_ref().unwrap_or(params.metadata()));
@@ -173,68 +137,69 @@ fn metadata(params: &Params, options: &SaveOptions) -> Result<BTreeMap<String, S
     Ok(metadata)
 }
 
+/// The file that these parameters make.
+fn plan(params: &Params, options: &SaveOptions) -> Result<FilePlan> {
+    let spec = |(name, buffer): (&str, &Buffer)| -> Result<(String, ArraySpec)> {
+        let dtype = cast_dtype(buffer.dtype(), options.dtype).for_tensor(name)?;
+        Ok((name.to_owned(), ArraySpec::new(dtype, buffer.shape())))
+    };
+    let specs = params.iter().map(spec).collect::<Result<_>>()?;
+    FilePlan::new(specs, metadata(params, options)?, options.alignment, options.digests)
+}
+
 /// Saves to a file.
 pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Result<()> {
-    let plan = Plan::new(params, options)?;
-    let mut writer = CheckpointWriter::create(path, plan.layout.clone(), options.write)?;
-    let mut digests = BTreeMap::new();
-    fetch(params, &plan, &mut |name, bytes| {
-        if options.digests == Digests::Sha256 {
-            digests.insert(name.to_owned(), sha256(bytes));
-        }
-        writer.write_next(bytes)
-    })?;
-    if options.digests == Digests::Sha256 {
-        writer.replace_head(&plan.head_with(&digests)?)?;
-    }
-    writer.finish()
+    let plan = plan(params, options)?;
+    let mut fetch = Fetch::new(params, &plan)?;
+    plan.write(path, options.write, |index, dtype| fetch.next(index, dtype))
 }
 
 /// Saves to memory.
 pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
-    let plan = Plan::new(params, options)?;
-    let mut file = Vec::with_capacity(plan.layout.file_bytes);
-    file.extend_from_slice(&plan.layout.head);
-    let mut digests = BTreeMap::new();
-    fetch(params, &plan, &mut |name, bytes| {
-        if options.digests == Digests::Sha256 {
-            digests.insert(name.to_owned(), sha256(bytes));
-        }
-        file.extend_from_slice(bytes);
-        Ok(())
-    })?;
-    if options.digests == Digests::Sha256 {
-        let head = plan.head_with(&digests)?;
-        file[..head.len()].copy_from_slice(&head);
-    }
-    Ok(file)
+    let plan = plan(params, options)?;
+    let mut fetch = Fetch::new(params, &plan)?;
+    plan.to_bytes(|index, dtype| fetch.next(index, dtype))
 }
 
-/// Fetches the tensors in the order of the layout and hands each to `sink` by name, in its form on disk. At
-/// most two tensors are on the host at a time.
-fn fetch(params: &Params, plan: &Plan, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
-    let leaf = |index: usize| (&params.keys().leaves()[index].name, &params.buffers()[index]);
-    let start = |index: usize| -> Result<HostTransfer> {
-        let (name, buffer) = leaf(index);
-        buffer.start_to_host().for_tensor(name)
-    };
-    let mut order = plan.layout.tensors.iter().map(|placed| placed.index).peekable();
-    let mut ahead = order.peek().map(|&index| start(index)).transpose()?;
-    while let Some(index) = order.next() {
-        let Some(current) = ahead.take() else { break };
-        ahead = order.peek().map(|&next| start(next)).transpose()?;
-        let (name, buffer) = leaf(index);
-        let bytes = current.wait().for_tensor(name)?;
-        let bytes = on_disk(&bytes, buffer.dtype(), plan.specs[index].1.dtype).for_tensor(name)?;
-        sink(name, &bytes).for_tensor(name)?;
+/// Tensors on their way from the device, the next one started before the current one is waited for: at most
+/// two are on the host at a time.
+struct Fetch<'a> {
+    params: &'a Params,
+    /// Positions in the order of the file.
+    order: std::iter::Peekable<std::vec::IntoIter<usize>>,
+    ahead: Option<HostTransfer>,
+}
+
+impl<'a> Fetch<'a> {
+    fn new(params: &'a Params, plan: &FilePlan) -> Result<Fetch<'a>> {
+        let mut fetch = Fetch { params, order: plan.order().into_iter().peekable(), ahead: None };
+        fetch.ahead = fetch.start_next()?;
+        Ok(fetch)
     }
-    Ok(())
+
+    fn start_next(&mut self) -> Result<Option<HostTransfer>> {
+        let Some(&index) = self.order.peek() else { return Ok(None) };
+        let transfer = self.params.buffers()[index].start_to_host();
+        transfer.for_tensor(&self.params.keys().leaves()[index].name).map(Some)
+    }
+
+    /// The bytes of the tensor at this position, which is the next in order, as they are in the file.
+    fn next(&mut self, index: usize, dtype: DType) -> Result<Bytes> {
+        let current = self.ahead.take();
+        self.order.next();
+        self.ahead = self.start_next()?;
+        let current = match current {
+            Some(transfer) => transfer,
+            None => self.params.buffers()[index].start_to_host()?,
+        };
+        on_disk(current.wait()?, self.params.buffers()[index].dtype(), dtype)
+    }
 }
 
 /// The bytes of a host transfer as they are in a file.
-fn on_disk(bytes: &[u8], from: DType, to: DType) -> Result<Cow<'_, [u8]>> {
+fn on_disk(bytes: Vec<u8>, from: DType, to: DType) -> Result<Bytes> {
     if from != to {
-        return Ok(Cow::Owned(Cast::new(bytes, from, to)?.bytes));
+        return Ok(Cast::new(&bytes, from, to)?.bytes.into());
     }
-    Ok(if from.is_sub_byte() { Cow::Owned(sub_byte::pack(bytes, from)) } else { Cow::Borrowed(bytes) })
+    Ok(if from.is_sub_byte() { sub_byte::pack(&bytes, from).into() } else { bytes.into() })
 }

@@ -1,6 +1,7 @@
 //! Writing a checkpoint so that its name stands for the old content or the new, never for half of it.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -23,14 +24,79 @@ impl Default for WriteOptions {
     }
 }
 
+/// A new file beside its target, which takes the target's name when it is finished. Dropping it unfinished
+/// removes it and leaves the target as it was.
+struct AtomicFile {
+    file: NamedTempFile,
+    target: PathBuf,
+    options: WriteOptions,
+}
+
+impl AtomicFile {
+    fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
+        // A symbolic link stays one: it is its destination that is replaced.
+        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        let existing = target.metadata().ok();
+        if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+            return Err(Error::io(
+                "write",
+                &target,
+                std::io::Error::other("it exists and is not a regular file"),
+            ));
+        }
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
+        builder.prefix(&prefix).suffix(".tmp").permissions(permissions(existing.as_ref()));
+        let file = builder
+            .tempfile_in(directory_of(&target))
+            .map_err(|error| Error::io("create", &target, error))?;
+        Ok(AtomicFile { file, target, options })
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("write", &self.target, error)
+    }
+
+    /// Gives the file its name.
+    fn finish(self) -> Result<()> {
+        if self.options.sync {
+            self.file.as_file().sync_all().map_err(|error| self.failed(error))?;
+        }
+        let target = self.target;
+        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error.error))?;
+        if self.options.sync {
+            // The rename itself is only durable once the directory is.
+            let directory = directory_of(&target);
+            std::fs::File::open(&directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|error| Error::io("sync", &directory, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes any file so that its name stands for the old content or the new.
+pub(crate) fn write_atomically(
+    target: &Path,
+    options: WriteOptions,
+    write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let atomic = AtomicFile::create(target, options)?;
+    let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, atomic.file.as_file());
+    write(&mut buffered).and_then(|()| buffered.flush()).map_err(|error| atomic.failed(error))?;
+    drop(buffered);
+    atomic.finish()
+}
+
+/// The bytes that are gathered before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
+
 /// A checkpoint being written to a temporary file beside its target. Dropping it unfinished removes the
 /// temporary file and leaves the target as it was.
 pub struct CheckpointWriter {
-    file: NamedTempFile,
-    target: PathBuf,
+    atomic: AtomicFile,
     layout: Layout,
     next: usize,
-    options: WriteOptions,
 }
 
 impl CheckpointWriter {
@@ -44,26 +110,11 @@ impl CheckpointWriter {
         layout: Layout,
         options: WriteOptions,
     ) -> Result<CheckpointWriter> {
-        // A symbolic link stays one: it is its destination that is replaced.
-        let target = target.as_ref();
-        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
-        let existing = target.metadata().ok();
-        if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-            return Err(Error::io(
-                "write",
-                &target,
-                std::io::Error::other("it exists and is not a regular file"),
-            ));
-        }
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
-        builder.prefix(&prefix).suffix(".tmp").permissions(permissions(existing.as_ref()));
-        let mut file = builder
-            .tempfile_in(directory_of(&target))
-            .map_err(|error| Error::io("create", &target, error))?;
-        reserve(&file, layout.file_bytes).map_err(|error| Error::io("reserve space for", &target, error))?;
-        file.write_all(&layout.head).map_err(|error| Error::io("write", &target, error))?;
-        Ok(CheckpointWriter { file, target, layout, next: 0, options })
+        let mut atomic = AtomicFile::create(target.as_ref(), options)?;
+        reserve(&atomic.file, layout.file_bytes)
+            .map_err(|error| Error::io("reserve space for", &atomic.target, error))?;
+        atomic.file.write_all(&layout.head).map_err(|error| atomic.failed(error))?;
+        Ok(CheckpointWriter { atomic, layout, next: 0 })
     }
 
     /// The position, in the list that the layout was made from, of the tensor that is to be written next;
@@ -84,7 +135,7 @@ impl CheckpointWriter {
                 bytes.len()
             )));
         }
-        self.file.write_all(bytes).map_err(|error| Error::io("write", &self.target, error))?;
+        self.atomic.file.write_all(bytes).map_err(|error| self.atomic.failed(error))?;
         self.next += 1;
         Ok(())
     }
@@ -102,7 +153,7 @@ impl CheckpointWriter {
                 self.layout.head.len()
             )));
         }
-        self.file.as_file().write_all_at(head, 0).map_err(|error| Error::io("write", &self.target, error))
+        self.atomic.file.as_file().write_all_at(head, 0).map_err(|error| self.atomic.failed(error))
     }
 
     /// Gives the file its name.
@@ -113,19 +164,7 @@ impl CheckpointWriter {
         if let Some(index) = self.next_index() {
             return Err(Error::InvalidArgument(format!("tensor {index} of the layout was not written")));
         }
-        if self.options.sync {
-            self.file.as_file().sync_all().map_err(|error| Error::io("write", &self.target, error))?;
-        }
-        let target = self.target;
-        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error.error))?;
-        if self.options.sync {
-            // The rename itself is only durable once the directory is.
-            let directory = directory_of(&target);
-            std::fs::File::open(&directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| Error::io("sync", &directory, error))?;
-        }
-        Ok(())
+        self.atomic.finish()
     }
 }
 

@@ -1,62 +1,77 @@
-//! `safejax convert`: a safetensors file written anew.
+//! `safejax convert`: a file written anew, in the same format or another.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::convert::{ConvertOptions, convert};
-use safejax::{Checkpoint, DType};
+use safejax::DType;
+use safejax::convert::{self, ConvertOptions, TargetFormat};
+use safejax::save::Digests;
 use serde_json::json;
 
 use super::OutputArgs;
+use super::select::SelectArgs;
 
 #[derive(Args)]
 pub struct Convert {
-    /// The safetensors file to read
+    /// The file to read: safetensors, Flax msgpack (or its index), npz, npy, or a pickled tree of arrays
     input: PathBuf,
 
-    /// The safetensors file to write; it may be the one that is read
+    /// The file to write, as its ending says: .safetensors, .msgpack, .npz, .npy, or .json for the tree alone; it may
+    /// be the one that is read
     file: PathBuf,
 
-    /// Cast floating point tensors to this type: f16, bf16, f32 or f64
-    #[arg(long, value_name = "DTYPE", value_parser = parse_dtype)]
-    dtype: Option<DType>,
+    /// Cast floating point tensors: f16, bf16, f32 or f64, or PATTERN=TYPE for those whose names match
+    #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = parse_cast)]
+    dtypes: Vec<(String, DType)>,
 
     /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096
     #[arg(long, default_value_t = safejax::checkpoint::DEFAULT_ALIGNMENT)]
     align: usize,
 
+    /// Record the sha256 of every tensor
+    #[arg(long)]
+    digests: bool,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
     #[command(flatten)]
     output: OutputArgs,
 }
 
-fn parse_dtype(name: &str) -> Result<DType, String> {
-    DType::from_name(name).ok_or_else(|| "there is no such type; try bf16 or float32".to_owned())
+/// A type, for the tensors that match a pattern or for all.
+pub fn parse_cast(text: &str) -> Result<(String, DType), String> {
+    let (pattern, name) = text.rsplit_once('=').unwrap_or(("*", text));
+    let dtype = DType::from_name(name).ok_or("there is no such type; try bf16 or float32")?;
+    Ok((pattern.to_owned(), dtype))
 }
 
 impl Convert {
     pub fn run(self) -> Result<String> {
-        let input = Checkpoint::open(&self.input)?;
+        let source = convert::open(&self.input, &self.select.options())?;
         let mut options = ConvertOptions::default();
-        options.dtype = self.dtype;
+        options.dtypes = self.dtypes;
         options.alignment = self.align;
-        let report = convert(&input, &self.file, &options)?;
+        options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
+        let report = convert::convert(&*source, &self.file, &options)?;
         let text = || {
-            let mut text = format!(
-                "{}: {} tensors, {} bytes; {} cast, {} not aligned\n",
-                self.file.display(),
-                report.tensors,
-                report.file_bytes,
-                report.cast_tensors,
-                report.unaligned_tensors
-            );
+            let mut text =
+                format!("{}: {} tensors, {} cast", self.file.display(), report.tensors, report.cast_tensors);
+            if TargetFormat::of_name(&self.file) == Some(TargetFormat::Safetensors) {
+                let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
+            }
+            text.push('\n');
+            for note in &report.notes {
+                let _ = writeln!(text, "note: {note}");
+            }
             for (name, count) in &report.overflows {
                 let _ =
                     writeln!(text, "warning: {count} elements of `{name}` are too large and became infinite");
             }
             text
         };
-        Ok(self.output.choose(text, || json!({"file": self.file, "report": report})))
+        Ok(self.output.choose(text, || json!({"file": self.file, "from": source.format(), "report": report})))
     }
 }

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::{LoadOptions, Params, Sharing};
+use safejax::load::Verification;
+use safejax::{Params, Sharing};
 use serde_json::json;
 
 use super::OutputArgs;
 use super::client::DeviceArgs;
+use super::select::SelectArgs;
 
 #[derive(Args)]
 pub struct Load {
@@ -18,6 +20,17 @@ pub struct Load {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    /// Cast floating point tensors: f16, bf16, f32 or f64, or PATTERN=TYPE for those whose names match
+    #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = super::convert::parse_cast)]
+    dtypes: Vec<(String, safejax::DType)>,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    /// Check the digests that the file records
+    #[arg(long)]
+    verify: bool,
 
     /// Copy every tensor, also those that the device could use in place
     #[arg(long)]
@@ -31,7 +44,11 @@ impl Load {
     pub fn run(self) -> Result<String> {
         let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
-        let options = LoadOptions::default().to(&device).sharing(sharing);
+        let mut options = self.select.options().to(&device).sharing(sharing);
+        options.dtypes = self.dtypes.clone();
+        if self.verify {
+            options.verification = Verification::Digests;
+        }
         let start = Instant::now();
         let (params, report) = Params::load_with(&client, &self.file, &options)?;
         params.wait()?;
@@ -42,7 +59,8 @@ impl Load {
                 format!(
                     "{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
                      used in place: {} tensors, {} bytes\n\
-                     copied:        {} tensors, {} bytes\n",
+                     copied:        {} tensors, {} bytes\n\
+                     names as {} has them\n",
                     report.tensors,
                     report.bytes,
                     seconds * 1e3,
@@ -50,6 +68,7 @@ impl Load {
                     report.aliased_bytes,
                     report.copied_tensors,
                     report.copied_bytes,
+                    report.framework,
                 )
             },
             || {

@@ -6,9 +6,14 @@
 use std::io::Write;
 use std::path::Path;
 
+use bytes::Bytes;
+
+use super::source::{Source, SourceFormat};
 use crate::array::{ArraySpec, HostArray};
+use crate::checkpoint::{WriteOptions, write_atomically};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::tree::{KeyMap, TreeDef};
 
 /// Reads an array from a file. `expected` says what untyped bytes are; without it, two-byte ones are taken
 /// for bfloat16.
@@ -25,7 +30,8 @@ pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray
     })
 }
 
-fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
+/// The array in the bytes of a file.
+pub(super) fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
     let (header, data) = split(file)?;
     let header = Header::parse(header)?;
     let element = Element::parse(&header.descr, expected)?;
@@ -34,20 +40,91 @@ fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
     if data.len() != size {
         return Err(format!("{spec} takes {size} bytes, but {} follow the header", data.len()));
     }
-    let mut bytes = data.to_vec();
-    if element.is_big_endian {
+    let bytes = reordered(data.to_vec(), &spec, element.is_big_endian, header.is_fortran_order);
+    HostArray::from_bytes(spec, bytes).map_err(|error| error.to_string())
+}
+
+/// The elements in native byte order, row-major.
+fn reordered(mut bytes: Vec<u8>, spec: &ArraySpec, is_big_endian: bool, is_fortran_order: bool) -> Vec<u8> {
+    if is_big_endian {
         // A complex number is two of its parts.
         let parts = if spec.dtype.name().starts_with("complex") { 2 } else { 1 };
         bytes.chunks_exact_mut(spec.dtype.bits() / 8 / parts).for_each(<[u8]>::reverse);
     }
-    if header.is_fortran_order {
-        bytes = to_row_major(&bytes, &spec);
+    if is_fortran_order && spec.shape.len() > 1 && !bytes.is_empty() {
+        bytes = to_row_major(&bytes, spec);
     }
-    HostArray::from_bytes(spec, bytes).map_err(|error| error.to_string())
+    bytes
+}
+
+/// The type behind NumPy's name for it, such as `<f4` or, without a byte order, `f4`.
+pub(super) fn dtype_of(descr: &str) -> Result<DType, String> {
+    let with_order =
+        if descr.starts_with(['<', '>', '|', '=']) { descr.to_owned() } else { format!("|{descr}") };
+    Ok(Element::parse(&with_order, None)?.dtype)
+}
+
+/// The elements of an array that NumPy wrote as `descr` and in that order, native and row-major.
+pub(super) fn to_native(
+    bytes: Bytes,
+    spec: &ArraySpec,
+    descr: &str,
+    is_fortran_order: bool,
+) -> Result<Bytes> {
+    let is_big_endian = descr.starts_with('>');
+    if !is_big_endian && !is_fortran_order {
+        return Ok(bytes);
+    }
+    Ok(reordered(bytes.to_vec(), spec, is_big_endian, is_fortran_order).into())
+}
+
+/// The type and shape that the beginning of a file announces, and where its data begins.
+pub(super) fn read_spec(head: &[u8]) -> Result<(ArraySpec, usize), String> {
+    let (header, data) = split(head)?;
+    let header = Header::parse(header)?;
+    let element = Element::parse(&header.descr, None)?;
+    Ok((ArraySpec::new(element.dtype, header.shape), head.len() - data.len()))
+}
+
+/// An `.npy` file as a source: a tree of one leaf.
+pub(super) struct NpySource {
+    origin: String,
+    array: HostArray,
+    keys: KeyMap,
+}
+
+impl NpySource {
+    pub(super) fn new(origin: String, data: Bytes) -> Result<NpySource, String> {
+        let array = parse(&data, None)?;
+        let keys = KeyMap::new(TreeDef::LEAF).map_err(|error| error.to_string())?;
+        Ok(NpySource { origin, array, keys })
+    }
+}
+
+impl Source for NpySource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn format(&self) -> SourceFormat {
+        SourceFormat::Npy
+    }
+
+    fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    fn specs(&self) -> &[ArraySpec] {
+        std::slice::from_ref(self.array.spec())
+    }
+
+    fn read(&self, _index: usize) -> Result<Bytes> {
+        Ok(self.array.bytes().clone())
+    }
 }
 
 /// With what every version of the format begins; a byte each for major and minor version follow.
-const MAGIC: &[u8] = b"\x93NUMPY";
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// The header's text and the data after it.
 fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
@@ -174,19 +251,15 @@ fn to_row_major(bytes: &[u8], spec: &ArraySpec) -> Vec<u8> {
 /// [`Error::Io`].
 pub fn write(path: impl AsRef<Path>, array: &HostArray) -> Result<()> {
     let path = path.as_ref();
-    let failed = |error| Error::io("write", path, error);
-    let header = header_of(array.spec()).map_err(failed)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    let mut file =
-        tempfile::Builder::new().permissions(permissions).tempfile_in(directory).map_err(failed)?;
-    file.write_all(&header).and_then(|()| file.write_all(array.bytes())).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let header = header_of(array.spec()).map_err(|error| Error::io("write", path, error))?;
+    write_atomically(path, WriteOptions::default(), |file| {
+        file.write_all(&header)?;
+        file.write_all(array.bytes())
+    })
 }
 
 /// The file up to the data, in version 1.0, padded so that the data begins at a multiple of 64.
-fn header_of(spec: &ArraySpec) -> std::io::Result<Vec<u8>> {
+pub(super) fn header_of(spec: &ArraySpec) -> std::io::Result<Vec<u8>> {
     /// Magic, version and the header's length.
     const FIXED_BYTES: usize = MAGIC.len() + 4;
     let dims: String = spec.shape.iter().map(|dim| format!("{dim}, ")).collect();

@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::key_path::{DictKey, Key, KeyPath};
 use crate::error::{Error, Result};
 
-/// The deepest nesting that a tree may have. JAX itself recurses, and gives up at about Python's limit.
-pub const MAX_DEPTH: usize = 500;
+/// The deepest nesting that a tree may have: more than anybody's, and what code that recurses over trees can
+/// do on any thread's stack.
+pub const MAX_DEPTH: usize = 128;
 
 /// The structure of a pytree: what `jax.tree_util.tree_structure` returns, with leaves that say what they
 /// were in Python.
@@ -522,7 +523,7 @@ mod tests {
         assert_eq!(def.to_string(), "{'a': {'b': *}, 'a-c': *, 'x': [*]}");
         assert!(TreeDef::from_paths(&[KeyPath::from_name("a"), KeyPath::from_name("a.b")]).is_err());
         let deep = KeyPath::from_name(&vec!["a"; MAX_DEPTH + 1].join("."));
-        assert!(TreeDef::from_paths(&[deep]).unwrap_err().to_string().contains("nested deeper than 500"));
+        assert!(TreeDef::from_paths(&[deep]).unwrap_err().to_string().contains("nested deeper than 128"));
         assert_eq!(TreeDef::from_paths(&[]).unwrap(), TreeDef::Dict(vec![]));
     }
 }

@@ -1,0 +1,40 @@
+//! The options that choose, rename and place tensors.
+
+use clap::Args;
+use safejax::{Framework, LoadOptions};
+
+/// Which tensors, under which names.
+#[derive(Args)]
+pub struct SelectArgs {
+    /// Only tensors whose names match (* and ? stand for any characters and any one)
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+
+    /// Not the tensors whose names match
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+
+    /// Replace the beginning FROM of names by TO
+    #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
+    rename: Vec<(String, String)>,
+
+    /// The framework whose names these are: plain, flax, haiku, objax or nnx [default: as recorded or recognised]
+    #[arg(long, value_name = "FRAMEWORK")]
+    framework: Option<Framework>,
+}
+
+fn parse_rename(text: &str) -> Result<(String, String), String> {
+    let (from, to) = text.split_once('=').ok_or("it is not FROM=TO")?;
+    Ok((from.to_owned(), to.to_owned()))
+}
+
+impl SelectArgs {
+    /// The options for a load.
+    pub fn options(&self) -> LoadOptions {
+        let mut options = LoadOptions::default();
+        options.include = self.include.clone();
+        options.exclude = self.exclude.clone();
+        options.framework = self.framework;
+        self.rename.iter().fold(options, |options, (from, to)| options.rename(from, to))
+    }
+}

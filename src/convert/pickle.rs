@@ -1,0 +1,595 @@
+//! Pickled dictionaries of NumPy arrays, read by a parser that can build nothing but containers, strings,
+//! numbers and arrays. Every other instruction, and every other class, is refused by name: nothing of the file
+//! is ever run.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::npy;
+use super::source::{Source, SourceFormat};
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::error::{Context, Result};
+use crate::sub_byte;
+use crate::tree::{DictKey, KeyMap, LeafKind, MAX_DEPTH, TreeDef};
+
+/// A tree of arrays in a pickle.
+pub struct PickleSource {
+    origin: String,
+    data: Bytes,
+    keys: KeyMap,
+    specs: Vec<ArraySpec>,
+    leaves: Vec<Array>,
+}
+
+/// An array of the file.
+#[derive(Debug, Clone, PartialEq)]
+struct Array {
+    spec: ArraySpec,
+    content: Content,
+    /// As NumPy names the type, for byte order.
+    descr: String,
+    is_fortran_order: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Content {
+    Range(Range<usize>),
+    Scalar(Vec<u8>),
+}
+
+impl PickleSource {
+    pub fn new(origin: String, data: Bytes) -> Result<PickleSource, String> {
+        let value = Machine::new(&data).run()?;
+        let mut leaves = Vec::new();
+        let def = to_def(value, &mut leaves)?;
+        let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
+        let specs = leaves.iter().map(|leaf: &Array| leaf.spec.clone()).collect();
+        Ok(PickleSource { origin, data, keys, specs, leaves })
+    }
+}
+
+impl Source for PickleSource {
+    fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    fn format(&self) -> SourceFormat {
+        SourceFormat::Pickle
+    }
+
+    fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    fn specs(&self) -> &[ArraySpec] {
+        &self.specs
+    }
+
+    fn read(&self, index: usize) -> Result<Bytes> {
+        let leaf = &self.leaves[index];
+        let bytes = match &leaf.content {
+            Content::Scalar(bytes) => Bytes::copy_from_slice(bytes),
+            Content::Range(range) => self.data.slice(range.clone()),
+        };
+        let name = &self.keys.leaves()[index].name;
+        let bytes = npy::to_native(bytes, &leaf.spec, &leaf.descr, leaf.is_fortran_order).for_tensor(name)?;
+        let dtype = leaf.spec.dtype;
+        Ok(if dtype.is_sub_byte() { sub_byte::pack(&bytes, dtype).into() } else { bytes })
+    }
+}
+
+/// The values that the parser builds.
+#[derive(Debug, Clone, PartialEq)]
+enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(String),
+    /// Bytes of the file.
+    Bytes(Range<usize>),
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    Dict(Vec<(Value, Value)>),
+    /// One of the functions of NumPy's that rebuild arrays.
+    Global(Global),
+    /// A type of elements: as NumPy writes it.
+    DType(String),
+    /// An array whose state has not come yet.
+    EmptyArray,
+    Array(Box<Array>),
+    Mark,
+}
+
+/// The functions and classes that may be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Global {
+    Reconstruct,
+    NdArray,
+    DType,
+    Scalar,
+    FromBuffer,
+    OrderedDict,
+    /// A type of ml_dtypes, by its position in [`EXTENSION_TYPES`].
+    Extension(usize),
+}
+
+/// The element types of ml_dtypes that a pickle may name.
+const EXTENSION_TYPES: [DType; 6] =
+    [DType::BF16, DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ, DType::F8E8M0FNU];
+
+fn global(module: &str, name: &str) -> Result<Global, String> {
+    match (module, name) {
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Ok(Global::Reconstruct),
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Ok(Global::Scalar),
+        ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Ok(Global::FromBuffer),
+        ("numpy", "ndarray") => Ok(Global::NdArray),
+        ("numpy", "dtype") => Ok(Global::DType),
+        ("collections", "OrderedDict") => Ok(Global::OrderedDict),
+        ("ml_dtypes", name) => {
+            let known = EXTENSION_TYPES.iter().position(|dtype| dtype.name() == name);
+            known
+                .map(Global::Extension)
+                .ok_or_else(|| format!("it names ml_dtypes.{}, which is not known", name.escape_debug()))
+        }
+        _ => Err(format!(
+            "it names {}.{}, and only arrays, containers, strings and numbers are read; load it in Python, if you \
+             trust it, and save the arrays as safetensors",
+            module.escape_debug(),
+            name.escape_debug()
+        )),
+    }
+}
+
+/// A value on the stack, and how deep it is nested: bounded, so that nothing recurses for ever over it.
+#[derive(Debug, Clone, PartialEq)]
+struct Slot {
+    value: Value,
+    depth: usize,
+}
+
+struct Machine<'a> {
+    data: &'a [u8],
+    position: usize,
+    stack: Vec<Slot>,
+    memo: HashMap<u64, Slot>,
+    /// Values copied from the memo so far: a file must not multiply itself.
+    copies: usize,
+}
+
+/// The most values that the memo may give out again.
+const MAX_COPIES: usize = 1 << 20;
+
+impl<'a> Machine<'a> {
+    fn new(data: &'a [u8]) -> Machine<'a> {
+        Machine { data, position: 0, stack: Vec::new(), memo: HashMap::new(), copies: 0 }
+    }
+
+    fn take(&mut self, count: usize) -> Result<Range<usize>, String> {
+        let end = self.position.checked_add(count).filter(|end| *end <= self.data.len());
+        let end = end.ok_or_else(|| format!("it is cut off at byte {}", self.position))?;
+        let range = self.position..end;
+        self.position = end;
+        Ok(range)
+    }
+
+    fn number(&mut self, bytes: usize) -> Result<u64, String> {
+        let range = self.take(bytes)?;
+        Ok(self.data[range].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    fn length(&mut self, bytes: usize) -> Result<usize, String> {
+        usize::try_from(self.number(bytes)?)
+            .map_err(|_| format!("a length at byte {} is too large", self.position))
+    }
+
+    fn text(&mut self, length: usize) -> Result<String, String> {
+        let range = self.take(length)?;
+        let text = std::str::from_utf8(&self.data[range]);
+        text.map(str::to_owned).map_err(|_| format!("a string before byte {} is not UTF-8", self.position))
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let rest = &self.data[self.position..];
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("a line does not end")?;
+        let text = self.text(length)?;
+        self.take(1)?;
+        Ok(text)
+    }
+
+    fn pop_slot(&mut self) -> Result<Slot, String> {
+        self.stack.pop().ok_or_else(|| format!("the stack is empty at byte {}", self.position))
+    }
+
+    fn pop(&mut self) -> Result<Value, String> {
+        self.pop_slot().map(|slot| slot.value)
+    }
+
+    /// Pushes a container of values of this depth.
+    fn push_container(&mut self, value: Value, depth: usize) -> Result<(), String> {
+        self.stack.push(Slot { value, depth: deeper(depth)? });
+        Ok(())
+    }
+
+    /// The values above the last mark, which goes.
+    fn pop_to_mark(&mut self) -> Result<Vec<Slot>, String> {
+        let mark = self.stack.iter().rposition(|slot| slot.value == Value::Mark);
+        let mark = mark.ok_or_else(|| format!("there is no mark at byte {}", self.position))?;
+        let values = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(values)
+    }
+
+    fn tuple(&mut self, count: usize) -> Result<(), String> {
+        let start = self.stack.len().checked_sub(count).ok_or("the stack is too short for a tuple")?;
+        let items = self.stack.split_off(start);
+        self.push_tuple(items)
+    }
+
+    fn push_tuple(&mut self, items: Vec<Slot>) -> Result<(), String> {
+        let depth = deepest(&items);
+        self.push_container(Value::Tuple(items.into_iter().map(|slot| slot.value).collect()), depth)
+    }
+
+    fn remember(&mut self, index: u64) -> Result<(), String> {
+        let value = self.stack.last().cloned().ok_or("the stack is empty")?;
+        self.memo.insert(index, value);
+        Ok(())
+    }
+
+    fn recall(&mut self, index: u64) -> Result<(), String> {
+        let value =
+            self.memo.get(&index).cloned().ok_or_else(|| format!("nothing is remembered as {index}"))?;
+        self.copies += size(&value.value);
+        if self.copies > MAX_COPIES {
+            return Err("it refers to its own parts too often".into());
+        }
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Runs to the end, and returns what is built.
+    fn run(mut self) -> Result<Value, String> {
+        loop {
+            let start = self.position;
+            let range = self.take(1)?;
+            let opcode = self.data[range.start];
+            if opcode == b'.' {
+                return self.pop();
+            }
+            self.step(opcode).map_err(|problem| format!("at byte {start}: {problem}"))?;
+        }
+    }
+
+    /// One instruction. The letters are those of Python's `pickletools`.
+    fn step(&mut self, opcode: u8) -> Result<(), String> {
+        let value = match opcode {
+            0x80 => {
+                self.take(1)?; // PROTO
+                return Ok(());
+            }
+            0x95 => {
+                self.take(8)?; // FRAME
+                return Ok(());
+            }
+            b'(' => Value::Mark,
+            b'N' => Value::None,
+            0x88 => Value::Bool(true),
+            0x89 => Value::Bool(false),
+            b'K' => Value::Int(self.number(1)? as i64),
+            b'M' => Value::Int(self.number(2)? as i64),
+            b'J' => Value::Int(i64::from(self.number(4)? as u32 as i32)),
+            0x8a => {
+                let length = self.length(1)?; // LONG1: little-endian with a sign
+                if length > 8 {
+                    return Err("an integer does not fit into 64 bits".into());
+                }
+                let raw = self.number(length)?;
+                let unused = 64 - 8 * length as u32;
+                Value::Int(if length == 0 { 0 } else { ((raw << unused) as i64) >> unused })
+            }
+            b'G' => {
+                let range = self.take(8)?;
+                let bytes: [u8; 8] = self.data[range].try_into().unwrap_or_default();
+                Value::Float(f64::from_be_bytes(bytes))
+            }
+            b'X' => self.length(4).and_then(|length| self.text(length)).map(Value::Str)?,
+            0x8c => self.length(1).and_then(|length| self.text(length)).map(Value::Str)?,
+            0x8d => self.length(8).and_then(|length| self.text(length)).map(Value::Str)?,
+            b'B' => self.length(4).and_then(|length| self.take(length)).map(Value::Bytes)?,
+            b'C' => self.length(1).and_then(|length| self.take(length)).map(Value::Bytes)?,
+            0x8e | 0x96 => self.length(8).and_then(|length| self.take(length)).map(Value::Bytes)?,
+            b'}' => Value::Dict(Vec::new()),
+            b']' => Value::List(Vec::new()),
+            b')' => Value::Tuple(Vec::new()),
+            b't' => return self.pop_to_mark().and_then(|items| self.push_tuple(items)),
+            0x85 => return self.tuple(1),
+            0x86 => return self.tuple(2),
+            0x87 => return self.tuple(3),
+            b'q' => return self.number(1).and_then(|index| self.remember(index)),
+            b'r' => return self.number(4).and_then(|index| self.remember(index)),
+            0x94 => return self.remember(self.memo.len() as u64),
+            b'h' => return self.number(1).and_then(|index| self.recall(index)),
+            b'j' => return self.number(4).and_then(|index| self.recall(index)),
+            b'0' => return self.pop().map(drop),
+            b'a' => {
+                let item = self.pop_slot()?;
+                return self.append(vec![item]);
+            }
+            b'e' => return self.pop_to_mark().and_then(|items| self.append(items)),
+            b's' => {
+                let (value, key) = (self.pop_slot()?, self.pop_slot()?);
+                return self.set_items(vec![key, value]);
+            }
+            b'u' => return self.pop_to_mark().and_then(|items| self.set_items(items)),
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(global(&module, &name)?)
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (module, name) {
+                    (Value::Str(module), Value::Str(name)) => Value::Global(global(&module, &name)?),
+                    _ => return Err("a global has no name".into()),
+                }
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(function, arguments)?
+            }
+            b'b' => {
+                let (state, object) = (self.pop()?, self.pop()?);
+                self.build(object, state)?
+            }
+            opcode => return Err(format!("the instruction {} is not one that is read", opcode_name(opcode))),
+        };
+        self.stack.push(Slot { value, depth: 0 });
+        Ok(())
+    }
+
+    fn append(&mut self, items: Vec<Slot>) -> Result<(), String> {
+        let depth = deeper(deepest(&items))?;
+        match self.stack.last_mut() {
+            Some(Slot { value: Value::List(list), depth: own }) => {
+                list.extend(items.into_iter().map(|slot| slot.value));
+                *own = depth.max(*own);
+                Ok(())
+            }
+            _ => Err("something is appended to what is no list".into()),
+        }
+    }
+
+    fn set_items(&mut self, items: Vec<Slot>) -> Result<(), String> {
+        let depth = deeper(deepest(&items))?;
+        let Some(Slot { value: Value::Dict(dict), depth: own }) = self.stack.last_mut() else {
+            return Err("something is set in what is no dictionary".into());
+        };
+        *own = depth.max(*own);
+        let items: Vec<Value> = items.into_iter().map(|slot| slot.value).collect();
+        if items.len() % 2 != 0 {
+            return Err("a key has no value".into());
+        }
+        let mut items = items.into_iter();
+        while let (Some(key), Some(value)) = (items.next(), items.next()) {
+            dict.push((key, value));
+        }
+        Ok(())
+    }
+
+    /// What a call of one of NumPy's functions builds.
+    fn call(&self, function: Value, arguments: Value) -> Result<Value, String> {
+        let (Value::Global(function), Value::Tuple(arguments)) = (function, arguments) else {
+            return Err("something is called that is no function".into());
+        };
+        match (function, &arguments[..]) {
+            (Global::Reconstruct, _) => Ok(Value::EmptyArray),
+            (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
+            (Global::DType, [Value::Str(descr), ..]) => Ok(Value::DType(descr.clone())),
+            (Global::DType, [Value::Global(Global::Extension(index)), ..]) => {
+                Ok(Value::DType(EXTENSION_TYPES[*index].name().to_owned()))
+            }
+            (Global::Scalar, [Value::DType(descr), Value::Bytes(range)]) => {
+                self.array(vec![], descr, range.clone(), false).map(|array| Value::Array(Box::new(array)))
+            }
+            (
+                Global::FromBuffer,
+                [Value::Bytes(range), Value::DType(descr), Value::Tuple(shape), Value::Str(order)],
+            ) => self
+                .array(dims(shape)?, descr, range.clone(), order == "F")
+                .map(|array| Value::Array(Box::new(array))),
+            (function, _) => Err(format!("{function:?} is called in a way that NumPy does not use")),
+        }
+    }
+
+    /// What a state makes of an object: the content of an array, the byte order of a type.
+    fn build(&self, object: Value, state: Value) -> Result<Value, String> {
+        let Value::Tuple(state) = state else { return Err("a state is no tuple".into()) };
+        match (object, &state[..]) {
+            (
+                Value::EmptyArray,
+                [
+                    Value::Int(_),
+                    Value::Tuple(shape),
+                    Value::DType(descr),
+                    Value::Bool(order),
+                    Value::Bytes(range),
+                ],
+            ) => {
+                let array = self.array(dims(shape)?, descr, range.clone(), *order)?;
+                Ok(Value::Array(Box::new(array)))
+            }
+            (Value::EmptyArray, [.., Value::List(_)]) => Err("it holds an array of Python objects".into()),
+            // (version, byte order, …): the first letter of the type.
+            (Value::DType(descr), [Value::Int(_), Value::Str(order), ..]) => {
+                let is_plain = descr.starts_with(['b', 'i', 'u', 'f', 'c']) && !descr.contains("float");
+                Ok(Value::DType(if is_plain { format!("{order}{descr}") } else { descr }))
+            }
+            _ => Err("an object is given a state that NumPy does not write".into()),
+        }
+    }
+
+    fn array(
+        &self,
+        shape: Vec<usize>,
+        descr: &str,
+        range: Range<usize>,
+        is_fortran_order: bool,
+    ) -> Result<Array, String> {
+        let dtype = match DType::from_name(descr).filter(|dtype| dtype.name() == descr) {
+            Some(dtype) => dtype,
+            None => npy::dtype_of(descr)?,
+        };
+        let spec = ArraySpec::new(dtype, shape);
+        let expected = spec.host_bytes().map_err(|error| error.to_string())?;
+        if range.len() != expected {
+            return Err(format!("an array is {spec}, {expected} bytes, but has {}", range.len()));
+        }
+        Ok(Array { spec, content: Content::Range(range), descr: descr.to_owned(), is_fortran_order })
+    }
+}
+
+fn deepest(items: &[Slot]) -> usize {
+    items.iter().map(|slot| slot.depth).max().unwrap_or(0)
+}
+
+/// One level more, if there may be one.
+fn deeper(depth: usize) -> Result<usize, String> {
+    if depth < MAX_DEPTH { Ok(depth + 1) } else { Err(format!("it is nested deeper than {MAX_DEPTH} levels")) }
+}
+
+fn dims(shape: &[Value]) -> Result<Vec<usize>, String> {
+    let dim = |value: &Value| match value {
+        Value::Int(dim) => usize::try_from(*dim).ok(),
+        _ => None,
+    };
+    shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| "a shape is not one of sizes".to_owned())
+}
+
+/// The values within a value, itself included.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Tuple(items) | Value::List(items) => 1 + items.iter().map(size).sum::<usize>(),
+        Value::Dict(items) => 1 + items.iter().map(|(key, value)| size(key) + size(value)).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// The names of the instructions that run code or load it, for the error.
+fn opcode_name(opcode: u8) -> String {
+    let name = match opcode {
+        b'i' => "INST",
+        b'o' => "OBJ",
+        0x81 => "NEWOBJ",
+        0x92 => "NEWOBJ_EX",
+        b'P' => "PERSID",
+        b'Q' => "BINPERSID",
+        0x82..=0x84 => "EXT",
+        0x97 => "NEXT_BUFFER",
+        0x98 => "READONLY_BUFFER",
+        0x8b => "LONG4",
+        0x8f => "EMPTY_SET",
+        0x91 => "FROZENSET",
+        _ => return format!("0x{opcode:02x}"),
+    };
+    name.to_owned()
+}
+
+/// The structure of a value; its arrays are appended in JAX's order.
+fn to_def(value: Value, leaves: &mut Vec<Array>) -> Result<TreeDef, String> {
+    let scalar = |leaves: &mut Vec<Array>, kind, dtype: DType, bytes: Vec<u8>| {
+        let content = Content::Scalar(bytes);
+        leaves.push(Array {
+            spec: ArraySpec::new(dtype, []),
+            content,
+            descr: dtype.name().into(),
+            is_fortran_order: false,
+        });
+        Ok(TreeDef::Leaf(kind))
+    };
+    match value {
+        Value::None => Ok(TreeDef::None),
+        Value::Bool(value) => scalar(leaves, LeafKind::Bool, DType::Bool, vec![u8::from(value)]),
+        Value::Int(value) => scalar(leaves, LeafKind::Int, DType::I64, value.to_le_bytes().to_vec()),
+        Value::Float(value) => scalar(leaves, LeafKind::Float, DType::F64, value.to_le_bytes().to_vec()),
+        Value::Array(array) => {
+            leaves.push(*array);
+            Ok(TreeDef::LEAF)
+        }
+        Value::List(items) => {
+            let items = items.into_iter().map(|item| to_def(item, leaves));
+            Ok(TreeDef::List(items.collect::<Result<_, _>>()?))
+        }
+        Value::Tuple(items) => {
+            let items = items.into_iter().map(|item| to_def(item, leaves));
+            Ok(TreeDef::Tuple(items.collect::<Result<_, _>>()?))
+        }
+        Value::Dict(entries) => {
+            let mut keyed = Vec::new();
+            for (key, value) in entries {
+                keyed.push(match key {
+                    Value::Str(key) => (DictKey::Str(key), value),
+                    Value::Int(key) => (DictKey::Int(key), value),
+                    _ => return Err("a dictionary has a key that is neither string nor integer".into()),
+                });
+            }
+            keyed.sort_by(|a, b| a.0.cmp(&b.0));
+            let entries = keyed.into_iter().map(|(key, value)| Ok((key, to_def(value, leaves)?)));
+            let entries = entries.collect::<Result<Vec<_>, String>>()?;
+            TreeDef::dict(entries).map_err(|error| error.to_string())
+        }
+        other => Err(format!("it holds {other:?}, which is neither a container nor an array")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(bytes: &[u8]) -> String {
+        PickleSource::new("x".into(), Bytes::copy_from_slice(bytes)).err().unwrap()
+    }
+
+    #[test]
+    fn what_could_run_code_is_refused_by_name() {
+        assert!(problem(b"\x80\x02cos\nsystem\n").contains("it names os.system"));
+        assert!(problem(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93").contains("it names builtins.eval"));
+        assert!(problem(b"\x80\x02(i").contains("INST"));
+        assert!(problem(b"\x80\x02N\x81").contains("NEWOBJ"));
+        assert!(problem(b"\x80\x02Px\n").contains("PERSID"));
+        assert!(problem(b"\x80\x02\x82\x01").contains("EXT"));
+    }
+
+    #[test]
+    fn damage_is_an_error() {
+        assert!(problem(b"\x80\x02").contains("cut off"));
+        assert!(problem(b"\x80\x02.").contains("stack is empty"));
+        assert!(problem(b"\x80\x02h\x00.").contains("nothing is remembered"));
+        assert!(problem(b"\x80\x02]K\x01K\x01s.").contains("no dictionary"));
+        assert!(problem(b"\x80\x02X\xff\xff\xff\xff.").contains("cut off"));
+        assert!(problem(b"\x80\x02X\x01\x00\x00\x00x.").contains("neither a container nor an array"));
+        let lists = [&b"\x80\x02"[..], &[b']'; 100_000], &[b'a'; 99_999], b"."].concat();
+        let tuples = [&b"\x80\x02N"[..], &[0x85; 100_000], b"."].concat();
+        assert!(problem(&lists).contains("nested deeper") && problem(&tuples).contains("nested deeper"));
+        // Doubling itself forty times over.
+        let mut bomb = b"\x80\x02]N".to_vec();
+        bomb.push(b'a');
+        for round in 0..40u8 {
+            bomb.extend([b'q', round, b'h', round, 0x86]);
+        }
+        bomb.push(b'.');
+        assert!(problem(&bomb).contains("too often"));
+    }
+
+    #[test]
+    fn plain_values_become_a_tree() {
+        // pickle.dumps({'a': 5, 'b': [None, True]}, 2)
+        let file = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01K\x05X\x01\x00\x00\x00bq\x02]q\x03(N\x88eu.";
+        let source = PickleSource::new("x".into(), Bytes::from_static(file)).unwrap();
+        assert_eq!(source.keys().def().to_string(), "{'a': *, 'b': [None, *]}");
+        assert_eq!(&source.read(0).unwrap()[..], 5i64.to_le_bytes());
+        assert_eq!(&source.read(1).unwrap()[..], [1]);
+    }
+}

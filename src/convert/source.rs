@@ -1,0 +1,126 @@
+//! What every format that is read has in common: a tree of arrays whose bytes are read one at a time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::{msgpack, npy, npz, pickle, safetensors};
+use crate::array::ArraySpec;
+use crate::checkpoint::{Checkpoint, read_file};
+use crate::error::{Error, Result};
+use crate::load::LoadOptions;
+use crate::tree::{Framework, KeyMap};
+
+/// A file of arrays, of any format that is read.
+pub trait Source {
+    /// The file, for messages.
+    fn origin(&self) -> &str;
+
+    /// The format that its content has.
+    fn format(&self) -> SourceFormat;
+
+    /// The tree and the names of its leaves.
+    fn keys(&self) -> &KeyMap;
+
+    /// The types and shapes of the leaves, in JAX's order.
+    fn specs(&self) -> &[ArraySpec];
+
+    /// The user's strings, where the format has any.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    /// The framework whose names these are.
+    fn framework(&self) -> Framework {
+        Framework::Plain
+    }
+
+    /// The bytes of the leaf at this position: row-major, little-endian, sub-byte elements packed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Malformed`] when the data does not hold what the file says.
+    fn read(&self, index: usize) -> Result<Bytes>;
+}
+
+/// The formats that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SourceFormat {
+    /// A safetensors file.
+    Safetensors,
+    /// What `flax.serialization.to_bytes` writes, in one file or in several with an index.
+    Msgpack,
+    /// NumPy's zip of arrays.
+    Npz,
+    /// One NumPy array.
+    Npy,
+    /// A pickled dictionary of NumPy arrays.
+    Pickle,
+}
+
+impl fmt::Display for SourceFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            SourceFormat::Safetensors => "safetensors",
+            SourceFormat::Msgpack => "Flax msgpack",
+            SourceFormat::Npz => "npz",
+            SourceFormat::Npy => "npy",
+            SourceFormat::Pickle => "pickle",
+        })
+    }
+}
+
+/// Opens a file of any format that is read; its content says which.
+///
+/// The options are those of [`crate::load`] that choose, rename and place tensors; they apply to safetensors
+/// files only.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Malformed`] naming the format that the content looks like, and what is wrong with it.
+pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Source>> {
+    let path = path.as_ref();
+    let origin = path.display().to_string();
+    let data = read_file(path)?;
+    let malformed = |format: &'static str| {
+        let origin = origin.clone();
+        move |problem: String| Error::Malformed { origin, format, problem }
+    };
+    match detect(&data) {
+        Some(SourceFormat::Npy) => {
+            Ok(Box::new(npy::NpySource::new(origin.clone(), data).map_err(malformed("npy file"))?))
+        }
+        Some(SourceFormat::Npz) => {
+            Ok(Box::new(npz::NpzSource::new(origin.clone(), data).map_err(malformed("npz file"))?))
+        }
+        Some(SourceFormat::Pickle) => Ok(Box::new(
+            pickle::PickleSource::new(origin.clone(), data).map_err(malformed("pickled tree of arrays"))?,
+        )),
+        Some(SourceFormat::Msgpack) => Ok(Box::new(
+            msgpack::MsgpackSource::new(origin.clone(), vec![data])
+                .map_err(malformed("Flax msgpack file"))?,
+        )),
+        _ if msgpack::is_index(&data) => msgpack::open_index(path, &data),
+        _ => Ok(Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?)),
+    }
+}
+
+/// The format that these bytes begin like; safetensors has no mark of its own.
+fn detect(data: &[u8]) -> Option<SourceFormat> {
+    if data.starts_with(npy::MAGIC) {
+        return Some(SourceFormat::Npy);
+    }
+    // A zip archive begins with its first entry, or, when empty, with its end.
+    if data.starts_with(b"PK\x03\x04") || data.starts_with(b"PK\x05\x06") {
+        return Some(SourceFormat::Npz);
+    }
+    // Protocol 2 and later say so first: PROTO, then the version.
+    if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
+        return Some(SourceFormat::Pickle);
+    }
+    // A safetensors file begins with a length below 100 MB, so that bytes 4 to 7 are zero and byte 8 is `{`.
+    let is_safetensors = data.get(4..8).is_some_and(|high| high == [0; 4]) && data.get(8) == Some(&b'{');
+    (!is_safetensors && msgpack::begins_with_map(data)).then_some(SourceFormat::Msgpack)
+}

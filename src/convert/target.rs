@@ -1,0 +1,204 @@
+//! Writing a source in another format.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::source::Source;
+use super::{json, msgpack, npy, npz};
+use crate::array::{ArraySpec, HostArray};
+use crate::cast::{Cast, cast_dtype};
+use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
+use crate::dtype::DType;
+use crate::error::{Context, Error, Result};
+use crate::save::{Digests, FilePlan};
+use crate::sub_byte;
+use crate::tree::{Framework, matches_glob, record};
+
+/// How a file is converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConvertOptions {
+    /// The format that is written; that of the target's name if `None`.
+    pub format: Option<TargetFormat>,
+    /// What floating point tensors are cast to, by pattern over names; the first that matches counts.
+    pub dtypes: Vec<(String, DType)>,
+    /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096. Safetensors only.
+    pub alignment: usize,
+    /// Whether digests are recorded. Safetensors only.
+    pub digests: Digests,
+    /// How the file is written.
+    pub write: WriteOptions,
+}
+
+impl Default for ConvertOptions {
+    fn default() -> ConvertOptions {
+        ConvertOptions {
+            format: None,
+            dtypes: Vec::new(),
+            alignment: DEFAULT_ALIGNMENT,
+            digests: Digests::None,
+            write: WriteOptions::default(),
+        }
+    }
+}
+
+/// The formats that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum TargetFormat {
+    /// A safetensors file, with the tree recorded.
+    Safetensors,
+    /// What `flax.serialization.from_bytes` reads.
+    Msgpack,
+    /// NumPy's zip of arrays, by name.
+    Npz,
+    /// One NumPy array; for a tree of one leaf.
+    Npy,
+    /// The tree alone, without the arrays' elements.
+    Json,
+}
+
+impl TargetFormat {
+    /// The format that a file's name asks for, by its ending.
+    pub fn of_name(path: &Path) -> Option<TargetFormat> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        Some(match extension.as_str() {
+            "safetensors" => TargetFormat::Safetensors,
+            "msgpack" => TargetFormat::Msgpack,
+            "npz" => TargetFormat::Npz,
+            "npy" => TargetFormat::Npy,
+            "json" => TargetFormat::Json,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for TargetFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            TargetFormat::Safetensors => "safetensors",
+            TargetFormat::Msgpack => "Flax msgpack",
+            TargetFormat::Npz => "npz",
+            TargetFormat::Npy => "npy",
+            TargetFormat::Json => "JSON",
+        })
+    }
+}
+
+/// What a conversion did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct ConvertReport {
+    /// Tensors in the file.
+    pub tensors: usize,
+    /// Tensors that were cast.
+    pub cast_tensors: usize,
+    /// Finite elements that became infinite, by tensor.
+    pub overflows: BTreeMap<String, usize>,
+    /// Tensors that could not be aligned, in a safetensors file.
+    pub unaligned_tensors: usize,
+    /// What the format that was written cannot hold, and how it is held instead.
+    pub notes: Vec<String>,
+}
+
+/// Writes a source to a new file, atomically.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a cast that is not supported, or a name that asks for no format that is
+/// written; an error naming the leaf that the format cannot hold; [`Error::Io`].
+pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
+    let format = options.format.or_else(|| TargetFormat::of_name(target)).ok_or_else(|| {
+        Error::InvalidArgument(format!(
+            "{} does not end in .safetensors, .msgpack, .npz, .npy or .json; say which format it is to have",
+            target.display()
+        ))
+    })?;
+    let mut conversion = Conversion::new(source, options)?;
+    match format {
+        TargetFormat::Safetensors => conversion.to_safetensors(target, options)?,
+        TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
+        TargetFormat::Npz => npz::write(&mut conversion, target, options.write)?,
+        TargetFormat::Npy => conversion.to_npy(target)?,
+        TargetFormat::Json => json::write(&conversion, target, options.write)?,
+    }
+    Ok(conversion.report)
+}
+
+/// A source with the types that its tensors get.
+pub(super) struct Conversion<'a> {
+    pub source: &'a dyn Source,
+    /// The types and shapes that are written, in JAX's order.
+    pub specs: Vec<ArraySpec>,
+    pub report: ConvertReport,
+}
+
+impl<'a> Conversion<'a> {
+    fn new(source: &'a dyn Source, options: &ConvertOptions) -> Result<Conversion<'a>> {
+        let leaves = source.keys().leaves().iter().zip(source.specs());
+        let specs = leaves.map(|(leaf, spec)| {
+            let wanted = options.dtypes.iter().find(|(pattern, _)| matches_glob(pattern, &leaf.name));
+            let dtype = cast_dtype(spec.dtype, wanted.map(|(_, dtype)| *dtype)).for_tensor(&leaf.name)?;
+            Ok(ArraySpec::new(dtype, spec.shape.clone()))
+        });
+        let specs = specs.collect::<Result<Vec<_>>>()?;
+        let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
+        Ok(Conversion { source, specs, report })
+    }
+
+    /// The name of a leaf on disk.
+    pub fn name(&self, index: usize) -> &'a str {
+        &self.source.keys().leaves()[index].name
+    }
+
+    /// The bytes of a leaf in the type that is written, sub-byte elements packed.
+    pub fn packed(&mut self, index: usize) -> Result<Bytes> {
+        let name = self.name(index);
+        let bytes = self.source.read(index).for_tensor(name)?;
+        let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
+        if from == to {
+            return Ok(bytes);
+        }
+        let cast = Cast::new(&bytes, from, to).for_tensor(name)?;
+        self.report.cast_tensors += 1;
+        if cast.overflows > 0 {
+            self.report.overflows.insert(name.to_owned(), cast.overflows);
+        }
+        Ok(cast.bytes.into())
+    }
+
+    /// The bytes of a leaf in the type that is written, sub-byte elements in a byte each.
+    pub fn unpacked(&mut self, index: usize) -> Result<Bytes> {
+        let bytes = self.packed(index)?;
+        let dtype = self.specs[index].dtype;
+        Ok(if dtype.is_sub_byte() { sub_byte::unpack(&bytes, dtype).into() } else { bytes })
+    }
+
+    fn to_safetensors(&mut self, target: &Path, options: &ConvertOptions) -> Result<()> {
+        let mut metadata = self.source.metadata();
+        metadata.extend(record::write(self.source.keys().def())?);
+        if self.source.framework() != Framework::Plain {
+            metadata.insert(record::FRAMEWORK_KEY.into(), self.source.framework().to_string());
+        }
+        let names = self.source.keys().leaves().iter().map(|leaf| leaf.name.clone());
+        let specs = names.zip(self.specs.iter().cloned()).collect();
+        let plan = FilePlan::new(specs, metadata, options.alignment, options.digests)?;
+        self.report.unaligned_tensors = plan.layout().unaligned().count();
+        plan.write(target, options.write, |index, _| self.packed(index))
+    }
+
+    fn to_npy(&mut self, target: &Path) -> Result<()> {
+        if self.specs.len() != 1 {
+            return Err(Error::InvalidArgument(format!(
+                "an .npy file holds one array, and {} has {}; write an .npz file instead",
+                self.source.origin(),
+                self.specs.len()
+            )));
+        }
+        let bytes = self.unpacked(0)?;
+        npy::write(target, &HostArray::from_bytes(self.specs[0].clone(), bytes)?)
+    }
+}
