@@ -2,19 +2,22 @@
 """The current JAX side of tests/interop.rs: trees through safejax_tree.py, safetensors.flax and Flax.
 
     interop_jax.py write DIRECTORY      writes trees with safejax_tree.py and msgpack with Flax
-    interop_jax.py check DIRECTORY      reads what safejax made of them, and compares
+    interop_jax.py check DIRECTORY      reads what safejax made of the trees, and compares
+    interop_jax.py check-formats DIRECTORY   the same for other formats
 
 Run with the packages of requirements-jax.txt.
 """
 
 import collections
 import pathlib
+import pickle
 import sys
 
 import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 import safetensors.flax
@@ -55,7 +58,7 @@ TREES = {"params": params, "train_state": train_state, "everything": one_of_ever
 def same(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs), jax.tree.structure(ours)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
-        if isinstance(b, (bool, int, float, complex)):
+        if isinstance(b, (bool, int, float, complex)) and not isinstance(b, np.generic):
             assert type(a) is type(b) and a == b, (a, b)
             continue
         a, b = np.asarray(a), np.asarray(b)
@@ -77,6 +80,44 @@ def write(directory):
     arrays = {"a/b": np.arange(6).reshape(2, 3), "c": np.ones(4, np.float16)}
     np.savez(directory / "stored.npz", **arrays)
     np.savez_compressed(directory / "deflated.npz", **arrays)
+    for protocol in (2, 5):
+        (directory / f"arrays.pickle{protocol}").write_bytes(pickle.dumps(pickled(), protocol))
+
+
+def pickled():
+    return {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(3, dtype=">i4"),
+        "half": np.arange(4).astype(ml_dtypes.bfloat16),
+        "scalar": np.float64(2.5),
+        "list": [np.zeros((0, 2), np.int8), None, 3],
+        "nested": {"flag": True, "x": 0.5},
+    }
+
+
+def check_formats(directory):
+    load = lambda name: safejax_tree.load_file(directory / f"{name}.safetensors")
+    state = flax.serialization.to_state_dict
+    same(load("params.from-msgpack"), params())
+    same(load("train_state.from-msgpack"), jax.tree.map(np.asarray, state(train_state())) | {"step": 7})
+    odd = load("odd.from-msgpack")
+    assert odd["complex"] == 1 + 2j and odd["int"] == 2**40 and odd["float"] == 0.1, odd
+    assert odd["flag"] is True and odd["none"] is None and odd["scalar"].dtype == np.float32
+    assert odd["f8"].dtype == ml_dtypes.float8_e5m2 and odd["c64"].dtype == np.complex64
+    assert (load("chunked.from-msgpack")["big"] == np.arange(40, dtype=np.float32).reshape(5, 8)).all()
+    for name in ("stored", "deflated"):
+        npz = load(f"{name}.from-npz")
+        assert (npz["a/b"] == np.arange(6).reshape(2, 3)).all() and npz["c"].dtype == np.float16
+    native = lambda leaf: leaf.astype(leaf.dtype.newbyteorder("=")) if isinstance(leaf, np.ndarray) else leaf
+    for protocol in (2, 5):
+        same(load(f"arrays.from-pickle{protocol}"), jax.tree.map(native, pickled()))
+    restored = flax.serialization.from_bytes(params(), (directory / "params.ours.msgpack").read_bytes())
+    same(jax.tree.map(np.asarray, restored), jax.tree.map(np.asarray, params()))
+    restored = flax.serialization.from_bytes(train_state(), (directory / "train_state.ours.msgpack").read_bytes())
+    same(jax.tree.map(np.asarray, restored), jax.tree.map(np.asarray, train_state()))
+    npz = np.load(directory / "params.ours.npz")
+    assert sorted(npz.files) == sorted(flax.traverse_util.flatten_dict(params(), sep=".")), npz.files
 
 
 def types(name):
@@ -95,4 +136,4 @@ def check(directory):
 
 
 if __name__ == "__main__":
-    {"write": write, "check": check}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    {"write": write, "check": check, "check-formats": check_formats}[sys.argv[1]](pathlib.Path(sys.argv[2]))

@@ -130,10 +130,13 @@ impl Checkpoint {
         }
     }
 
-    /// The bytes of a tensor of this checkpoint, sub-byte elements packed. They hold the file open for as
-    /// long as they live, and are read only when they are used.
-    pub fn bytes(&self, tensor: &TensorInfo) -> Bytes {
-        self.data.slice(tensor.range.clone())
+    /// The bytes of the tensor of this name, sub-byte elements packed. They hold the file open for as long as
+    /// they live, and are read only when they are used.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the names that look alike.
+    pub fn bytes(&self, name: &str) -> Result<Bytes> {
+        self.tensor(name).map(|tensor| self.data.slice(tensor.range.clone()))
     }
 
     /// The strings that the header holds beside the tensors (`__metadata__`).

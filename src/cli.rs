@@ -3,6 +3,7 @@
 mod client;
 mod convert;
 mod devices;
+mod diff;
 mod doctor;
 mod inspect;
 mod load;
@@ -10,6 +11,7 @@ mod plugin;
 mod progress;
 mod run;
 mod select;
+mod verify;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -49,10 +51,20 @@ enum Command {
     Load(load::Load),
     /// Write a file anew: in another format, aligned, cast, renamed
     Convert(convert::Convert),
+    /// Check a file: its rules, its tree, its digests
+    Verify(verify::Verify),
+    /// Compare two files: structure, types, shapes, values; exit code 1 when they differ
+    Diff(diff::Diff),
     /// Run a program on arrays and checkpoints
     Run(run::Run),
     /// Print everything that a bug report needs
     Doctor(doctor::Doctor),
+}
+
+/// What a command prints, and whether it found what it was to find.
+pub struct Output {
+    pub text: String,
+    pub is_success: bool,
 }
 
 /// What every command that prints something takes.
@@ -72,9 +84,9 @@ impl OutputArgs {
 
 impl Cli {
     /// Runs the command and returns what it prints.
-    pub fn run(self) -> Result<String> {
+    pub fn run(self) -> Result<Output> {
         log_to_stderr(self.verbose);
-        match self.command {
+        let text = match self.command {
             Command::Inspect(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Plugin(command) => command.run(),
@@ -82,7 +94,10 @@ impl Cli {
             Command::Convert(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Doctor(command) => command.run(),
-        }
+            Command::Verify(command) => return command.run(),
+            Command::Diff(command) => return command.run(),
+        };
+        Ok(Output { text: text?, is_success: true })
     }
 }
 

@@ -15,5 +15,5 @@ mod safetensors;
 mod source;
 mod target;
 
-pub use source::{Source, SourceFormat, open};
+pub use source::{Source, SourceFormat, open, sniff};
 pub use target::{ConvertOptions, ConvertReport, TargetFormat, convert};

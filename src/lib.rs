@@ -21,6 +21,7 @@
 pub mod array;
 pub mod cast;
 pub mod checkpoint;
+pub mod compare;
 pub mod convert;
 pub mod dtype;
 pub mod error;

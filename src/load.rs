@@ -87,6 +87,10 @@ pub(crate) fn load(
     }
     tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
     let params = Params::from_parts(selection.keys, buffers.into_iter().flatten().collect());
+    if options.sharing == Sharing::Never {
+        // Until the copies are made, they still need the file.
+        params.wait()?;
+    }
     Ok((params.with_metadata(record::strip(checkpoint.metadata()), selection.framework), report))
 }
 

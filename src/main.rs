@@ -10,10 +10,17 @@ use clap::Parser;
 fn main() -> ExitCode {
     let command = cli::Cli::parse();
     match command.run() {
-        // A reader that has seen enough, such as `head`, is not a failure.
         Ok(output) => {
-            let _ = std::io::stdout().write_all(output.as_bytes());
-            ExitCode::SUCCESS
+            let mut stdout = std::io::stdout().lock();
+            match stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush()) {
+                // A reader that has seen enough, such as `head`, is not a failure.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    eprintln!("error: the output cannot be written: {error}");
+                    ExitCode::FAILURE
+                }
+                _ if output.is_success => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
             eprint!("{}", cli::failure(&error));

@@ -27,6 +27,10 @@ impl Params {
     /// Loads a file onto the client's first device. The transfers may still be under way on return;
     /// whatever uses a buffer waits for it, and so does [`Params::wait`].
     ///
+    /// Where the platform can, buffers use the file's memory map in place: do not overwrite or truncate the file
+    /// while they live (replacing it by another of its name is fine), or load it with
+    /// [`crate::Sharing::Never`].
+    ///
     /// # Errors
     /// [`crate::Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses
     /// one.
@@ -44,6 +48,18 @@ impl Params {
         options: &LoadOptions,
     ) -> Result<(Params, LoadReport)> {
         load(client, &Checkpoint::open(path)?, options)
+    }
+
+    /// Loads a checkpoint that is open already, and reports how. As [`Params::load`].
+    ///
+    /// # Errors
+    /// As for [`Params::load`].
+    pub fn load_checkpoint(
+        client: &Client,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<(Params, LoadReport)> {
+        load(client, checkpoint, options)
     }
 
     /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.

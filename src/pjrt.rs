@@ -36,4 +36,4 @@ pub use executable::{
 pub use memory::Memory;
 pub use named_value::NamedValue;
 pub use plugin::Plugin;
-pub use transfer::{Transfer, TransferManager};
+pub use transfer::{Piece, Transfer, TransferManager};

@@ -35,7 +35,7 @@ pub const OFFLINE_VARIABLE: &str = "SAFEJAX_OFFLINE";
 
 /// How a client is chosen; built by [`Client::choose`].
 pub struct ClientChoice<'a> {
-    request: Option<String>,
+    request: Option<Request>,
     progress: Option<&'a mut dyn FnMut(InstallProgress)>,
     configure: Option<Box<dyn Fn(ClientBuilder) -> ClientBuilder + 'a>>,
 }
@@ -58,12 +58,12 @@ impl Client {
     /// # Errors
     /// [`Error::PluginNotFound`] or [`Error::PluginInstall`] when there is no plugin.
     pub fn cpu() -> Result<Client> {
-        match std::env::var(PLUGIN_VARIABLE) {
-            Ok(path) if is_path(&path) => {
-                let client = Client::choose().plugin(&path).build()?;
+        match Request::from_environment() {
+            Some(Request::Library(path)) => {
+                let client = Client::from_plugin(&path)?;
                 if client.platform_name() != "cpu" {
                     return Err(Error::PluginLibrary {
-                        path: path.into(),
+                        path,
                         reason: format!(
                             "{PLUGIN_VARIABLE} says to use it, but its platform is `{}` and a CPU client was \
                              asked for; unset the variable, or ask for Client::auto()",
@@ -82,7 +82,9 @@ impl Client {
     /// # Errors
     /// As for [`Plugin::open`] and [`ClientBuilder::build`].
     pub fn from_plugin(path: impl AsRef<Path>) -> Result<Client> {
-        Client::choose().plugin(path.as_ref().to_string_lossy()).build()
+        let mut choice = Client::choose();
+        choice.request = Some(Request::Library(path.as_ref().to_owned()));
+        choice.build()
     }
 
     /// Starts choosing a client: by name or path, with options, with a view of an installation.
@@ -128,7 +130,7 @@ pub fn package_named(name: &str) -> Result<Package> {
 impl<'a> ClientChoice<'a> {
     /// Asks for a plugin: a path to its library, or a name.
     pub fn plugin(mut self, name_or_path: impl Into<String>) -> Self {
-        self.request = Some(name_or_path.into());
+        self.request = Some(Request::parse(&name_or_path.into()));
         self
     }
 
@@ -150,8 +152,7 @@ impl<'a> ClientChoice<'a> {
     /// [`Error::PluginNotFound`] listing every place that was looked at; [`Error::NoDevice`] when the
     /// plugin needs hardware that is not there; as for [`Plugin::open`] and [`ClientBuilder::build`].
     pub fn build(mut self) -> Result<Client> {
-        let from_environment = || std::env::var(PLUGIN_VARIABLE).ok().filter(|value| !value.is_empty());
-        match self.request.take().or_else(from_environment) {
+        match self.request.take().or_else(Request::from_environment) {
             Some(request) => {
                 let library = self.locate(&request)?;
                 self.connect(&library)
@@ -161,19 +162,29 @@ impl<'a> ClientChoice<'a> {
     }
 
     /// The library behind a request, installing the CPU plugin if that is what is missing.
-    fn locate(&mut self, request: &str) -> Result<PathBuf> {
-        if is_path(request) {
-            return Ok(PathBuf::from(request));
-        }
+    fn locate(&mut self, request: &Request) -> Result<PathBuf> {
+        let request = match request {
+            Request::Library(path) => return Ok(path.clone()),
+            Request::Name(name) => name.as_str(),
+        };
         match find(request) {
             Ok(found) => Ok(found.path),
             Err(not_found) if request == "cpu" && Package::named("cpu").is_some() => {
                 if is_offline() {
                     return Err(not_found);
                 }
-                tracing::info!("the CPU plugin is not installed; installing it");
                 let package = package_named("cpu")?;
-                install(&package, self.progress.as_mut().map_or(&mut |_| {}, |progress| *progress))
+                match &mut self.progress {
+                    Some(progress) => install(&package, progress),
+                    None => {
+                        // Nobody else says so, and it takes a while.
+                        tracing::warn!(
+                            package = package.wheels[0].package,
+                            "installing the CPU plugin, once"
+                        );
+                        install(&package, &mut |_| {})
+                    }
+                }
             }
             Err(not_found) => Err(not_found),
         }
@@ -205,7 +216,7 @@ impl<'a> ClientChoice<'a> {
                 Err(reason) => passed_over.push(format!("{}: {reason}", accelerator.name)),
             }
         }
-        let library = self.locate("cpu")?;
+        let library = self.locate(&Request::Name("cpu".into()))?;
         let client = self.connect(&library)?;
         tracing::info!(platform = client.platform_name(), ?passed_over, "chose a PJRT client");
         Ok(client)
@@ -231,9 +242,29 @@ impl<'a> ClientChoice<'a> {
     }
 }
 
-/// Whether a request is a path rather than a name.
-fn is_path(request: &str) -> bool {
-    request.contains(std::path::MAIN_SEPARATOR) || Path::new(request).extension().is_some()
+/// What is asked for.
+enum Request {
+    /// This library.
+    Library(PathBuf),
+    /// The plugin of this name, wherever it is.
+    Name(String),
+}
+
+impl Request {
+    /// A text with a separator or an ending is a path; anything else is a name.
+    fn parse(text: &str) -> Request {
+        if text.contains(std::path::MAIN_SEPARATOR) || Path::new(text).extension().is_some() {
+            Request::Library(text.into())
+        } else {
+            Request::Name(text.to_owned())
+        }
+    }
+
+    /// What the variable asks for, if it is set. A value that is no text can only be a path.
+    fn from_environment() -> Option<Request> {
+        let value = std::env::var_os(PLUGIN_VARIABLE).filter(|value| !value.is_empty())?;
+        Some(value.to_str().map_or_else(|| Request::Library(value.clone().into()), Request::parse))
+    }
 }
 
 fn is_offline() -> bool {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 pub use call::{Argument, Function, Outputs};
 pub use signature::Signature;
 
+use crate::checkpoint::read_file;
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, ProgramFormat};
 
@@ -29,12 +30,15 @@ pub struct Program {
 impl Program {
     /// Reads a program from a file. What it is shows in its content, not in its name.
     ///
+    /// Compile only programs that you trust: a damaged HLO proto can make a plugin abort the process.
+    ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`] when it is none of the formats.
     pub fn open(path: impl AsRef<Path>) -> Result<Program> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| Error::io("open", path, error))?;
-        Program::parse(path.display().to_string(), bytes.into())
+        // A copy, since a program is small and its file may change while it is compiled.
+        let bytes = Bytes::copy_from_slice(&bounded(path, read_file(path)?)?);
+        Program::parse(path.display().to_string(), bytes)
     }
 
     /// Takes a program that is in memory.
@@ -87,6 +91,23 @@ impl fmt::Debug for Program {
     }
 }
 
+/// The largest file that is taken for a program, in bytes: protobuf's own limit.
+const MAX_PROGRAM_BYTES: usize = 1 << 31;
+
+/// How far into a file is looked for a mark of its format, in bytes.
+const SEARCHED_BYTES: usize = 1 << 20;
+
+fn bounded(path: &Path, bytes: Bytes) -> Result<Bytes> {
+    if bytes.len() <= MAX_PROGRAM_BYTES {
+        return Ok(bytes);
+    }
+    Err(Error::Malformed {
+        origin: path.display().to_string(),
+        format: "program",
+        problem: format!("it has {} bytes, and a program has at most {MAX_PROGRAM_BYTES}", bytes.len()),
+    })
+}
+
 /// What a program's bytes are, and the part that a plugin takes; or why they are nothing that it does.
 fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
     if bytes.starts_with(MLIR_BYTECODE_MAGIC) {
@@ -101,14 +122,20 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
                         StableHLO"
                 .into());
         }
-        if first.starts_with("module") || first.starts_with('#') || first.starts_with("\"builtin.module\"") {
+        const BEGINNINGS: [&str; 4] = ["module", "func.func", "builtin.module", "\"builtin.module\""];
+        // An alias of an attribute or a type: `#map = …`, `!t = …`.
+        let name = first.strip_prefix(['#', '!']);
+        let is_alias =
+            name.is_some_and(|name| name.starts_with(char::is_alphanumeric) && name.contains(" = "));
+        if is_alias || BEGINNINGS.iter().any(|beginning| first.starts_with(beginning)) {
             return Ok((ProgramFormat::Mlir, bytes.clone()));
         }
     }
     if let Some(module) = hlo::module_within(bytes) {
         return Ok((ProgramFormat::Hlo, module));
     }
-    if bytes.windows(MLIR_BYTECODE_MAGIC.len()).any(|window| window == MLIR_BYTECODE_MAGIC) {
+    let searched = &bytes[..bytes.len().min(SEARCHED_BYTES)];
+    if searched.windows(MLIR_BYTECODE_MAGIC.len()).any(|window| window == MLIR_BYTECODE_MAGIC) {
         return Err(
             "it looks like a jax.export artifact, which this version does not read; write the StableHLO \
                     in it to a file of its own: `open(path, 'wb').write(exported.mlir_module_serialized)`"

@@ -108,6 +108,52 @@ fn compile_library(directory: &Path, name: &str, code: &str) -> std::path::PathB
 }
 
 #[test]
+fn a_large_file_that_is_cut_off_and_a_pipe_are_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("large.safetensors");
+    let header = r#"{"w":{"dtype":"U8","shape":[99999999999],"data_offsets":[0,99999999999]}}"#;
+    std::fs::write(&path, raw_file(header, &[])).unwrap();
+    // Sparse: it takes no space on the disk, and must take none in memory.
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(8 << 30).unwrap();
+    let error = fails(safejax().arg("inspect").arg(&path));
+    assert!(error.contains("tensor `w` lies at 0..99999999999"), "{error}");
+    assert!(!error.contains("program"), "{error}");
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for command in ["inspect", "load", "verify"] {
+        assert!(fails(safejax().arg(command).arg(&pipe)).contains("not a regular file"), "{command}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = safejax().arg("inspect").arg(digits("params.safetensors")).stdout(full).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_plugin_that_aborts_does_not_take_the_report_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let package = directory.path().join("lammps_jax_pjrt_cpu");
+    std::fs::create_dir(&package).unwrap();
+    let code = "#include <stdlib.h>\n__attribute__((constructor)) static void crash(void) { abort(); }";
+    let library = compile_library(directory.path(), "aborts", code);
+    std::fs::rename(library, package.join("pjrt_c_api_cpu_plugin.so")).unwrap();
+    let report = succeeds(safejax().arg("doctor").env("PYTHONPATH", directory.path()));
+    assert!(report.contains("does not work: its process ended with signal: 6"), "{report}");
+    assert!(report.contains("client\n"), "{report}");
+}
+
+#[test]
+fn the_variable_decides_which_plugin_even_where_a_device_is_named() {
+    let mut command = safejax();
+    command.arg("load").arg(digits("params.safetensors")).args(["--device", "cpu:0"]);
+    let error = fails(command.env("SAFEJAX_PLUGIN", "/nonexistent/libpjrt.so"));
+    assert!(error.contains("cannot open plugin /nonexistent/libpjrt.so"), "{error}");
+}
+
+#[test]
 fn a_device_that_does_not_exist_is_an_error_that_says_how_many_there_are() {
     let error = fails(safejax().arg("load").arg(digits("params.safetensors")).args(["--device", "cpu:77"]));
     assert!(error.contains("there is no device cpu:77; this client has"), "{error}");
@@ -225,7 +271,7 @@ fn a_conversion_that_cannot_be_made_leaves_the_target_alone() {
 fn a_program_is_not_a_checkpoint_and_a_checkpoint_is_not_a_program() {
     assert!(Checkpoint::open(data("affine.stablehlo")).is_err());
     assert!(safejax::Program::open(digits("params.safetensors")).is_err());
-    let error = fails(safejax().arg("inspect").arg(digits("labels.npy")));
+    let error = fails(safejax().arg("inspect").arg(digits("../digits.rs")));
     assert!(
         error.contains("not a valid safetensors file") && error.contains("not a valid program"),
         "{error}"

@@ -49,11 +49,119 @@ fn convert_aligns_and_casts_and_can_write_over_its_input() {
     assert_eq!(new.data_start() % 64, 0);
     for tensor in new.tensors() {
         assert_eq!(tensor.spec.dtype, DType::BF16);
-        let halves: Vec<half::bf16> = bytemuck::pod_collect_to_vec(&new.bytes(tensor));
-        let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&old.bytes(old.tensor(&tensor.name).unwrap()));
+        let halves: Vec<half::bf16> = bytemuck::pod_collect_to_vec(&new.bytes(&tensor.name).unwrap());
+        let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&old.bytes(&tensor.name).unwrap());
         let rounded: Vec<half::bf16> = floats.into_iter().map(half::bf16::from_f32).collect();
         assert!(halves == rounded, "{}", tensor.name);
     }
+}
+
+#[test]
+fn diff_finds_what_was_changed_and_says_so_by_its_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let half = directory.path().join("half.safetensors");
+    let back = directory.path().join("back.safetensors");
+    succeeds(
+        safejax()
+            .arg("convert")
+            .arg(digits("params.safetensors"))
+            .arg(&half)
+            .args(["--dtype", "*kernel=bf16"]),
+    );
+    succeeds(safejax().arg("convert").args([&half, &back]).args(["--dtype", "f32", "--digests"]));
+    let differ = |other: &std::path::Path, options: &[&str]| {
+        let output = safejax()
+            .arg("diff")
+            .arg(digits("params.safetensors"))
+            .arg(other)
+            .args(options)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, text) = differ(&half, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains(
+            "params.Conv_0.kernel: float32[3,3,1,16] in the first, bfloat16[3,3,1,16] in the second"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("4 tensors are equal"), "{text}");
+    let (code, text) = differ(&back, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        text.contains("params.Dense_0.kernel: ") && text.contains("elements differ, by at most"),
+        "{text}"
+    );
+    assert_eq!(differ(&back, &["--tolerance", "0.01"]).0, Some(0));
+    let same = digits("params.safetensors");
+    assert_eq!(differ(&same, &[]), (Some(0), "8 tensors are equal\n".to_owned()));
+}
+
+#[test]
+fn verify_checks_digests_and_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.safetensors");
+    succeeds(safejax().arg("convert").arg(digits("params.safetensors")).arg(&path).arg("--digests"));
+    let printed = succeeds(safejax().arg("verify").arg(&path).args(["--finite", "--hash"]));
+    assert!(printed.contains("8 digests; no problems"), "{printed}");
+    assert!(printed.contains("  params.Dense_0.kernel\n"), "{printed}");
+    // A NaN where a number was.
+    let tensor = Checkpoint::open(&path).unwrap().tensor("params.Dense_1.bias").unwrap().clone();
+    let mut file = std::fs::read(&path).unwrap();
+    file[tensor.range.start..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, file).unwrap();
+    let output = safejax().arg("verify").arg(&path).arg("--finite").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("`params.Dense_1.bias` is not what was written"), "{printed}");
+    assert!(printed.contains("`params.Dense_1.bias` has 1 NaN"), "{printed}");
+    assert!(common::fails(safejax().arg("load").arg(&path).arg("--verify")).contains("params.Dense_1.bias"));
+}
+
+#[test]
+fn files_go_from_format_to_format_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let convert =
+        |from: &std::path::Path, to: &std::path::Path| succeeds(safejax().arg("convert").args([from, to]));
+    let original = digits("params.safetensors");
+    for name in ["a.msgpack", "a.npz"] {
+        convert(&original, &file(name));
+        let back = file(name).with_extension("back.safetensors");
+        convert(&file(name), &back);
+        succeeds(safejax().arg("diff").args([&original, &back]));
+        succeeds(safejax().arg("diff").args([&file(name), &original]));
+        assert!(succeeds(safejax().arg("inspect").arg(file(name))).contains("38,282 parameters"));
+    }
+    convert(&original, &file("a.json"));
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(file("a.json")).unwrap()).unwrap();
+    assert_eq!(json["leaves"]["params.Conv_0.bias"]["shape"], serde_json::json!([16]));
+    succeeds(
+        safejax().arg("convert").arg(&original).arg(file("one.npy")).args(["--include", "*Conv_0.bias"]),
+    );
+    let error = common::fails(safejax().arg("convert").args([&original, &file("many.npy")]));
+    assert!(error.contains("an .npy file holds one array"), "{error}");
+    // Renamed, and a file of a name without a known ending.
+    succeeds(
+        safejax()
+            .arg("convert")
+            .arg(&original)
+            .arg(file("r.safetensors"))
+            .args(["--rename", "params.=model."]),
+    );
+    assert!(Checkpoint::open(file("r.safetensors")).unwrap().tensor("model.Conv_0.bias").is_ok());
+}
+
+#[test]
+fn names_that_make_no_tree_are_listed_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.safetensors");
+    std::fs::write(&path, common::official_file(&[("w", DType::U8, &[2]), ("w.absmax", DType::F32, &[1])]))
+        .unwrap();
+    let printed = succeeds(safejax().arg("inspect").arg(&path));
+    assert!(printed.contains("no tree: ") && printed.contains("w.absmax  float32[1]  4 B"), "{printed}");
 }
 
 #[test]

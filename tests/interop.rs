@@ -115,6 +115,30 @@ fn trees_of_current_jax_survive_the_device() {
 
 #[test]
 #[ignore = "installs Python packages"]
+fn flax_msgpack_and_npz_are_converted_both_ways() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    script(&JAX, "interop_jax.py", &[&"write", &directory.path()]);
+    for (from, to) in [
+        ("params.msgpack", "params.from-msgpack.safetensors"),
+        ("train_state.msgpack", "train_state.from-msgpack.safetensors"),
+        ("odd.msgpack", "odd.from-msgpack.safetensors"),
+        ("chunked.msgpack", "chunked.from-msgpack.safetensors"),
+        ("stored.npz", "stored.from-npz.safetensors"),
+        ("deflated.npz", "deflated.from-npz.safetensors"),
+        ("arrays.pickle2", "arrays.from-pickle2.safetensors"),
+        ("arrays.pickle5", "arrays.from-pickle5.safetensors"),
+        ("params.safetensors", "params.ours.msgpack"),
+        ("train_state.safetensors", "train_state.ours.msgpack"),
+        ("params.safetensors", "params.ours.npz"),
+    ] {
+        succeeds(safejax().arg("convert").args([&file(from), &file(to)]));
+    }
+    script(&JAX, "interop_jax.py", &[&"check-formats", &directory.path()]);
+}
+
+#[test]
+#[ignore = "installs Python packages"]
 fn python_reads_what_the_device_saved_bit_for_bit() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("copy.safetensors");

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use common::client;
-use safejax::pjrt::{DmaRegion, Input, NamedValue, ProgramFormat};
+use safejax::pjrt::{DmaRegion, Input, NamedValue, Piece, ProgramFormat};
 use safejax::{
     ArraySpec, CompileOptions, DType, Error, ErrorCode, HostSemantics, Placement, Plugin, Program,
 };
@@ -193,14 +193,27 @@ fn pieces_put_together_by_a_transfer_manager_make_whole_buffers() {
     assert_eq!(manager.buffer_bytes(0).unwrap(), 16);
     let (first, second) = (manager.take_buffer(0).unwrap(), manager.take_buffer(1).unwrap());
     let piece = |values: &[f32]| Bytes::copy_from_slice(bytemuck::cast_slice(values));
-    manager.transfer(1, 0, piece(&[5.0, 6.0]), true).unwrap().wait().unwrap();
-    let early = manager.transfer(0, 0, piece(&[1.0, 2.0]), false).unwrap();
-    drop(manager.transfer(0, 8, piece(&[3.0, 4.0]), true).unwrap()); // its bytes must stay until they are copied
+    manager.transfer(1, 0, piece(&[5.0, 6.0]), Piece::Last).unwrap().wait().unwrap();
+    let early = manager.transfer(0, 0, piece(&[1.0, 2.0]), Piece::Part).unwrap();
+    drop(manager.transfer(0, 8, piece(&[3.0, 4.0]), Piece::Last).unwrap()); // its bytes must stay until they are copied
     early.wait().unwrap();
     assert_eq!(first.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(second.to_vec::<f32>().unwrap(), [5.0, 6.0]);
-    assert!(manager.transfer(0, 12, piece(&[1.0, 2.0]), true).is_err());
+    assert!(manager.transfer(0, 12, piece(&[1.0, 2.0]), Piece::Last).is_err());
     assert!(manager.take_buffer(2).is_err());
+    // Plugins crash on each of these if they are let through.
+    assert!(manager.take_buffer(0).unwrap_err().to_string().contains("was taken before"));
+    assert!(
+        manager
+            .transfer(0, 0, piece(&[1.0]), Piece::Part)
+            .unwrap_err()
+            .to_string()
+            .contains("completed or failed")
+    );
+    assert!(manager.fail_buffer(0, "too late").unwrap_err().to_string().contains("completed or failed"));
+    let other = client().plugin().client().device_count(1).build().unwrap();
+    let foreign = other.device(0).unwrap().default_memory().unwrap();
+    assert!(client().transfer_manager(&[f32s(4)], &foreign).is_err());
 }
 
 #[test]
@@ -211,6 +224,60 @@ fn a_transfer_that_cannot_be_completed_fails_its_buffer() {
     manager.fail_buffer(0, "the file ended early").unwrap();
     let error = buffer.wait().unwrap_err().to_string();
     assert!(error.contains("the file ended early"), "{error}");
+    assert!(manager.fail_buffer(0, "again").is_err());
+    assert!(manager.transfer(0, 0, Bytes::from_static(&[0; 4]), Piece::Last).is_err());
+}
+
+#[test]
+fn what_plugins_abort_over_is_refused_first() {
+    let memory = client().device(0).unwrap().default_memory().unwrap();
+    for shape in [vec![1usize << 62], vec![1 << 62, 1 << 62], vec![1 << 40, 0, 1 << 40]] {
+        let spec = ArraySpec::new(DType::F32, shape);
+        let error = client().uninitialized_buffer(&spec, &first_device()).unwrap_err().to_string();
+        assert!(error.contains("larger than any memory"), "{error}");
+        assert!(client().transfer_manager(&[spec], &memory).is_err());
+    }
+    for (replicas, partitions) in [(0, 1), (1, 0), (1000, 1), (1 << 16, 1 << 16), (1 << 31, 1 << 33)] {
+        assert!(client().default_device_assignment(replicas, partitions).is_err());
+        let mut options = CompileOptions::default();
+        (options.replicas, options.partitions) = (replicas, partitions);
+        let error =
+            client().compile_with(&Program::from_bytes(SQUARE).unwrap(), &options).unwrap_err().to_string();
+        assert!(error.contains("this client has"), "{error}");
+    }
+    assert_eq!(client().default_device_assignment(2, 1).unwrap().len(), 2);
+    let mut options = CompileOptions::default();
+    options.device_assignment = Some(vec![vec![-1]]);
+    let error =
+        client().compile_with(&Program::from_bytes(SQUARE).unwrap(), &options).unwrap_err().to_string();
+    assert!(error.contains("a device -1, which is not there"), "{error}");
+    options.replicas = 2;
+    options.device_assignment = Some(vec![vec![0], vec![0]]);
+    let error =
+        client().compile_with(&Program::from_bytes(SQUARE).unwrap(), &options).unwrap_err().to_string();
+    assert!(error.contains("device 0 twice"), "{error}");
+}
+
+#[test]
+fn a_view_that_holds_the_last_handle_can_be_dropped_while_it_is_used() {
+    let own = client().plugin().client().device_count(1).build().unwrap();
+    let device = own.device(0).unwrap();
+    let function = own.compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
+    let base = own.buffer_from_slice(&f32s(8), &[0; 32], &Placement::from(&device)).unwrap();
+    let reference = base.external_reference().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    // SAFETY: the reference keeps the memory of `base` in place until the view gives it back.
+    #[allow(unsafe_code)]
+    let view = unsafe {
+        own.view_of_device_memory(&f32s(8), reference.as_ptr(), &device, move || {
+            drop((base, reference));
+            sender.send(()).unwrap();
+        })
+    }
+    .unwrap();
+    let outputs = function.call(&[&view]).unwrap();
+    drop((view, function, device, own, outputs));
+    receiver.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
 }
 
 #[test]

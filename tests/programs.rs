@@ -147,6 +147,18 @@ fn run_reads_numpys_untyped_bytes_as_what_the_program_expects() {
 }
 
 #[test]
+fn run_refuses_a_target_before_it_computes() {
+    let run = |out: &str| {
+        let mut command = safejax();
+        command.arg("run").arg(data("affine.mlir")).args(["--device", "cpu", "--out", out]);
+        fails(&mut command)
+    };
+    assert!(run("y.npy").contains("has 2 outputs"));
+    assert!(run("y.npz").contains("ends neither in .npy nor in .safetensors"));
+    assert!(run("/nonexistent/y.safetensors").contains("there is no such directory"));
+}
+
+#[test]
 fn run_says_which_argument_is_missing_given_twice_or_unreadable() {
     let run = |arguments: &[&str]| {
         let mut command = safejax();

@@ -59,13 +59,30 @@ fn header_text(file: &[u8]) -> Result<&str, String> {
 
 /// The first name that stands twice in the header, or in its metadata.
 fn duplicate(header: &str) -> Option<String> {
-    let Ok(entries) = serde_json::from_str::<Entries<IgnoredAny>>(header) else { return None };
-    let mut seen = HashSet::with_capacity(entries.0.len());
-    entries.0.into_iter().map(|(name, _)| name).find(|name| !seen.insert(name.clone()))
+    fn twice<T>(entries: &[(String, T)]) -> Option<String> {
+        let mut seen = HashSet::with_capacity(entries.len());
+        entries.iter().map(|(name, _)| name).find(|name| !seen.insert(*name)).cloned()
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        #[serde(rename = "__metadata__")]
+        metadata: Option<Entries<IgnoredAny>>,
+    }
+    let entries: Entries<IgnoredAny> = serde_json::from_str(header).ok()?;
+    twice(&entries.0).or_else(|| {
+        let metadata = serde_json::from_str::<Metadata>(header).ok()?.metadata?;
+        twice(&metadata.0).map(|key| format!("__metadata__.{key}"))
+    })
 }
+
+/// The longest header of which it is told in detail what is wrong; taking one apart takes many times its size.
+const MAX_DIAGNOSED_BYTES: usize = 8_000_000;
 
 /// Why the parser refused a header, in words that name the tensor; `None` if that cannot be told.
 fn diagnose(header: &str, file_bytes: usize) -> Option<String> {
+    if header.len() > MAX_DIAGNOSED_BYTES {
+        return None;
+    }
     let entries = match serde_json::from_str::<Entries<serde_json::Value>>(header) {
         Ok(entries) => entries.0,
         Err(error) => {
@@ -267,6 +284,8 @@ mod tests {
     fn a_name_that_stands_twice_is_an_error_even_where_the_offsets_agree() {
         let entry = r#""x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
         assert!(problem(&format!("{{{entry},{entry}}}"), 4).contains("`x` stands twice"));
+        let metadata = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
+        assert!(problem(metadata, 0).contains("`__metadata__.k` stands twice"));
     }
 
     #[test]

@@ -10,12 +10,13 @@ use crate::error::{Error, Result};
 
 /// Maps a whole file, read-only. The map lives as long as the bytes or any slice of them.
 pub fn map(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    let metadata = file.metadata().map_err(|error| Error::io("open", path, error))?;
+    // Asked first, since opening a pipe would wait for a writer.
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
     if !metadata.is_file() {
         let kind = std::io::Error::other("it is not a regular file");
         return Err(Error::io("map", path, kind));
     }
+    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
     if metadata.len() == 0 {
         return Ok(Bytes::new());
     }

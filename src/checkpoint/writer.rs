@@ -34,8 +34,7 @@ struct AtomicFile {
 
 impl AtomicFile {
     fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
-        // A symbolic link stays one: it is its destination that is replaced.
-        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+        let target = destination(target);
         let existing = target.metadata().ok();
         if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
             return Err(Error::io(
@@ -45,8 +44,7 @@ impl AtomicFile {
             ));
         }
         let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy());
-        builder.prefix(&prefix).suffix(".tmp").permissions(permissions(existing.as_ref()));
+        builder.prefix(".safejax-").suffix(".tmp").permissions(permissions(existing.as_ref()));
         let file = builder
             .tempfile_in(directory_of(&target))
             .map_err(|error| Error::io("create", &target, error))?;
@@ -168,6 +166,18 @@ impl CheckpointWriter {
     }
 }
 
+/// What a name stands for: a symbolic link stays one, and it is its destination that is replaced, whether it
+/// is there already or not.
+fn destination(target: &Path) -> PathBuf {
+    if let Ok(path) = target.canonicalize() {
+        return path;
+    }
+    match target.read_link() {
+        Ok(link) => directory_of(target).join(link),
+        Err(_) => target.to_owned(),
+    }
+}
+
 /// The directory that a file is in.
 fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
@@ -245,7 +255,15 @@ mod tests {
         writer.finish().unwrap();
         assert!(link.symlink_metadata().unwrap().is_symlink());
         let checkpoint = Checkpoint::open(&target).unwrap();
-        assert_eq!(&checkpoint.bytes(checkpoint.tensor("x").unwrap())[..], [1, 2, 3]);
+        assert_eq!(&checkpoint.bytes("x").unwrap()[..], [1, 2, 3]);
+        // A link to a file that is not there yet.
+        std::fs::remove_file(&target).unwrap();
+        let mut writer = CheckpointWriter::create(&link, layout(), WriteOptions::default()).unwrap();
+        writer.write_next(&[4, 5, 6]).unwrap();
+        writer.finish().unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink() && target.is_file());
+        let long = directory.path().join("x".repeat(250));
+        assert!(CheckpointWriter::create(&long, layout(), WriteOptions::default()).is_ok());
     }
 
     #[test]

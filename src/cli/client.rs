@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::pjrt::NamedValue;
+use safejax::plugins::PLUGIN_VARIABLE;
 use safejax::{Client, Device};
 
 use super::progress::InstallBar;
@@ -15,7 +16,7 @@ pub struct ClientArgs {
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
 
-    /// A create option of the plugin, such as cpu_device_count=8
+    /// A create option of the plugin, such as cpu_device_count=8 or visible_devices=[0]
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option)]
     options: Vec<(String, NamedValue)>,
 }
@@ -68,17 +69,24 @@ impl ClientArgs {
         let requests: Vec<Option<&str>> = match (self.plugin.as_deref(), platform) {
             (Some(plugin), _) => vec![Some(plugin)],
             (None, None) => vec![None],
+            // The variable decides, and the device's platform is compared with what comes of it.
+            (None, Some(_)) if std::env::var_os(PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty()) => {
+                vec![None]
+            }
             (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
             (None, Some(platform)) => vec![Some(platform)],
         };
-        let mut first_error = None;
+        let mut errors = Vec::new();
         for request in requests {
             match self.connect_by(request) {
                 Ok(client) => return Ok(client),
-                Err(error) => first_error = first_error.or(Some(error)),
+                Err(error) => errors.push(error),
             }
         }
-        Err(first_error.expect("at least one request was tried").into())
+        // A plugin that is there and does not work says more than one that is not.
+        let is_missing = |error: &safejax::Error| matches!(error, safejax::Error::PluginNotFound { .. });
+        errors.sort_by_key(is_missing);
+        Err(errors.swap_remove(0).into())
     }
 
     fn connect_by(&self, request: Option<&str>) -> safejax::Result<Client> {

@@ -26,8 +26,7 @@ impl Devices {
     }
 }
 
-/// The client as text, for this command and for `doctor`.
-pub fn text(client: &Client) -> String {
+fn text(client: &Client) -> String {
     let plugin = client.plugin();
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -68,8 +67,7 @@ fn stablehlo_range(client: &Client) -> String {
     }
 }
 
-/// The client as JSON, for this command and for `doctor`.
-pub fn to_json(client: &Client) -> Value {
+fn to_json(client: &Client) -> Value {
     let plugin = client.plugin();
     let attributes = |list: &[(String, safejax::pjrt::NamedValue)]| -> Value {
         list.iter()

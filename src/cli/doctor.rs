@@ -1,14 +1,17 @@
 //! `safejax doctor`: everything that a bug report needs. Installs nothing.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use safejax::plugins::{self, Found};
-use safejax::{Client, Plugin};
 use serde_json::{Value, json};
 
-use super::{OutputArgs, devices};
+use super::OutputArgs;
 
 #[derive(Args)]
 pub struct Doctor {
@@ -35,25 +38,79 @@ impl Doctor {
     }
 }
 
+/// How long a plugin may take to make a client.
+const PROBE_TIME: Duration = Duration::from_secs(60);
+
 /// The client that a command without options would use, unless it would have to be installed first.
-fn client(found: &[Found]) -> Result<Client> {
+fn client(found: &[Found]) -> Result<Value> {
     let is_chosen = std::env::var_os(plugins::PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty());
     if found.is_empty() && !is_chosen {
         plugins::find("cpu")?;
     }
-    Ok(Client::auto()?)
+    probe(&[])
 }
 
-/// What a plugin is, without making a client of it.
-fn describe(plugin: &Found) -> String {
-    match Plugin::open(&plugin.path) {
-        Ok(opened) => format!(
-            "API {}, StableHLO up to {}",
-            opened.api_version(),
-            opened.stablehlo_version().unwrap_or_else(|| "an unknown version".into())
-        ),
-        Err(error) => format!("cannot be opened: {error}"),
+/// What `safejax devices` says with these arguments, in a process of its own: a plugin that aborts or hangs
+/// does not take this report with it.
+fn probe(arguments: &[&OsStr]) -> Result<Value> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["devices", "--json"])
+        .args(arguments)
+        .env(plugins::OFFLINE_VARIABLE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let read = |stream: &mut dyn Read| {
+        let mut text = String::new();
+        // What cannot be read is missing in the report, and the status says the rest.
+        let _ = stream.read_to_string(&mut text);
+        text
+    };
+    let output = std::thread::spawn(move || stdout.as_mut().map(|stream| read(stream)).unwrap_or_default());
+    let errors = std::thread::spawn(move || stderr.as_mut().map(|stream| read(stream)).unwrap_or_default());
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > PROBE_TIME {
+            child.kill()?;
+            child.wait()?;
+            bail!("it did not answer within {} seconds", PROBE_TIME.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let join = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    let (output, errors) = (join(output), join(errors));
+    if status.success() {
+        return Ok(serde_json::from_str(&output)?);
     }
+    match errors.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
+        Some(error) => bail!("{error}"),
+        None => bail!("its process ended with {status}: {}", errors.lines().last().unwrap_or_default()),
+    }
+}
+
+/// A plugin in a line.
+fn describe(plugin: &Found) -> String {
+    match probe(&["--plugin".as_ref(), plugin.path.as_os_str()]) {
+        Ok(client) => summary(&client),
+        Err(error) => format!("does not work: {error:#}"),
+    }
+}
+
+/// A client in a line.
+fn summary(client: &Value) -> String {
+    let text = |key: &str| client[key].as_str().unwrap_or("unknown").to_owned();
+    let devices = client["devices"].as_array().map_or(0, Vec::len);
+    format!(
+        "{} with {devices} devices, API {}, StableHLO up to {}",
+        text("platform"),
+        text("api_version"),
+        text("stablehlo_version")
+    )
 }
 
 fn build() -> [(&'static str, &'static str); 5] {
@@ -74,7 +131,7 @@ fn cache() -> String {
     plugins::cache_dir().map_or_else(|error| error.to_string(), |path| path.display().to_string())
 }
 
-fn text(found: &[Found], client: &Result<Client>) -> String {
+fn text(found: &[Found], client: &Result<Value>) -> String {
     let mut text = String::from("build\n");
     // Writing to a string cannot fail.
     for (name, value) in build() {
@@ -103,12 +160,14 @@ fn text(found: &[Found], client: &Result<Client>) -> String {
         text += "  none\n";
     }
     text += "client\n";
-    let client = client.as_ref().map_or_else(super::failure, devices::text);
+    let client = client.as_ref().map_or_else(super::failure, |client| {
+        format!("{}, {}", summary(client), client["plugin"].as_str().unwrap_or_default())
+    });
     client.lines().for_each(|line| text += &format!("  {line}\n"));
     text
 }
 
-fn to_json(found: &[Found], client: &Result<Client>) -> Value {
+fn to_json(found: &[Found], client: &Result<Value>) -> Value {
     let object = |pairs: Vec<(&str, String)>| -> Value {
         pairs
             .into_iter()
@@ -130,7 +189,7 @@ fn to_json(found: &[Found], client: &Result<Client>) -> Value {
             "found": plugin,
             "description": describe(plugin),
         })).collect::<Vec<_>>(),
-        "client": client.as_ref().map(devices::to_json).ok(),
+        "client": client.as_ref().ok(),
         "error": client.as_ref().err().map(super::failure),
     })
 }

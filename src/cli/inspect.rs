@@ -1,12 +1,14 @@
 //! `safejax inspect`: what is in a file. Loads no plugin.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
+use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
-use safejax::tree::record;
+use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
 
@@ -17,7 +19,7 @@ const SHOWN_METADATA: usize = 100;
 
 #[derive(Args)]
 pub struct Inspect {
-    /// A safetensors file, or a program (StableHLO text or bytecode, HLO proto)
+    /// A safetensors, Flax msgpack, npz, npy or pickle file, or a program (StableHLO text or bytecode, HLO proto)
     file: PathBuf,
 
     #[command(flatten)]
@@ -26,21 +28,25 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<String> {
-        // A program is recognised by its content; all else is taken for the checkpoint that it should be.
-        match Checkpoint::open(&self.file) {
-            Ok(checkpoint) => self.checkpoint(&checkpoint),
-            Err(no_checkpoint @ safejax::Error::Malformed { .. }) => match Program::open(&self.file) {
-                Ok(program) => Ok(self.program(&program)),
-                Err(no_program) => bail!("{no_checkpoint}\n{no_program}"),
+        match sniff(&self.file)? {
+            Some(SourceFormat::Safetensors) => self.checkpoint(&Checkpoint::open(&self.file)?),
+            Some(_) => Ok(self.source(&*open(&self.file, &LoadOptions::default())?)),
+            // Nothing that holds arrays begins like this; a damaged checkpoint still might.
+            None => match (Program::open(&self.file), Checkpoint::open(&self.file)) {
+                (Ok(program), _) => Ok(self.program(&program)),
+                (_, Ok(checkpoint)) => self.checkpoint(&checkpoint),
+                (Err(no_program), Err(no_checkpoint)) => bail!("{no_checkpoint}\n{no_program}"),
             },
-            Err(error) => Err(error.into()),
         }
     }
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
         let outline = outline(checkpoint, &LoadOptions::default());
         if !self.output.json {
-            return Ok(text(checkpoint, &outline?));
+            return Ok(match outline {
+                Ok(outline) => text(checkpoint, &outline),
+                Err(error) => flat(checkpoint, &error),
+            });
         }
         // What is broken about the tree is told beside the tensors, which are there all the same.
         let (tree, error) = match &outline {
@@ -74,6 +80,25 @@ impl Inspect {
                 "tensors": tensors,
             })
         ))
+    }
+
+    fn source(&self, source: &dyn Source) -> String {
+        let tree = Node::build(source.keys().def(), &mut source.specs().iter());
+        self.output.choose(
+            || format!("{}: {}, {}\n{tree}", source.origin(), source.format(), tree.summary),
+            || {
+                let leaves = source.keys().leaves().iter().zip(source.specs());
+                let leaf = |(leaf, spec): (&safejax::tree::Leaf, &safejax::ArraySpec)| {
+                    json!({"name": leaf.name, "dtype": spec.dtype, "shape": spec.shape})
+                };
+                json!({
+                    "file": source.origin(),
+                    "format": source.format(),
+                    "tree": record::to_json(source.keys().def()),
+                    "tensors": leaves.map(leaf).collect::<Vec<_>>(),
+                })
+            },
+        )
     }
 
     fn program(&self, program: &Program) -> String {
@@ -116,6 +141,18 @@ fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
         if outline.has_record { "its record in the metadata" } else { "the names" },
         metadata_lines(checkpoint),
     )
+}
+
+/// The tensors one by one, where they make no tree, and why they do not.
+fn flat(checkpoint: &Checkpoint, error: &safejax::Error) -> String {
+    let mut text = format!("{}: {} tensors\n", checkpoint.origin(), checkpoint.tensors().len());
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "no tree: {error}");
+    text += &metadata_lines(checkpoint);
+    for tensor in checkpoint.tensors() {
+        let _ = writeln!(text, "{}  {}  {} B", tensor.name.escape_debug(), tensor.spec, tensor.bytes());
+    }
+    text
 }
 
 /// The metadata, one line a string, long ones cut.

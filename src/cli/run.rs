@@ -74,6 +74,9 @@ impl Run {
             loaded.push(argument.with_context(|| format!("argument {position} cannot be loaded"))?);
         }
         let arguments: Vec<&dyn Argument> = loaded.iter().map(Loaded::as_argument).collect();
+        if let Some(path) = &self.out {
+            check_target(&function, path)?;
+        }
         let running = Instant::now();
         let outputs = function.call(&arguments)?;
         outputs.wait()?;
@@ -145,8 +148,41 @@ fn load_argument(
             client.buffer_from_host(array.spec(), array.bytes().clone(), &to, HostSemantics::Copy)?;
         return Ok(Loaded::Array(buffer));
     }
+    if !has_extension(file, "safetensors") {
+        bail!(
+            "{} ends neither in .npy nor in .safetensors; `safejax convert` makes one of other formats",
+            file.display()
+        );
+    }
     let options = LoadOptions::default().to(device);
     Ok(Loaded::Tree(Params::load_with(client, file, &options)?.0))
+}
+
+/// Refuses a target that the outputs cannot be written to, before they are computed.
+fn check_target(function: &Function, path: &Path) -> Result<()> {
+    let outputs = function.outputs();
+    if !has_extension(path, "npy") && !has_extension(path, "safetensors") {
+        bail!("--out {} ends neither in .npy nor in .safetensors", path.display());
+    }
+    if has_extension(path, "npy") && outputs.len() != 1 {
+        bail!(
+            "an .npy file holds one array, and `{}` has {} outputs; name a .safetensors file",
+            function.name(),
+            outputs.len()
+        );
+    }
+    let unnamed = |spec: &&safejax::ArraySpec| spec.dtype.to_safetensors().is_none();
+    if has_extension(path, "safetensors")
+        && let Some(spec) = outputs.iter().find(unnamed)
+    {
+        bail!("the safetensors format cannot hold the output {spec}");
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(directory) if !directory.is_dir() => {
+            bail!("--out {}: there is no such directory", path.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {

@@ -121,7 +121,7 @@ pub fn begins_with_map(data: &[u8]) -> bool {
 pub fn is_index(data: &[u8]) -> bool {
     data.first() == Some(&b'{')
         && data.windows(MAP_KEY.len()).take(1 << 16).any(|window| window == MAP_KEY.as_bytes())
-        && !data.get(4..8).is_some_and(|high| high == [0; 4])
+        && data.get(4..8).is_none_or(|high| high != [0; 4])
 }
 
 /// The key of an index that says which tensor is in which file.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::source::{Source, SourceFormat};
 use crate::array::{ArraySpec, HostArray};
-use crate::checkpoint::{WriteOptions, write_atomically};
+use crate::checkpoint::{WriteOptions, read_file, write_atomically};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tree::{KeyMap, TreeDef};
@@ -22,8 +22,7 @@ use crate::tree::{KeyMap, TreeDef};
 /// [`Error::Io`]; [`Error::Malformed`] when it is not an `.npy` file of numbers, or is cut off.
 pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray> {
     let path = path.as_ref();
-    let file = std::fs::read(path).map_err(|error| Error::io("open", path, error))?;
-    parse(&file, expected).map_err(|problem| Error::Malformed {
+    parse(&read_file(path)?, expected).map_err(|problem| Error::Malformed {
         origin: path.display().to_string(),
         format: "npy file",
         problem,

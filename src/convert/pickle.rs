@@ -36,8 +36,10 @@ struct Array {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Content {
+    /// Part of the file.
     Range(Range<usize>),
-    Scalar(Vec<u8>),
+    /// Decoded from it.
+    Decoded(Vec<u8>),
 }
 
 impl PickleSource {
@@ -71,7 +73,7 @@ impl Source for PickleSource {
     fn read(&self, index: usize) -> Result<Bytes> {
         let leaf = &self.leaves[index];
         let bytes = match &leaf.content {
-            Content::Scalar(bytes) => Bytes::copy_from_slice(bytes),
+            Content::Decoded(bytes) => Bytes::copy_from_slice(bytes),
             Content::Range(range) => self.data.slice(range.clone()),
         };
         let name = &self.keys.leaves()[index].name;
@@ -89,8 +91,8 @@ enum Value {
     Int(i64),
     Float(f64),
     Str(String),
-    /// Bytes of the file.
-    Bytes(Range<usize>),
+    /// Bytes, of the file or decoded.
+    Bytes(Content),
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
@@ -113,6 +115,10 @@ enum Global {
     Scalar,
     FromBuffer,
     OrderedDict,
+    /// How protocol 2 writes bytes: as text that is encoded.
+    Encode,
+    /// How protocol 2 writes no bytes.
+    Bytes,
     /// A type of ml_dtypes, by its position in [`EXTENSION_TYPES`].
     Extension(usize),
 }
@@ -129,6 +135,8 @@ fn global(module: &str, name: &str) -> Result<Global, String> {
         ("numpy", "ndarray") => Ok(Global::NdArray),
         ("numpy", "dtype") => Ok(Global::DType),
         ("collections", "OrderedDict") => Ok(Global::OrderedDict),
+        ("_codecs", "encode") => Ok(Global::Encode),
+        ("__builtin__" | "builtins", "bytes") => Ok(Global::Bytes),
         ("ml_dtypes", name) => {
             let known = EXTENSION_TYPES.iter().position(|dtype| dtype.name() == name);
             known
@@ -299,9 +307,18 @@ impl<'a> Machine<'a> {
             b'X' => self.length(4).and_then(|length| self.text(length)).map(Value::Str)?,
             0x8c => self.length(1).and_then(|length| self.text(length)).map(Value::Str)?,
             0x8d => self.length(8).and_then(|length| self.text(length)).map(Value::Str)?,
-            b'B' => self.length(4).and_then(|length| self.take(length)).map(Value::Bytes)?,
-            b'C' => self.length(1).and_then(|length| self.take(length)).map(Value::Bytes)?,
-            0x8e | 0x96 => self.length(8).and_then(|length| self.take(length)).map(Value::Bytes)?,
+            b'B' => self
+                .length(4)
+                .and_then(|length| self.take(length))
+                .map(|range| Value::Bytes(Content::Range(range)))?,
+            b'C' => self
+                .length(1)
+                .and_then(|length| self.take(length))
+                .map(|range| Value::Bytes(Content::Range(range)))?,
+            0x8e | 0x96 => self
+                .length(8)
+                .and_then(|length| self.take(length))
+                .map(|range| Value::Bytes(Content::Range(range)))?,
             b'}' => Value::Dict(Vec::new()),
             b']' => Value::List(Vec::new()),
             b')' => Value::Tuple(Vec::new()),
@@ -369,7 +386,7 @@ impl<'a> Machine<'a> {
         };
         *own = depth.max(*own);
         let items: Vec<Value> = items.into_iter().map(|slot| slot.value).collect();
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a key has no value".into());
         }
         let mut items = items.into_iter();
@@ -387,18 +404,25 @@ impl<'a> Machine<'a> {
         match (function, &arguments[..]) {
             (Global::Reconstruct, _) => Ok(Value::EmptyArray),
             (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
+            (Global::Encode, [Value::Str(text), Value::Str(encoding)]) if encoding == "latin1" => {
+                // Every character stands for the byte of its number.
+                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c as u32).ok()).collect();
+                let bytes = bytes.ok_or("bytes are written as characters that stand for none")?;
+                Ok(Value::Bytes(Content::Decoded(bytes)))
+            }
+            (Global::Bytes, []) => Ok(Value::Bytes(Content::Decoded(Vec::new()))),
             (Global::DType, [Value::Str(descr), ..]) => Ok(Value::DType(descr.clone())),
             (Global::DType, [Value::Global(Global::Extension(index)), ..]) => {
                 Ok(Value::DType(EXTENSION_TYPES[*index].name().to_owned()))
             }
-            (Global::Scalar, [Value::DType(descr), Value::Bytes(range)]) => {
-                self.array(vec![], descr, range.clone(), false).map(|array| Value::Array(Box::new(array)))
+            (Global::Scalar, [Value::DType(descr), Value::Bytes(content)]) => {
+                self.array(vec![], descr, content.clone(), false).map(|array| Value::Array(Box::new(array)))
             }
             (
                 Global::FromBuffer,
-                [Value::Bytes(range), Value::DType(descr), Value::Tuple(shape), Value::Str(order)],
+                [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), Value::Str(order)],
             ) => self
-                .array(dims(shape)?, descr, range.clone(), order == "F")
+                .array(dims(shape)?, descr, content.clone(), order == "F")
                 .map(|array| Value::Array(Box::new(array))),
             (function, _) => Err(format!("{function:?} is called in a way that NumPy does not use")),
         }
@@ -415,10 +439,10 @@ impl<'a> Machine<'a> {
                     Value::Tuple(shape),
                     Value::DType(descr),
                     Value::Bool(order),
-                    Value::Bytes(range),
+                    Value::Bytes(content),
                 ],
             ) => {
-                let array = self.array(dims(shape)?, descr, range.clone(), *order)?;
+                let array = self.array(dims(shape)?, descr, content.clone(), *order)?;
                 Ok(Value::Array(Box::new(array)))
             }
             (Value::EmptyArray, [.., Value::List(_)]) => Err("it holds an array of Python objects".into()),
@@ -435,7 +459,7 @@ impl<'a> Machine<'a> {
         &self,
         shape: Vec<usize>,
         descr: &str,
-        range: Range<usize>,
+        content: Content,
         is_fortran_order: bool,
     ) -> Result<Array, String> {
         let dtype = match DType::from_name(descr).filter(|dtype| dtype.name() == descr) {
@@ -444,10 +468,14 @@ impl<'a> Machine<'a> {
         };
         let spec = ArraySpec::new(dtype, shape);
         let expected = spec.host_bytes().map_err(|error| error.to_string())?;
-        if range.len() != expected {
-            return Err(format!("an array is {spec}, {expected} bytes, but has {}", range.len()));
+        let length = match &content {
+            Content::Range(range) => range.len(),
+            Content::Decoded(bytes) => bytes.len(),
+        };
+        if length != expected {
+            return Err(format!("an array is {spec}, {expected} bytes, but has {length}"));
         }
-        Ok(Array { spec, content: Content::Range(range), descr: descr.to_owned(), is_fortran_order })
+        Ok(Array { spec, content, descr: descr.to_owned(), is_fortran_order })
     }
 }
 
@@ -457,7 +485,11 @@ fn deepest(items: &[Slot]) -> usize {
 
 /// One level more, if there may be one.
 fn deeper(depth: usize) -> Result<usize, String> {
-    if depth < MAX_DEPTH { Ok(depth + 1) } else { Err(format!("it is nested deeper than {MAX_DEPTH} levels")) }
+    if depth < MAX_DEPTH {
+        Ok(depth + 1)
+    } else {
+        Err(format!("it is nested deeper than {MAX_DEPTH} levels"))
+    }
 }
 
 fn dims(shape: &[Value]) -> Result<Vec<usize>, String> {
@@ -500,7 +532,7 @@ fn opcode_name(opcode: u8) -> String {
 /// The structure of a value; its arrays are appended in JAX's order.
 fn to_def(value: Value, leaves: &mut Vec<Array>) -> Result<TreeDef, String> {
     let scalar = |leaves: &mut Vec<Array>, kind, dtype: DType, bytes: Vec<u8>| {
-        let content = Content::Scalar(bytes);
+        let content = Content::Decoded(bytes);
         leaves.push(Array {
             spec: ArraySpec::new(dtype, []),
             content,

@@ -107,7 +107,17 @@ pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Sou
     }
 }
 
-/// The format that these bytes begin like; safetensors has no mark of its own.
+/// The format that a file begins like, without reading more of it; `None` for none that holds arrays.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened.
+pub fn sniff(path: impl AsRef<Path>) -> Result<Option<SourceFormat>> {
+    let data = read_file(path.as_ref())?;
+    let is_index = msgpack::is_index(&data);
+    Ok(if is_index { Some(SourceFormat::Msgpack) } else { detect(&data) })
+}
+
+/// The format that these bytes begin like. What begins like nothing can still be a damaged safetensors file.
 fn detect(data: &[u8]) -> Option<SourceFormat> {
     if data.starts_with(npy::MAGIC) {
         return Some(SourceFormat::Npy);
@@ -122,5 +132,8 @@ fn detect(data: &[u8]) -> Option<SourceFormat> {
     }
     // A safetensors file begins with a length below 100 MB, so that bytes 4 to 7 are zero and byte 8 is `{`.
     let is_safetensors = data.get(4..8).is_some_and(|high| high == [0; 4]) && data.get(8) == Some(&b'{');
-    (!is_safetensors && msgpack::begins_with_map(data)).then_some(SourceFormat::Msgpack)
+    if is_safetensors {
+        return Some(SourceFormat::Safetensors);
+    }
+    msgpack::begins_with_map(data).then_some(SourceFormat::Msgpack)
 }

@@ -119,10 +119,10 @@ pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> 
     })?;
     let mut conversion = Conversion::new(source, options)?;
     match format {
-        TargetFormat::Safetensors => conversion.to_safetensors(target, options)?,
+        TargetFormat::Safetensors => conversion.write_safetensors(target, options)?,
         TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
         TargetFormat::Npz => npz::write(&mut conversion, target, options.write)?,
-        TargetFormat::Npy => conversion.to_npy(target)?,
+        TargetFormat::Npy => conversion.write_npy(target)?,
         TargetFormat::Json => json::write(&conversion, target, options.write)?,
     }
     Ok(conversion.report)
@@ -177,7 +177,7 @@ impl<'a> Conversion<'a> {
         Ok(if dtype.is_sub_byte() { sub_byte::unpack(&bytes, dtype).into() } else { bytes })
     }
 
-    fn to_safetensors(&mut self, target: &Path, options: &ConvertOptions) -> Result<()> {
+    fn write_safetensors(&mut self, target: &Path, options: &ConvertOptions) -> Result<()> {
         let mut metadata = self.source.metadata();
         metadata.extend(record::write(self.source.keys().def())?);
         if self.source.framework() != Framework::Plain {
@@ -190,7 +190,7 @@ impl<'a> Conversion<'a> {
         plan.write(target, options.write, |index, _| self.packed(index))
     }
 
-    fn to_npy(&mut self, target: &Path) -> Result<()> {
+    fn write_npy(&mut self, target: &Path) -> Result<()> {
         if self.specs.len() != 1 {
             return Err(Error::InvalidArgument(format!(
                 "an .npy file holds one array, and {} has {}; write an .npz file instead",

@@ -38,7 +38,8 @@ pub enum Sharing {
     /// They may: nothing is copied, and the file must not be overwritten in place while they live.
     #[default]
     Allowed,
-    /// They may not: what happens to the file after loading does not matter.
+    /// They may not: the load waits until everything is copied, and what happens to the file then does not
+    /// matter.
     Never,
 }
 

@@ -375,6 +375,12 @@ impl HostTransfer {
     }
 }
 
+impl fmt::Debug for HostTransfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostTransfer({} bytes)", self.data.len())
+    }
+}
+
 impl Drop for HostTransfer {
     fn drop(&mut self) {
         if let Some(event) = self.event.take()

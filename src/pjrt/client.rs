@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::api::{Api, slice, string};
 use super::buffer::Buffer;
 use super::device::{Device, DeviceInfo};
-use super::event::{Event, in_callback};
+use super::event::{Event, in_callback, run_in_callback};
 use super::ffi;
 use super::memory::{Memory, MemoryInfo};
 use super::named_value::NamedValue;
@@ -140,7 +140,15 @@ impl ClientBuilder {
 
     /// Any other option of the plugin, by name. A plugin refuses names that it does not know.
     pub fn option(mut self, name: impl Into<String>, value: impl Into<NamedValue>) -> ClientBuilder {
-        self.options.push((name.into(), value.into()));
+        let name = name.into();
+        let value = match value.into() {
+            // A share of 0 or 1 is easily written without its point.
+            NamedValue::Int64(share @ (0 | 1)) if name == "memory_fraction" => {
+                NamedValue::Float(share as f32)
+            }
+            value => value,
+        };
+        self.options.push((name, value));
         self
     }
 
@@ -340,18 +348,31 @@ impl Client {
     /// # Errors
     /// When the client does not have enough devices.
     pub fn default_device_assignment(&self, replicas: usize, partitions: usize) -> Result<Vec<Vec<i32>>> {
-        let too_many = || Error::InvalidArgument(format!("{replicas} x {partitions} devices are too many"));
-        let count = replicas.checked_mul(partitions).ok_or_else(too_many)?;
+        let count = self.check_device_count(replicas, partitions)?;
         let mut assignment = vec![c_int::default(); count];
         let mut args = ffi::PJRT_Client_DefaultDeviceAssignment_Args::new();
         args.client = self.raw();
-        args.num_replicas = c_int::try_from(replicas).map_err(|_| too_many())?;
-        args.num_partitions = c_int::try_from(partitions).map_err(|_| too_many())?;
+        // Both are at most the number of devices, which is an int in the C API.
+        args.num_replicas = replicas as c_int;
+        args.num_partitions = partitions as c_int;
         args.default_assignment_size = count;
         args.default_assignment = assignment.as_mut_ptr();
         // SAFETY: the client is alive, and the array has the size that is passed with it.
         unsafe { self.api().call(ffi::PJRT_Client_DefaultDeviceAssignment, &mut args) }?;
         Ok(assignment.chunks(partitions.max(1)).map(<[i32]>::to_vec).collect())
+    }
+
+    /// The number of devices that a program of so many replicas and partitions takes, which plugins abort the
+    /// process over when there are not as many.
+    pub(super) fn check_device_count(&self, replicas: usize, partitions: usize) -> Result<usize> {
+        let devices = self.inner.devices.len();
+        match replicas.checked_mul(partitions) {
+            Some(count) if (1..=devices).contains(&count) => Ok(count),
+            _ => Err(Error::InvalidArgument(format!(
+                "a program of {replicas} replicas and {partitions} partitions takes their product of devices, at \
+                 least one; this client has {devices}"
+            ))),
+        }
     }
 
     /// Starts moving host bytes to a device: row-major elements, sub-byte ones in a byte each. Returns
@@ -473,10 +494,7 @@ impl Client {
         unsafe extern "C" fn deleted(_pointer: *mut c_void, user_arg: *mut c_void) {
             // SAFETY: `user_arg` is the box made below, handed over once.
             let run = unsafe { Box::from_raw(user_arg.cast::<OnDelete>()) };
-            // A panic must not unwind into C.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(*run)).is_err() {
-                tracing::error!("the owner of device memory panicked when it was given back");
-            }
+            run_in_callback(*run);
         }
         let dims = dims_of(spec)?;
         let layout = RowMajor::new(dims.len());
@@ -578,10 +596,17 @@ impl RowMajor {
     }
 }
 
-/// The dimensions as the C API takes them.
+/// The dimensions as the C API takes them, of an array that fits into memory: plugins throw exceptions, which
+/// would end the process, over others.
 pub(super) fn dims_of(spec: &ArraySpec) -> Result<Vec<i64>> {
-    let too_large = |_| Error::InvalidArgument(format!("a dimension of {spec} is too large"));
-    spec.shape.iter().map(|&dim| i64::try_from(dim).map_err(too_large)).collect()
+    let too_large = || Error::InvalidArgument(format!("{spec} is larger than any memory"));
+    // Even an array without elements has dimensions whose product must be counted.
+    let extent = spec.shape.iter().try_fold(1i64, |extent, &dim| {
+        i64::try_from(dim.max(1)).ok().and_then(|dim| extent.checked_mul(dim))
+    });
+    let bytes = extent.and_then(|extent| extent.checked_mul(spec.dtype.bits().div_ceil(8) as i64));
+    bytes.ok_or_else(too_large)?;
+    Ok(spec.shape.iter().map(|&dim| dim as i64).collect())
 }
 
 /// Adds the memory statistics of the devices to an allocation failure.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct CompileOptions {
-    /// Copies of the program that run side by side on different data; 1 unless the program says otherwise.
+    /// Copies of the program that run side by side on different data.
     pub replicas: usize,
     /// Devices that one copy of the program is split over; 1 for a program that is not sharded.
     pub partitions: usize,
@@ -42,17 +42,9 @@ impl CompileOptions {
     /// The serialised `xla.CompileOptionsProto`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when replicas or partitions are 0 or absurdly many, the device assignment is
-    /// not replicas x partitions, or an XLA option is a list.
+    /// [`Error::InvalidArgument`] when the device assignment is not replicas x partitions, or an XLA option
+    /// is a list.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        // Plugins abort the process on these instead of returning an error.
-        let is_count = |count: usize| (1..=i32::MAX as usize).contains(&count);
-        if !is_count(self.replicas) || !is_count(self.partitions) {
-            return Err(Error::InvalidArgument(format!(
-                "a program cannot have {} replicas of {} partitions; both are at least 1",
-                self.replicas, self.partitions
-            )));
-        }
         let proto = CompileOptionsProto {
             executable_build_options: Some(ExecutableBuildOptionsProto {
                 device_ordinal: -1, // not set
@@ -173,12 +165,6 @@ mod tests {
         assert_eq!((build.num_replicas, build.num_partitions, build.device_ordinal), (1, 1, -1));
         assert!(!build.use_spmd_partitioning);
         assert_eq!(build.device_assignment, None);
-    }
-
-    #[test]
-    fn no_replicas_or_partitions_are_an_error() {
-        let options = CompileOptions { partitions: 0, ..Default::default() };
-        assert!(options.to_bytes().unwrap_err().to_string().contains("1 replicas of 0 partitions"));
     }
 
     #[test]

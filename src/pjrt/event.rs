@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -109,6 +110,12 @@ impl Event {
     }
 }
 
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({})", self.origin)
+    }
+}
+
 impl Drop for Event {
     fn drop(&mut self) {
         if self.raw.is_null() {
@@ -145,12 +152,24 @@ unsafe extern "C" fn call_back(error: *mut ffi::PJRT_Error, user_arg: *mut c_voi
     let outcome = unsafe { state.api.result(state.origin, error) };
     // SAFETY: `on_ready` gave the event up to this callback.
     unsafe { destroy(state.api, state.event) };
-    let nested = IN_CALLBACK.replace(true);
-    // A panic must not unwind into C.
-    if catch_unwind(AssertUnwindSafe(|| (state.run)(outcome))).is_err() {
-        tracing::error!("a callback of a PJRT event panicked");
+    run_in_callback(|| (state.run)(outcome));
+}
+
+/// Runs code of the caller's on a thread of the plugin: it is known to be there (see [`in_callback`]), and a
+/// panic does not unwind into C.
+pub(super) fn run_in_callback(run: impl FnOnce()) {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IN_CALLBACK.set(self.0);
+        }
     }
-    IN_CALLBACK.set(nested);
+    let _restore = Restore(IN_CALLBACK.replace(true));
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        tracing::error!("a callback from a PJRT plugin panicked");
+        // Dropping it could panic again.
+        std::mem::forget(payload);
+    }
 }
 
 /// # Safety

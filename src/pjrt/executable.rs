@@ -112,14 +112,11 @@ pub struct Execution {
     pub done: Vec<Event>,
 }
 
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Event")
-    }
-}
-
 impl Client {
     /// Compiles a program and loads it onto its devices. Blocks while it compiles.
+    ///
+    /// Only for programs that one trusts: plugins parse StableHLO carefully, but a damaged HLO proto can make
+    /// one abort the process.
     ///
     /// # Errors
     /// [`Error::Pjrt`] with the compiler's words when the program does not parse, needs a newer plugin, or
@@ -130,6 +127,7 @@ impl Client {
         format: ProgramFormat,
         options: &CompileOptions,
     ) -> Result<LoadedExecutable> {
+        self.check_compile_options(options)?;
         let options = options.to_bytes()?;
         let mut program = ffi::PJRT_Program::new();
         program.code = code.as_ptr().cast_mut().cast(); // The compiler only reads it.
@@ -146,6 +144,24 @@ impl Client {
             self.api().call(ffi::PJRT_Client_Compile, &mut args)?;
             LoadedExecutable::from_raw(self, args.executable)
         }
+    }
+
+    /// Refuses options over which plugins abort the process or never return.
+    fn check_compile_options(&self, options: &CompileOptions) -> Result<()> {
+        self.check_device_count(options.replicas, options.partitions)?;
+        let devices = self.devices();
+        let mut seen = std::collections::HashSet::new();
+        for &id in options.device_assignment.iter().flatten().flatten() {
+            if !devices.iter().any(|device| device.id() == id) {
+                return Err(Error::InvalidArgument(format!(
+                    "the device assignment has a device {id}, which is not there"
+                )));
+            }
+            if !seen.insert(id) {
+                return Err(Error::InvalidArgument(format!("the device assignment has device {id} twice")));
+            }
+        }
+        Ok(())
     }
 
     /// Loads an executable that [`LoadedExecutable::serialize`] wrote with the same plugin on the same kind
@@ -202,10 +218,17 @@ impl LoadedExecutable {
             api.call(ffi::PJRT_Executable_Name, &mut name)?;
             inner.name = string(name.executable_name, name.executable_name_size);
             api.call(ffi::PJRT_LoadedExecutable_AddressableDevices, &mut devices)?;
-            inner.devices = slice(devices.addressable_devices, devices.num_addressable_devices)
-                .iter()
-                .filter_map(|&device| client.device_from_raw(device))
-                .collect();
+            let on = slice(devices.addressable_devices, devices.num_addressable_devices);
+            inner.devices = on.iter().filter_map(|&device| client.device_from_raw(device)).collect();
+            if inner.devices.is_empty() || inner.devices.len() != on.len() {
+                return Err(Error::NoDevice {
+                    platform: client.platform_name().to_owned(),
+                    reason: format!(
+                        "the program was compiled for {} devices of this process, not all of them known",
+                        on.len()
+                    ),
+                });
+            }
             api.call(ffi::PJRT_Executable_NumOutputs, &mut count)?;
             api.call(ffi::PJRT_Executable_OutputElementTypes, &mut types)?;
             api.call(ffi::PJRT_Executable_OutputDimensions, &mut dims)?;

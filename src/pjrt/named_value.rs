@@ -92,21 +92,27 @@ impl NamedValue {
         raw
     }
 
-    /// Reads `true`, `false`, an integer, a number with a point, a list `1,2,3`, or else a string.
+    /// Reads `true`, `false`, an integer, a number with a point, a list `[1,2,3]` (the brackets can be left out
+    /// where there is a comma), or else a string.
     pub fn parse(text: &str) -> NamedValue {
+        let numbers =
+            |text: &str| text.split(',').map(|number| number.trim().parse().ok()).collect::<Option<_>>();
+        if let Some(list) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).and_then(numbers) {
+            return NamedValue::Int64List(list);
+        }
         if let Ok(value) = text.parse::<bool>() {
             return NamedValue::Bool(value);
         }
         if let Ok(value) = text.parse::<i64>() {
             return NamedValue::Int64(value);
         }
-        if let Ok(value) = text.parse::<f32>() {
+        // Not `inf` or `nan`, which are strings to everyone else.
+        if let Ok(value) = text.parse::<f32>()
+            && value.is_finite()
+        {
             return NamedValue::Float(value);
         }
-        match text.split(',').map(str::parse).collect::<Result<Vec<i64>, _>>() {
-            Ok(list) => NamedValue::Int64List(list),
-            Err(_) => NamedValue::String(text.to_owned()),
-        }
+        numbers(text).map_or_else(|| NamedValue::String(text.to_owned()), NamedValue::Int64List)
     }
 }
 
@@ -117,7 +123,7 @@ impl fmt::Display for NamedValue {
             NamedValue::Int64(value) => value.fmt(f),
             NamedValue::Int64List(list) => {
                 let parts: Vec<String> = list.iter().map(i64::to_string).collect();
-                f.write_str(&parts.join("."))
+                write!(f, "[{}]", parts.join(","))
             }
             NamedValue::Float(value) => value.fmt(f),
             NamedValue::Bool(value) => value.fmt(f),
@@ -163,6 +169,9 @@ mod tests {
         assert_eq!(NamedValue::parse("8"), NamedValue::Int64(8));
         assert_eq!(NamedValue::parse("0.75"), NamedValue::Float(0.75));
         assert_eq!(NamedValue::parse("0,1"), NamedValue::Int64List(vec![0, 1]));
+        assert_eq!(NamedValue::parse("[0]"), NamedValue::Int64List(vec![0]));
+        assert_eq!(NamedValue::parse("inf"), NamedValue::String("inf".into()));
+        assert_eq!(NamedValue::Int64List(vec![1, 2]).to_string(), "[1,2]");
         assert_eq!(NamedValue::parse("bfc"), NamedValue::String("bfc".into()));
     }
 }

@@ -74,12 +74,22 @@ impl Plugin {
 
     /// The newest StableHLO that the plugin reads, as `major.minor.patch`, where it says so.
     pub fn stablehlo_version(&self) -> Option<String> {
-        self.attribute("stablehlo_current_version").map(NamedValue::to_string)
+        self.version_attribute("stablehlo_current_version")
     }
 
     /// The oldest StableHLO that the plugin reads, where it says so.
     pub fn stablehlo_minimum_version(&self) -> Option<String> {
-        self.attribute("stablehlo_minimum_version").map(NamedValue::to_string)
+        self.version_attribute("stablehlo_minimum_version")
+    }
+
+    /// A version, which plugins give as a list of its parts.
+    fn version_attribute(&self, name: &str) -> Option<String> {
+        match self.attribute(name)? {
+            NamedValue::Int64List(parts) => {
+                Some(parts.iter().map(i64::to_string).collect::<Vec<_>>().join("."))
+            }
+            other => Some(other.to_string()),
+        }
     }
 
     /// Starts building a client on this plugin.

@@ -1,11 +1,13 @@
 //! Asynchronous transfers into buffers that are made first and filled piece by piece.
 
 use std::ffi::c_int;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::buffer::Buffer;
-use super::client::{Client, dims_of};
+use super::client::{Client, Placement, dims_of};
 use super::event::Event;
 use super::ffi;
 use super::memory::Memory;
@@ -16,7 +18,27 @@ use crate::error::{Error, Result};
 pub struct TransferManager {
     raw: *mut ffi::PJRT_AsyncHostToDeviceTransferManager,
     specs: Vec<ArraySpec>,
+    /// What has been done with each buffer. Plugins crash on doing it twice, so it is checked here; held
+    /// across check and call.
+    states: Mutex<Vec<State>>,
     client: Client,
+}
+
+/// What has been done with a buffer of a transfer.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    is_taken: bool,
+    /// Its last piece has been passed on, or it was failed.
+    is_ended: bool,
+}
+
+/// Whether more pieces of a buffer follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// More follow.
+    Part,
+    /// This completes the buffer.
+    Last,
 }
 
 // SAFETY: the C API allows a transfer manager to be used from any thread.
@@ -37,6 +59,7 @@ impl Client {
     /// device is full.
     pub fn transfer_manager(&self, specs: &[ArraySpec], memory: &Memory) -> Result<TransferManager> {
         let dims: Vec<Vec<i64>> = specs.iter().map(dims_of).collect::<Result<_>>()?;
+        let (_, raw_memory) = Placement::from(memory).raw(self)?;
         let mut raw_specs = Vec::with_capacity(specs.len());
         for (spec, dims) in specs.iter().zip(&dims) {
             let mut raw = ffi::PJRT_ShapeSpec::new();
@@ -49,10 +72,15 @@ impl Client {
         args.client = self.raw();
         args.shape_specs = raw_specs.as_mut_ptr();
         args.num_shape_specs = raw_specs.len();
-        args.memory = memory.raw();
+        args.memory = raw_memory;
         // SAFETY: the client and memory are alive, and specs and dims outlive the call.
         unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }?;
-        Ok(TransferManager { raw: args.transfer_manager, specs: specs.to_vec(), client: self.clone() })
+        Ok(TransferManager {
+            raw: args.transfer_manager,
+            specs: specs.to_vec(),
+            states: Mutex::new(vec![State::default(); specs.len()]),
+            client: self.clone(),
+        })
     }
 }
 
@@ -65,6 +93,14 @@ impl TransferManager {
             )));
         }
         c_int::try_from(index).map_err(|_| Error::InvalidArgument(format!("buffer {index} is too many")))
+    }
+
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(index: usize) -> Error {
+        Error::InvalidArgument(format!("buffer {index} of the transfer was completed or failed before"))
     }
 
     /// Bytes that buffer `index` takes on the device, and so in all of its transfers together.
@@ -84,25 +120,30 @@ impl TransferManager {
     /// block.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there is no such buffer; [`Error::Pjrt`] when it was taken before.
+    /// [`Error::InvalidArgument`] when there is no such buffer, or it was taken before.
     pub fn take_buffer(&self, index: usize) -> Result<Buffer> {
+        let mut states = self.states();
+        if states.get(index).is_some_and(|state| state.is_taken) {
+            return Err(Error::InvalidArgument(format!("buffer {index} of the transfer was taken before")));
+        }
         let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_RetrieveBuffer_Args::new();
         args.transfer_manager = self.raw;
         args.buffer_index = self.index(index)?;
         // SAFETY: the manager is alive, and the buffer is handed over to us.
         unsafe {
             self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_RetrieveBuffer, &mut args)?;
+            states[index].is_taken = true;
             Ok(Buffer::from_raw(&self.client, args.buffer_out, self.specs[index].clone()))
         }
     }
 
-    /// Starts moving `data` to `offset` of buffer `index`; `is_last` on the one that completes it. Does
-    /// not block; `data` is held until the transfer has ended.
+    /// Starts moving `data` to `offset` of buffer `index`. Does not block; `data` is held until the transfer
+    /// has ended.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the bytes do not lie within the buffer; [`Error::Pjrt`] when the
-    /// plugin refuses.
-    pub fn transfer(&self, index: usize, offset: usize, data: Bytes, is_last: bool) -> Result<Transfer> {
+    /// [`Error::InvalidArgument`] when the bytes do not lie within the buffer, or it was completed or failed
+    /// before; [`Error::Pjrt`] when the plugin refuses.
+    pub fn transfer(&self, index: usize, offset: usize, data: Bytes, piece: Piece) -> Result<Transfer> {
         const FUNCTION: &str = "PJRT_AsyncHostToDeviceTransferManager_TransferData";
         let size = self.buffer_bytes(index)?;
         if offset.checked_add(data.len()).is_none_or(|end| end > size) {
@@ -111,18 +152,23 @@ impl TransferManager {
                 data.len()
             )));
         }
+        let mut states = self.states();
+        if states[index].is_ended {
+            return Err(TransferManager::ended(index));
+        }
         let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_TransferData_Args::new();
         args.transfer_manager = self.raw;
         args.buffer_index = self.index(index)?;
         args.data = data.as_ptr().cast();
         args.offset = offset as i64;
         args.transfer_size = data.len() as i64;
-        args.is_last_transfer = is_last;
+        args.is_last_transfer = piece == Piece::Last;
         // SAFETY: the manager is alive, and `Transfer` holds the data until the event is over.
         let event = unsafe {
             self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_TransferData, &mut args)?;
             Event::from_raw(&self.client, args.done_with_h2d_transfer, FUNCTION)
         };
+        states[index].is_ended = piece == Piece::Last;
         Ok(Transfer { event: Some(event), data })
     }
 
@@ -130,20 +176,26 @@ impl TransferManager {
     /// completed, so that nobody waits for ever.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there is no such buffer.
+    /// [`Error::InvalidArgument`] when there is no such buffer, or it was completed or failed before.
     pub fn fail_buffer(&self, index: usize, message: &str) -> Result<()> {
         /// `PJRT_Error_Code_ABORTED`.
         const ABORTED: ffi::PJRT_Error_Code = 10;
         let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_SetBufferError_Args::new();
         args.transfer_manager = self.raw;
         args.buffer_index = self.index(index)?;
+        let mut states = self.states();
+        if states[index].is_ended {
+            return Err(TransferManager::ended(index));
+        }
         args.error_code = ABORTED;
         args.error_message = message.as_ptr().cast();
         args.error_message_size = message.len();
         // SAFETY: the manager is alive, and the message outlives the call.
         unsafe {
             self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_SetBufferError, &mut args)
-        }
+        }?;
+        states[index].is_ended = true;
+        Ok(())
     }
 }
 
@@ -171,6 +223,18 @@ impl Transfer {
     /// The error of the transfer.
     pub fn wait(mut self) -> Result<()> {
         self.event.take().map_or(Ok(()), |event| event.wait())
+    }
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transfer({} bytes)", self.data.len())
+    }
+}
+
+impl fmt::Debug for TransferManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TransferManager({} buffers)", self.specs.len())
     }
 }
 

@@ -54,14 +54,8 @@ pub fn find(name: &str) -> Result<Found> {
     if package.is_none() && !KNOWN_LIBRARIES.iter().any(|(known, _)| *known == name) {
         let mut known: Vec<&str> = KNOWN_LIBRARIES.iter().map(|(known, _)| *known).collect();
         known.dedup();
-        return Err(Error::not_found("plugin", name, known.iter().copied())).map_err(|error| match error {
-            Error::NotFound { what, name, nearest } if nearest.is_empty() => Error::NotFound {
-                what,
-                name,
-                nearest: known.iter().map(|known| (*known).to_owned()).collect(),
-            },
-            other => other,
-        });
+        let nearest = known.iter().map(|known| (*known).to_owned()).collect();
+        return Err(Error::NotFound { what: "plugin", name: name.to_owned(), nearest });
     }
     let mut searched = Vec::new();
     match cache_dir() {

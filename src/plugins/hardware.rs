@@ -19,7 +19,7 @@ pub struct Accelerator {
 pub fn accelerators() -> Vec<Accelerator> {
     let kind = |name, plugins, files: &[&str]| Accelerator { name, plugins, present: look_for(files) };
     vec![
-        kind("tpu", &["tpu"][..], &TPU_FILES),
+        Accelerator { name: "tpu", plugins: &["tpu"], present: look_for_tpu() },
         kind("gpu (NVIDIA)", &["cuda13", "cuda12"][..], &NVIDIA_FILES),
         kind("gpu (AMD)", &["rocm"][..], &AMD_FILES),
     ]
@@ -34,6 +34,22 @@ const AMD_FILES: [&str; 1] = ["/dev/kfd"];
 /// The device files of a TPU: older and newer drivers.
 const TPU_FILES: [&str; 2] = ["/dev/accel[0-9]", "/dev/vfio/[0-9]"];
 
+/// Looks for a TPU. The newer driver's files are also those of any device that is passed through to a virtual
+/// machine, so that with them one of Google's must be on the bus.
+fn look_for_tpu() -> Result<(), String> {
+    /// Google's vendor number on the PCI bus.
+    const GOOGLE: &str = "0x1ae0";
+    look_for(&TPU_FILES)?;
+    let vendors =
+        Path::new("/sys/bus/pci/devices").read_dir().map_err(|_| "there is no PCI bus to look at")?;
+    let mut vendors =
+        vendors.flatten().filter_map(|device| std::fs::read_to_string(device.path().join("vendor")).ok());
+    if vendors.any(|vendor| vendor.trim() == GOOGLE) {
+        return Ok(());
+    }
+    Err(format!("no device of Google's ({GOOGLE}) is on the PCI bus"))
+}
+
 /// Refuses to wake a TPU plugin on a machine without a TPU: it would ask the cloud's metadata server for
 /// over a minute before it gives up. Setting `TPU_SKIP_MDS_QUERY` says that one knows better.
 pub fn check_before_connecting(library: &Path) -> Result<()> {
@@ -41,7 +57,7 @@ pub fn check_before_connecting(library: &Path) -> Result<()> {
     if !is_tpu || std::env::var_os("TPU_SKIP_MDS_QUERY").is_some() {
         return Ok(());
     }
-    look_for(&TPU_FILES).map_err(|reason| Error::NoDevice {
+    look_for_tpu().map_err(|reason| Error::NoDevice {
         platform: "tpu".into(),
         reason: format!("{reason}; to let libtpu look by itself, set TPU_SKIP_MDS_QUERY=1"),
     })

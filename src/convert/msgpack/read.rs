@@ -294,7 +294,8 @@ impl Parser<'_> {
         let (mut shape, mut chunks) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let key = self.key()?;
-            let Node::Map(mut entries) = self.node(MAX_DEPTH)? else {
+            // What is in there is two levels deep.
+            let Node::Map(mut entries) = self.node(MAX_DEPTH - 2)? else {
                 return Err(wrong("has a part that is no map"));
             };
             // "0", "1", …, "10": by number, not as strings.

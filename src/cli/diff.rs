@@ -1,0 +1,122 @@
+//! `safejax diff`: how two files differ, in structure, types, shapes and values.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use safejax::compare::{Comparison, compare};
+use safejax::convert::{Source, open};
+use safejax::{ArraySpec, LoadOptions};
+use serde_json::json;
+
+use super::{Output, OutputArgs};
+
+#[derive(Args)]
+pub struct Diff {
+    /// One file, of any format that is read
+    first: PathBuf,
+
+    /// The other file; it may be of another format
+    second: PathBuf,
+
+    /// Call values equal whose difference is at most this
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0)]
+    tolerance: f64,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What differs.
+#[derive(Default, serde::Serialize)]
+struct Report {
+    structure: Option<String>,
+    only_in_first: Vec<String>,
+    only_in_second: Vec<String>,
+    types: BTreeMap<String, (ArraySpec, ArraySpec)>,
+    values: BTreeMap<String, Comparison>,
+    equal: usize,
+}
+
+impl Diff {
+    pub fn run(self) -> Result<Output> {
+        let options = LoadOptions::default();
+        let (first, second) = (open(&self.first, &options)?, open(&self.second, &options)?);
+        let report = self.compare(&*first, &*second)?;
+        let is_equal = report.structure.is_none()
+            && report.only_in_first.is_empty()
+            && report.only_in_second.is_empty()
+            && report.types.is_empty()
+            && report.values.is_empty();
+        let text = self.output.choose(|| text(&report), || json!({"equal": is_equal, "report": report}));
+        Ok(Output { text, is_success: is_equal })
+    }
+
+    fn compare(&self, first: &dyn Source, second: &dyn Source) -> Result<Report> {
+        let mut report =
+            Report { structure: first.keys().def().difference(second.keys().def()), ..Report::default() };
+        let places = |source: &dyn Source| -> BTreeMap<String, usize> {
+            source
+                .keys()
+                .leaves()
+                .iter()
+                .enumerate()
+                .map(|(index, leaf)| (leaf.path.to_name(), index))
+                .collect()
+        };
+        let (ours, mut theirs) = (places(first), places(second));
+        for (name, index) in ours {
+            let Some(other) = theirs.remove(&name) else {
+                report.only_in_first.push(name);
+                continue;
+            };
+            let (a, b) = (&first.specs()[index], &second.specs()[other]);
+            if a != b {
+                report.types.insert(name, (a.clone(), b.clone()));
+                continue;
+            }
+            let comparison = compare(a, &first.read(index)?, &second.read(other)?);
+            let within = comparison.largest_absolute.is_some_and(|difference| difference <= self.tolerance)
+                && comparison.first_nan == comparison.second_nan
+                && self.tolerance > 0.0;
+            if comparison.differing == 0 || within {
+                report.equal += 1;
+            } else {
+                report.values.insert(name, comparison);
+            }
+        }
+        report.only_in_second = theirs.into_keys().collect();
+        Ok(report)
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    if let Some(difference) = &report.structure {
+        let _ = writeln!(text, "the structures differ {difference}");
+    }
+    for name in &report.only_in_first {
+        let _ = writeln!(text, "only in the first: {name}");
+    }
+    for name in &report.only_in_second {
+        let _ = writeln!(text, "only in the second: {name}");
+    }
+    for (name, (first, second)) in &report.types {
+        let _ = writeln!(text, "{name}: {first} in the first, {second} in the second");
+    }
+    for (name, values) in &report.values {
+        let _ = write!(text, "{name}: {} of {} elements differ", values.differing, values.elements);
+        if let (Some(absolute), Some(relative)) = (values.largest_absolute, values.largest_relative) {
+            let _ = write!(text, ", by at most {absolute:.3e} ({relative:.3e} of the value)");
+        }
+        if values.first_nan + values.second_nan > 0 {
+            let _ = write!(text, "; NaN: {} and {}", values.first_nan, values.second_nan);
+        }
+        text.push('\n');
+    }
+    let _ = writeln!(text, "{} tensors are equal", report.equal);
+    text
+}

@@ -1,0 +1,103 @@
+//! `safejax verify`: whether a file is what it says. Loads no plugin.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use safejax::checkpoint::{read_digests, sha256};
+use safejax::compare::non_finite;
+use safejax::load::outline;
+use safejax::{Checkpoint, LoadOptions};
+use serde_json::json;
+
+use super::{Output, OutputArgs};
+
+#[derive(Args)]
+pub struct Verify {
+    /// A safetensors file
+    file: PathBuf,
+
+    /// Also look for elements that are NaN or infinite
+    #[arg(long)]
+    finite: bool,
+
+    /// Print the sha256 of every tensor
+    #[arg(long)]
+    hash: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Verify {
+    pub fn run(self) -> Result<Output> {
+        // Opening checks the header's rules, the outline the tree against the names.
+        let checkpoint = Checkpoint::open(&self.file)?;
+        let outline = outline(&checkpoint, &LoadOptions::default())?;
+        let recorded = read_digests(checkpoint.metadata())?;
+        let mut problems = Vec::new();
+        let mut hashes = BTreeMap::new();
+        for name in recorded.keys().filter(|name| checkpoint.tensor(name).is_err()) {
+            problems.push(format!("a digest of `{name}` is recorded, but there is no such tensor"));
+        }
+        for tensor in checkpoint.tensors() {
+            let bytes = checkpoint.bytes(&tensor.name)?;
+            if self.hash || recorded.contains_key(&tensor.name) {
+                hashes.insert(tensor.name.as_str(), sha256(&bytes));
+            }
+            if let Some(expected) = recorded.get(&tensor.name)
+                && hashes.get(tensor.name.as_str()) != Some(expected)
+            {
+                problems.push(format!(
+                    "`{}` is not what was written: its sha256 is not the recorded one",
+                    tensor.name
+                ));
+            }
+            if self.finite {
+                let found = non_finite(tensor.spec.dtype, &bytes);
+                if found.nan + found.infinite > 0 {
+                    problems.push(format!(
+                        "`{}` has {} NaN and {} infinite elements",
+                        tensor.name, found.nan, found.infinite
+                    ));
+                }
+            }
+        }
+        let text = || {
+            let mut text = String::new();
+            if self.hash {
+                for (name, hash) in &hashes {
+                    let _ = writeln!(text, "{hash}  {name}");
+                }
+            }
+            for problem in &problems {
+                let _ = writeln!(text, "{problem}");
+            }
+            let _ = writeln!(
+                text,
+                "{}: {} tensors, names as {} has them, {}, {} digests{}",
+                checkpoint.origin(),
+                checkpoint.tensors().len(),
+                outline.framework,
+                if outline.has_record { "structure recorded" } else { "no structure record" },
+                recorded.len(),
+                if problems.is_empty() { "; no problems" } else { "" }
+            );
+            text
+        };
+        let json = || {
+            json!({
+                "file": checkpoint.origin(),
+                "tensors": checkpoint.tensors().len(),
+                "framework": outline.framework,
+                "has_record": outline.has_record,
+                "recorded_digests": recorded.len(),
+                "sha256": if self.hash { Some(&hashes) } else { None },
+                "problems": problems,
+            })
+        };
+        Ok(Output { text: self.output.choose(text, json), is_success: problems.is_empty() })
+    }
+}
