@@ -63,7 +63,7 @@ fn main() -> Result<()> {
 }
 
 fn default_output() -> PathBuf {
-    std::env::temp_dir().join("safejax-digits.safetensors")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/digits.safetensors")
 }
 
 /// The share of rows whose largest logit is at the label.

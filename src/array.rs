@@ -122,6 +122,41 @@ impl HostArray {
     }
 }
 
+#[cfg(feature = "ndarray")]
+impl HostArray {
+    /// A copy of an array of the ndarray crate, whatever its layout.
+    ///
+    /// ```
+    /// use ndarray::array;
+    /// use safejax::HostArray;
+    /// let host = HostArray::from_ndarray(&array![[1.0f32, 2.0], [3.0, 4.0]].reversed_axes())?;
+    /// assert_eq!(host.to_vec::<f32>()?, [1.0, 3.0, 2.0, 4.0]);
+    /// assert_eq!(host.to_ndarray::<f32>()?[[1, 0]], 2.0);
+    /// # Ok::<(), safejax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Never for an array that is in memory.
+    pub fn from_ndarray<T: Element, S, D>(array: &ndarray::ArrayBase<S, D>) -> Result<HostArray>
+    where
+        S: ndarray::Data<Elem = T>,
+        D: ndarray::Dimension,
+    {
+        let elements: Vec<T> = array.iter().copied().collect();
+        HostArray::from_slice(array.shape(), &elements)
+    }
+
+    /// A copy of the elements as an array of the ndarray crate, row-major.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the array is not of type `T`.
+    pub fn to_ndarray<T: Element>(&self) -> Result<ndarray::ArrayD<T>> {
+        ndarray::ArrayD::from_shape_vec(self.spec.shape.clone(), self.to_vec()?).map_err(|error| {
+            Error::InvalidArgument(format!("{} is no array of ndarray's: {error}", self.spec))
+        })
+    }
+}
+
 impl fmt::Debug for HostArray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HostArray({}, {} bytes)", self.spec, self.data.len())

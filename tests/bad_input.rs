@@ -125,11 +125,47 @@ fn a_large_file_that_is_cut_off_and_a_pipe_are_refused_at_once() {
     }
 }
 
+/// An archive of one deflated array, under this name.
+fn npz(name: &str) -> Vec<u8> {
+    use std::io::Write;
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    archive.write_all(&std::fs::read(digits("labels.npy")).unwrap()).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
+#[test]
+fn an_archive_can_neither_leave_its_place_nor_fill_the_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let inner = directory.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("a.npz");
+    std::fs::write(&path, npz("../escaped.npy")).unwrap();
+    // The name is a key, and no file of that name is made.
+    succeeds(safejax().arg("convert").arg(&path).arg(inner.join("a.safetensors")));
+    assert_eq!(names(directory.path()), ["inner"]);
+    assert_eq!(names(&inner), ["a.npz", "a.safetensors"]);
+    // One that says that its few bytes are four gigabytes.
+    let mut bomb = npz("labels.npy");
+    let central = bomb.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap();
+    bomb[central + 24..central + 28].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
+    std::fs::write(&path, &bomb).unwrap();
+    let error = fails(safejax().arg("inspect").arg(&path));
+    assert!(error.contains("`labels` would expand from") && error.contains("4294967280 bytes"), "{error}");
+    for length in (0..bomb.len()).step_by(7) {
+        std::fs::write(&path, &bomb[..length]).unwrap();
+        fails(safejax().arg("convert").arg(&path).arg(inner.join("b.safetensors")));
+    }
+    std::fs::write(&path, npz("labels.txt")).unwrap();
+    assert!(fails(safejax().arg("inspect").arg(&path)).contains("`labels.txt` is no .npy file"));
+}
+
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-    let status = safejax().arg("inspect").arg(digits("params.safetensors")).stdout(full).status().unwrap();
-    assert_eq!(status.code(), Some(1));
+    let output = safejax().arg("inspect").arg(digits("params.safetensors")).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(common::stderr(&output).contains("the output cannot be written"));
 }
 
 #[test]

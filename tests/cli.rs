@@ -143,6 +143,36 @@ fn files_go_from_format_to_format_and_back() {
     );
     let error = common::fails(safejax().arg("convert").args([&original, &file("many.npy")]));
     assert!(error.contains("an .npy file holds one array"), "{error}");
+    // Chosen and renamed, from any format.
+    for from in ["a.msgpack", "a.npz"] {
+        let mut command = safejax();
+        command.arg("convert").arg(file(from)).arg(file("some.safetensors"));
+        succeeds(command.args(["--include", "*.bias", "--exclude", "*Dense*", "--rename", "params.=model."]));
+        let names: Vec<String> = Checkpoint::open(file("some.safetensors"))
+            .unwrap()
+            .tensors()
+            .iter()
+            .map(|t| t.name.clone())
+            .collect();
+        assert_eq!(names, ["model.Conv_0.bias", "model.Conv_1.bias"], "{from}");
+    }
+    // The hub's way: several files and an index of them.
+    for (part, pattern) in
+        [("flax_model-00001-of-00002.msgpack", "*Conv*"), ("flax_model-00002-of-00002.msgpack", "*Dense*")]
+    {
+        succeeds(safejax().arg("convert").arg(&original).arg(file(part)).args(["--include", pattern]));
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 153128}, "weight_map": {
+        "params/Conv_0/bias": "flax_model-00001-of-00002.msgpack",
+        "params/Dense_1/bias": "flax_model-00002-of-00002.msgpack",
+    }});
+    let index_path = file("flax_model.msgpack.index.json");
+    std::fs::write(&index_path, format!("{index:#}")).unwrap();
+    succeeds(safejax().arg("diff").args([&index_path, &original]));
+    std::fs::write(&index_path, index.to_string().replace("flax_model-00002", "../flax_model-00002"))
+        .unwrap();
+    let error = common::fails(safejax().arg("inspect").arg(&index_path));
+    assert!(error.contains("is not the name of a .msgpack file"), "{error}");
     // Renamed, and a file of a name without a known ending.
     succeeds(
         safejax()

@@ -171,9 +171,12 @@ fn a_cast_rounds_as_ml_dtypes_does() {
     check("write-floats", &[&file("floats.safetensors")]);
     for dtype in ["float16", "bfloat16", "float32"] {
         let cast = file(dtype);
-        succeeds(
-            safejax().arg("convert").arg(file("floats.safetensors")).arg(&cast).args(["--dtype", dtype]),
-        );
+        succeeds(safejax().arg("convert").arg(file("floats.safetensors")).arg(&cast).args([
+            "--dtype",
+            dtype,
+            "--to",
+            "safetensors",
+        ]));
         check("is-cast", &[&file("floats.safetensors"), &cast, Path::new(dtype)]);
     }
 }

@@ -22,6 +22,10 @@ pub struct Convert {
     /// be the one that is read
     file: PathBuf,
 
+    /// The format to write, whatever the file's ending: safetensors, msgpack, npz, npy or json
+    #[arg(long, value_name = "FORMAT")]
+    to: Option<TargetFormat>,
+
     /// Cast floating point tensors: f16, bf16, f32 or f64, or PATTERN=TYPE for those whose names match
     #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = parse_cast)]
     dtypes: Vec<(String, DType)>,
@@ -52,6 +56,7 @@ impl Convert {
     pub fn run(self) -> Result<String> {
         let source = convert::open(&self.input, &self.select.options())?;
         let mut options = ConvertOptions::default();
+        options.format = self.to;
         options.dtypes = self.dtypes;
         options.alignment = self.align;
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
@@ -59,7 +64,7 @@ impl Convert {
         let text = || {
             let mut text =
                 format!("{}: {} tensors, {} cast", self.file.display(), report.tensors, report.cast_tensors);
-            if TargetFormat::of_name(&self.file) == Some(TargetFormat::Safetensors) {
+            if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
                 let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
             }
             text.push('\n');

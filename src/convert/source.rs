@@ -75,8 +75,8 @@ impl fmt::Display for SourceFormat {
 
 /// Opens a file of any format that is read; its content says which.
 ///
-/// The options are those of [`crate::load`] that choose, rename and place tensors; they apply to safetensors
-/// files only.
+/// Of the options, those that choose and rename tensors apply; those that say how names make a tree (framework,
+/// structure, template) apply to safetensors files, since the other formats have their tree.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] naming the format that the content looks like, and what is wrong with it.
@@ -84,25 +84,27 @@ pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Sou
     let path = path.as_ref();
     let origin = path.display().to_string();
     let data = read_file(path)?;
+    let select = |source: Box<dyn Source>| Selection::of(source, options);
     let malformed = |format: &'static str| {
         let origin = origin.clone();
         move |problem: String| Error::Malformed { origin, format, problem }
     };
     match detect(&data) {
         Some(SourceFormat::Npy) => {
-            Ok(Box::new(npy::NpySource::new(origin.clone(), data).map_err(malformed("npy file"))?))
+            select(Box::new(npy::NpySource::new(origin.clone(), data).map_err(malformed("npy file"))?))
         }
         Some(SourceFormat::Npz) => {
-            Ok(Box::new(npz::NpzSource::new(origin.clone(), data).map_err(malformed("npz file"))?))
+            select(Box::new(npz::NpzSource::new(origin.clone(), data).map_err(malformed("npz file"))?))
         }
-        Some(SourceFormat::Pickle) => Ok(Box::new(
-            pickle::PickleSource::new(origin.clone(), data).map_err(malformed("pickled tree of arrays"))?,
-        )),
-        Some(SourceFormat::Msgpack) => Ok(Box::new(
-            msgpack::MsgpackSource::new(origin.clone(), vec![data])
-                .map_err(malformed("Flax msgpack file"))?,
-        )),
-        _ if msgpack::is_index(&data) => msgpack::open_index(path, &data),
+        Some(SourceFormat::Pickle) => {
+            let source = pickle::PickleSource::new(origin.clone(), data);
+            select(Box::new(source.map_err(malformed("pickled tree of arrays"))?))
+        }
+        Some(SourceFormat::Msgpack) => {
+            let source = msgpack::MsgpackSource::new(origin.clone(), vec![data]);
+            select(Box::new(source.map_err(malformed("Flax msgpack file"))?))
+        }
+        _ if msgpack::is_index(&data) => select(msgpack::open_index(path, &data)?),
         _ => Ok(Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?)),
     }
 }
@@ -136,4 +138,71 @@ fn detect(data: &[u8]) -> Option<SourceFormat> {
         return Some(SourceFormat::Safetensors);
     }
     msgpack::begins_with_map(data).then_some(SourceFormat::Msgpack)
+}
+
+/// A part of another source, under other names.
+struct Selection {
+    inner: Box<dyn Source>,
+    keys: KeyMap,
+    specs: Vec<ArraySpec>,
+    /// The position of each leaf in the other source.
+    positions: Vec<usize>,
+}
+
+impl Selection {
+    /// The leaves that the options choose, renamed; the source itself if they choose all and rename none.
+    fn of(inner: Box<dyn Source>, options: &LoadOptions) -> Result<Box<dyn Source>> {
+        let leaves = inner.keys().leaves();
+        let keep: Vec<bool> = leaves.iter().map(|leaf| options.is_wanted(&leaf.name)).collect();
+        let positions: Vec<usize> = (0..keep.len()).filter(|&index| keep[index]).collect();
+        if options.renames.is_empty() {
+            if keep.iter().all(|keep| *keep) {
+                return Ok(inner);
+            }
+            return Ok(Selection::boxed(inner.keys().filter(&keep)?, positions, inner));
+        }
+        // New names make new dictionaries.
+        let renamed: Vec<(String, usize)> =
+            positions.iter().map(|&position| (options.renamed(&leaves[position].name), position)).collect();
+        let keys = KeyMap::from_names(renamed.iter().map(|(name, _)| name.as_str()))?;
+        let by_name: std::collections::HashMap<&str, usize> =
+            renamed.iter().map(|(name, position)| (name.as_str(), *position)).collect();
+        let positions = keys.leaves().iter().map(|leaf| by_name[leaf.name.as_str()]).collect();
+        Ok(Selection::boxed(keys, positions, inner))
+    }
+
+    fn boxed(keys: KeyMap, positions: Vec<usize>, inner: Box<dyn Source>) -> Box<dyn Source> {
+        let specs = positions.iter().map(|&position| inner.specs()[position].clone()).collect();
+        Box::new(Selection { inner, keys, specs, positions })
+    }
+}
+
+impl Source for Selection {
+    fn origin(&self) -> &str {
+        self.inner.origin()
+    }
+
+    fn format(&self) -> SourceFormat {
+        self.inner.format()
+    }
+
+    fn keys(&self) -> &KeyMap {
+        &self.keys
+    }
+
+    fn specs(&self) -> &[ArraySpec] {
+        &self.specs
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.inner.metadata()
+    }
+
+    fn framework(&self) -> Framework {
+        self.inner.framework()
+    }
+
+    fn read(&self, index: usize) -> Result<Bytes> {
+        self.inner.read(self.positions[index])
+    }
 }

@@ -77,6 +77,15 @@ impl TargetFormat {
     }
 }
 
+impl std::str::FromStr for TargetFormat {
+    type Err = String;
+    fn from_str(name: &str) -> std::result::Result<TargetFormat, String> {
+        TargetFormat::of_name(Path::new(&format!("x.{name}"))).ok_or_else(|| {
+            "there is no such format; there are safetensors, msgpack, npz, npy and json".to_owned()
+        })
+    }
+}
+
 impl fmt::Display for TargetFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

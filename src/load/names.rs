@@ -42,16 +42,16 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<S
             checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()),
         )?,
         None => {
-            let kept = checkpoint.tensors().iter().filter(|tensor| is_wanted(&tensor.name, options));
-            let names: Vec<String> = kept.map(|tensor| renamed(&tensor.name, options)).collect();
+            let kept = checkpoint.tensors().iter().filter(|tensor| options.is_wanted(&tensor.name));
+            let names: Vec<String> = kept.map(|tensor| options.renamed(&tensor.name)).collect();
             KeyMap::from_names_by(framework, names.iter().map(String::as_str))?
         }
     };
     let by_name: HashMap<String, &TensorInfo> = checkpoint
         .tensors()
         .iter()
-        .filter(|tensor| is_wanted(&tensor.name, options))
-        .map(|tensor| (renamed(&tensor.name, options), tensor))
+        .filter(|tensor| options.is_wanted(&tensor.name))
+        .map(|tensor| (options.renamed(&tensor.name), tensor))
         .collect();
     let keep: Vec<bool> = whole.leaves().iter().map(|leaf| by_name.contains_key(&leaf.name)).collect();
     let keys = if keep.iter().all(|keep| *keep) { whole } else { whole.filter(&keep)? };
@@ -70,15 +70,6 @@ fn framework_of(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Framew
     let recorded = checkpoint.metadata().get(record::FRAMEWORK_KEY).and_then(|name| name.parse().ok());
     Ok(recorded
         .unwrap_or_else(|| Framework::detect(checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()))))
-}
-
-fn is_wanted(name: &str, options: &LoadOptions) -> bool {
-    let matches = |patterns: &[String]| patterns.iter().any(|pattern| matches_glob(pattern, name));
-    (options.include.is_empty() || matches(&options.include)) && !matches(&options.exclude)
-}
-
-fn renamed(name: &str, options: &LoadOptions) -> String {
-    options.renames.iter().fold(name.to_owned(), |name, rule| rule.apply(&name).unwrap_or(name))
 }
 
 /// The type that a tensor is loaded as.

@@ -4,7 +4,7 @@ use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::params::Params;
 use crate::pjrt::Placement;
-use crate::tree::{Framework, TreeDef};
+use crate::tree::{Framework, TreeDef, matches_glob};
 
 /// How a checkpoint is loaded. Patterns are those of [`crate::tree::matches_glob`], over names on disk.
 #[derive(Debug, Clone, Default)]
@@ -118,6 +118,17 @@ impl Template {
 }
 
 impl LoadOptions {
+    /// Whether the patterns choose a tensor of this name.
+    pub(crate) fn is_wanted(&self, name: &str) -> bool {
+        let matches = |patterns: &[String]| patterns.iter().any(|pattern| matches_glob(pattern, name));
+        (self.include.is_empty() || matches(&self.include)) && !matches(&self.exclude)
+    }
+
+    /// The name under the rules.
+    pub(crate) fn renamed(&self, name: &str) -> String {
+        self.renames.iter().fold(name.to_owned(), |name, rule| rule.apply(&name).unwrap_or(name))
+    }
+
     /// Puts the buffers on this device or memory.
     pub fn to(mut self, placement: impl Into<Placement>) -> LoadOptions {
         self.to = Some(placement.into());
