@@ -1,15 +1,20 @@
 //! Programs: StableHLO and HLO, compiled for a device and called with buffers and trees of them.
 
+mod bind;
 mod call;
+pub mod exported;
+mod flatbuffer;
 mod hlo;
 mod signature;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use call::{Argument, Function, Outputs};
+pub use exported::Exported;
 pub use signature::Signature;
 
 use crate::checkpoint::read_file;
@@ -19,12 +24,13 @@ use crate::pjrt::{Client, CompileOptions, ProgramFormat};
 /// With what MLIR bytecode begins, a StableHLO portable artifact included.
 const MLIR_BYTECODE_MAGIC: &[u8] = b"ML\xefR";
 
-/// A program that can be compiled: StableHLO text, StableHLO bytecode, or an HLO proto.
-#[derive(Clone, PartialEq, Eq)]
+/// A program that can be compiled: a `jax.export` artifact, StableHLO text, StableHLO bytecode, or an HLO proto.
+#[derive(Clone, PartialEq)]
 pub struct Program {
     origin: String,
     format: ProgramFormat,
     code: Bytes,
+    exported: Option<Arc<Exported>>,
 }
 
 impl Program {
@@ -50,17 +56,37 @@ impl Program {
     }
 
     fn parse(origin: String, bytes: Bytes) -> Result<Program> {
-        let (format, code) = detect(&bytes).map_err(|problem| Error::Malformed {
-            origin: origin.clone(),
-            format: "program",
-            problem,
-        })?;
-        Ok(Program { origin, format, code })
+        let malformed = |format: &'static str| {
+            let origin = origin.clone();
+            move |problem: String| Error::Malformed { origin, format, problem }
+        };
+        if exported::is_artifact(&bytes) {
+            let exported = Exported::parse(&bytes).map_err(malformed("jax.export artifact"))?;
+            let code = exported.module.clone();
+            return Ok(Program {
+                origin,
+                format: ProgramFormat::Mlir,
+                code,
+                exported: Some(Arc::new(exported)),
+            });
+        }
+        let (format, code) = detect(&bytes).map_err(malformed("program"))?;
+        Ok(Program { origin, format, code, exported: None })
     }
 
     /// The file, or what else the program came from, for messages.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The exported function, if the program is a `jax.export` artifact.
+    pub fn exported(&self) -> Option<&Exported> {
+        self.exported.as_deref()
+    }
+
+    /// The arguments and outputs as a person would write them, if the program is a `jax.export` artifact.
+    pub fn signature_text(&self) -> Option<String> {
+        self.exported().map(bind::signature)
     }
 
     /// The format of [`Program::code`].
@@ -166,11 +192,40 @@ impl Client {
     /// # Errors
     /// As for [`Client::compile`].
     pub fn compile_with(&self, program: &Program, options: &CompileOptions) -> Result<Function> {
+        let mut options = options.clone();
+        if let Some(exported) = program.exported() {
+            check_exported(exported, program)?;
+            options.partitions = exported.device_count;
+            options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
+        }
         let executable = self
-            .compile_program(program.code(), program.format(), options)
+            .compile_program(program.code(), program.format(), &options)
             .map_err(|error| about_program(error, program))?;
-        Function::new(executable)
+        Function::new(executable, program.exported.clone())
     }
+}
+
+/// The calling convention from which on shardings are Shardy's.
+const FIRST_SHARDY_CONVENTION: u16 = 10;
+
+/// Refuses what is known not to compile or run, with what to do instead.
+fn check_exported(exported: &Exported, program: &Program) -> Result<()> {
+    let symbolic = exported.symbolic_dimensions();
+    if !symbolic.is_empty() {
+        return Err(Error::InvalidArgument(format!(
+            "{} has symbolic dimensions ({}), which plugins do not compile; export it with sizes instead",
+            program.origin(),
+            symbolic.join(", ")
+        )));
+    }
+    if !exported.ordered_effects.is_empty() {
+        return Err(Error::InvalidArgument(format!(
+            "{} has ordered side effects ({}), which are not supported; export it without them",
+            program.origin(),
+            exported.ordered_effects.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 /// Names the program, and what it needs, in the compiler's error.
@@ -204,7 +259,7 @@ mod tests {
         let refused = |bytes: &'static [u8]| Program::from_bytes(bytes).unwrap_err().to_string();
         assert!(refused(b"").contains("neither StableHLO"));
         assert!(refused(b"HloModule jit_f\n").contains("HLO text"));
-        assert!(refused(b"\x10\0\0\0 something ML\xefR").contains("jax.export artifact"));
+        assert!(refused(b"\x10\0\0\0 something ML\xefR").contains("it is damaged"));
         assert!(refused(&[0xff; 100]).contains("neither"));
     }
 }

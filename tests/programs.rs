@@ -173,6 +173,7 @@ fn run_says_which_argument_is_missing_given_twice_or_unreadable() {
     let error = run(&["0=/nonexistent.npy"]);
     assert!(error.contains("argument 0 cannot be loaded") && error.contains("/nonexistent.npy"), "{error}");
     assert!(run(&[]).contains("argument 0: float32[3,2] was expected, but nothing was given"));
+    assert!(run(&["x=a.npy"]).contains("only jax.export artifacts have named arguments"));
     let usage = safejax().args(["run", "x", "--arg", "zero"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 }

@@ -1,13 +1,14 @@
 //! `safejax inspect`: what is in a file. Loads no plugin.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
+use safejax::program::Exported;
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
@@ -30,6 +31,10 @@ impl Inspect {
     pub fn run(self) -> Result<String> {
         match sniff(&self.file)? {
             Some(SourceFormat::Safetensors) => self.checkpoint(&Checkpoint::open(&self.file)?),
+            // An artifact can begin like a map of msgpack by chance.
+            Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
+                Ok(self.program(&Program::open(&self.file)?))
+            }
             Some(_) => Ok(self.source(&*open(&self.file, &LoadOptions::default())?)),
             // Nothing that holds arrays begins like this; a damaged checkpoint still might.
             None => match (Program::open(&self.file), Checkpoint::open(&self.file)) {
@@ -103,6 +108,9 @@ impl Inspect {
 
     fn program(&self, program: &Program) -> String {
         let version = program.stablehlo_version();
+        if let (Some(exported), Some(signature)) = (program.exported(), program.signature_text()) {
+            return self.exported(program, exported, &signature, version);
+        }
         self.output.choose(
             || {
                 let version =
@@ -124,6 +132,80 @@ impl Inspect {
             },
         )
     }
+}
+
+impl Inspect {
+    fn exported(
+        &self,
+        program: &Program,
+        exported: &Exported,
+        signature: &str,
+        version: Option<String>,
+    ) -> String {
+        let text = || {
+            let version = version.as_deref().unwrap_or("an unknown version");
+            let mut text = format!("{}: `{}`, exported", program.origin(), exported.function_name);
+            // Writing to a string cannot fail.
+            if let Some(jax) = &exported.jax_version {
+                let _ = write!(text, " by jax {jax}");
+            }
+            let _ = writeln!(
+                text,
+                " for {} on {} device{}; StableHLO {version}, {} bytes",
+                exported.platforms.join(", "),
+                exported.device_count,
+                if exported.device_count == 1 { "" } else { "s" },
+                program.code().len()
+            );
+            let symbolic = exported.symbolic_dimensions();
+            if !symbolic.is_empty() {
+                let _ = writeln!(text, "symbolic dimensions: {}", symbolic.join(", "));
+            }
+            let effects: Vec<&str> = exported
+                .ordered_effects
+                .iter()
+                .chain(&exported.unordered_effects)
+                .map(String::as_str)
+                .collect();
+            if !effects.is_empty() {
+                let _ = writeln!(text, "side effects: {}", effects.join(", "));
+            }
+            if exported.vjp.is_some() {
+                text += "with its gradient\n";
+            }
+            text + "takes\n" + signature
+        };
+        let avals = |avals: &[safejax::program::exported::Aval]| -> Vec<String> {
+            avals.iter().map(ToString::to_string).collect()
+        };
+        let json = || {
+            json!({
+                "file": program.origin(),
+                "format": "jax.export",
+                "function": exported.function_name,
+                "jax_version": exported.jax_version,
+                "serialization_version": exported.serialization_version,
+                "calling_convention_version": exported.calling_convention_version,
+                "stablehlo_version": version,
+                "platforms": exported.platforms,
+                "device_count": exported.device_count,
+                "in_tree": record::to_json(&exported.in_tree),
+                "in_avals": avals(&exported.in_avals),
+                "kept": exported.kept,
+                "out_tree": record::to_json(&exported.out_tree),
+                "out_avals": avals(&exported.out_avals),
+                "symbolic_dimensions": exported.symbolic_dimensions(),
+                "ordered_effects": exported.ordered_effects,
+                "unordered_effects": exported.unordered_effects,
+                "has_vjp": exported.vjp.is_some(),
+            })
+        };
+        self.output.choose(text, json)
+    }
+}
+
+fn is_artifact(file: &Path) -> bool {
+    Program::open(file).is_ok_and(|program| program.exported().is_some())
 }
 
 fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {

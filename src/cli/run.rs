@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::convert::npy;
 use safejax::{
-    Argument, Buffer, Client, CompileOptions, Device, Function, HostSemantics, LoadOptions, Outputs, Params,
+    Argument, Buffer, CompileOptions, DType, Device, Function, HostSemantics, LoadOptions, Outputs, Params,
     Placement, Program,
 };
 use serde_json::json;
@@ -19,14 +19,15 @@ use super::client::DeviceArgs;
 
 #[derive(Args)]
 pub struct Run {
-    /// StableHLO text or bytecode, or an HLO proto
+    /// A jax.export artifact, StableHLO text or bytecode, or an HLO proto
     program: PathBuf,
 
-    /// An argument: its position, and an .npy file for one array or a .safetensors file for a tree of them
-    #[arg(long = "arg", value_name = "POSITION=FILE", value_parser = parse_argument)]
-    arguments: Vec<(usize, PathBuf)>,
+    /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and an .npy file
+    /// for one array or a .safetensors file for a tree of them
+    #[arg(long = "arg", value_name = "KEY=FILE", value_parser = parse_argument)]
+    arguments: Vec<(ArgumentKey, PathBuf)>,
 
-    /// Where the outputs go: .npy for a single one, .safetensors for any number (named 0, 1, …)
+    /// Where the outputs go: .npy for a single one, .safetensors for any tree of them
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
@@ -37,13 +38,35 @@ pub struct Run {
     output: OutputArgs,
 }
 
-fn parse_argument(text: &str) -> Result<(usize, PathBuf), String> {
-    let (position, file) = text.split_once('=').ok_or("it is not POSITION=FILE")?;
-    let position = position.parse().map_err(|_| format!("`{position}` is not a position (0, 1, …)"))?;
-    Ok((position, file.into()))
+/// Which argument, or which part of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct ArgumentKey {
+    root: Root,
+    /// The path below the argument; the argument itself if `None`.
+    path: Option<String>,
 }
 
-/// What a file became on the device.
+/// An argument.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Root {
+    Position(usize),
+    Name(String),
+}
+
+fn parse_argument(text: &str) -> Result<(ArgumentKey, PathBuf), String> {
+    let (key, file) = text.split_once('=').ok_or("it is not KEY=FILE")?;
+    let (root, path) = match key.split_once('.') {
+        Some((root, path)) => (root, Some(path.to_owned())),
+        None => (key, None),
+    };
+    if root.is_empty() {
+        return Err("it has no position or name".into());
+    }
+    let root = root.parse().map_or_else(|_| Root::Name(root.to_owned()), Root::Position);
+    Ok((ArgumentKey { root, path }, file.into()))
+}
+
+/// What files became on the device.
 enum Loaded {
     Array(Buffer),
     Tree(Params),
@@ -56,35 +79,57 @@ impl Loaded {
             Loaded::Tree(params) => params,
         }
     }
+
+    /// As a tree below a path.
+    fn below(self, path: &str) -> Result<Params> {
+        let named = match self {
+            Loaded::Array(buffer) => vec![(path.to_owned(), buffer)],
+            Loaded::Tree(params) => {
+                params.iter().map(|(name, buffer)| (format!("{path}.{name}"), buffer.clone())).collect()
+            }
+        };
+        Ok(Params::from_buffers(named)?)
+    }
 }
 
 impl Run {
     pub fn run(self) -> Result<String> {
-        let files = self.files_in_order()?;
         let program = Program::open(&self.program)?;
+        let files = self.files_by_argument(program.exported().is_some())?;
         let (client, device) = self.device.connect()?;
         let mut options = CompileOptions::default();
-        options.device_assignment = Some(vec![vec![device.id()]]);
+        if program.exported().is_none_or(|exported| exported.device_count == 1) {
+            options.device_assignment = Some(vec![vec![device.id()]]);
+        }
         let compiling = Instant::now();
         let function = client.compile_with(&program, &options)?;
         let compile_seconds = compiling.elapsed().as_secs_f64();
-        let mut loaded = Vec::new();
-        for (position, file) in files {
-            let argument = load_argument(&client, &device, &function, &loaded, file);
-            loaded.push(argument.with_context(|| format!("argument {position} cannot be loaded"))?);
-        }
-        let arguments: Vec<&dyn Argument> = loaded.iter().map(Loaded::as_argument).collect();
+        let loaded = load_arguments(&device, &function, files)?;
+        let positional: Vec<&dyn Argument> = loaded
+            .iter()
+            .filter(|(root, _)| matches!(root, Root::Position(_)))
+            .map(|(_, loaded)| loaded.as_argument())
+            .collect();
+        let named: Vec<(&str, &dyn Argument)> = loaded
+            .iter()
+            .filter_map(|(root, loaded)| match root {
+                Root::Name(name) => Some((name.as_str(), loaded.as_argument())),
+                Root::Position(_) => None,
+            })
+            .collect();
         if let Some(path) = &self.out {
             check_target(&function, path)?;
         }
         let running = Instant::now();
-        let outputs = function.call(&arguments)?;
+        let outputs = function.call_with(&positional, &named)?;
         outputs.wait()?;
         let run_seconds = running.elapsed().as_secs_f64();
         if let Some(path) = &self.out {
             write_outputs(&outputs, path)?;
         }
-        let specs: Vec<_> = outputs.iter().map(|output| output.spec().clone()).collect();
+        let tree = outputs.to_params();
+        let specs: Vec<_> =
+            tree.iter().map(|(name, buffer)| (name.to_owned(), buffer.spec().clone())).collect();
         Ok(self.output.choose(
             || {
                 let mut text = format!(
@@ -93,56 +138,114 @@ impl Run {
                     compile_seconds * 1e3,
                     run_seconds * 1e3
                 );
-                for (position, spec) in specs.iter().enumerate() {
-                    let _ = writeln!(text, "output {position}: {spec}");
+                for (name, spec) in &specs {
+                    let _ = writeln!(text, "output {name}{}{spec}", if name.is_empty() { "" } else { ": " });
                 }
                 text
             },
             || {
+                let output =
+                    |(name, spec): &(String, safejax::ArraySpec)| json!({"name": name, "spec": spec});
                 json!({
                     "program": function.name(),
                     "device": device.to_string(),
                     "compile_seconds": compile_seconds,
                     "run_seconds": run_seconds,
-                    "outputs": specs,
+                    "outputs": specs.iter().map(output).collect::<Vec<_>>(),
                 })
             },
         ))
     }
 
-    /// The files by position, each of which must be there once.
-    fn files_in_order(&self) -> Result<Vec<(usize, &Path)>> {
-        let mut files = BTreeMap::new();
-        for (position, file) in &self.arguments {
-            if files.insert(*position, file.as_path()).is_some() {
-                bail!("--arg {position} was given twice");
+    /// The files of each argument. Positions must follow each other from 0.
+    fn files_by_argument(&self, is_exported: bool) -> Result<BTreeMap<Root, Vec<(Option<&str>, &Path)>>> {
+        let mut files: BTreeMap<Root, Vec<(Option<&str>, &Path)>> = BTreeMap::new();
+        for (key, file) in &self.arguments {
+            let parts = files.entry(key.root.clone()).or_default();
+            let path = key.path.as_deref();
+            if parts.iter().any(|(other, _)| *other == path) {
+                bail!("--arg {} was given twice", key_text(key));
             }
+            if !is_exported && (path.is_some() || matches!(key.root, Root::Name(_))) {
+                bail!(
+                    "--arg {}: only jax.export artifacts have named arguments and paths into them; give a position",
+                    key_text(key)
+                );
+            }
+            parts.push((path, file));
         }
-        if let Some((missing, _)) =
-            files.keys().enumerate().find(|(expected, position)| *expected != **position)
-        {
-            bail!(
-                "--arg {missing} is missing: the arguments given are at {:?}",
-                files.keys().collect::<Vec<_>>()
-            );
+        let positions: Vec<usize> = files
+            .keys()
+            .filter_map(|root| match root {
+                Root::Position(position) => Some(*position),
+                Root::Name(_) => None,
+            })
+            .collect();
+        if let Some(missing) = (0..positions.len()).find(|expected| positions[*expected] != *expected) {
+            bail!("--arg {missing} is missing: the arguments given are at {positions:?}");
         }
-        Ok(files.into_iter().collect())
+        Ok(files)
     }
 }
 
-fn load_argument(
-    client: &Client,
+fn key_text(key: &ArgumentKey) -> String {
+    let root = match &key.root {
+        Root::Position(position) => position.to_string(),
+        Root::Name(name) => name.clone(),
+    };
+    key.path.as_ref().map_or(root.clone(), |path| format!("{root}.{path}"))
+}
+
+fn load_arguments(
     device: &Device,
     function: &Function,
-    before: &[Loaded],
-    file: &Path,
-) -> Result<Loaded> {
+    files: BTreeMap<Root, Vec<(Option<&str>, &Path)>>,
+) -> Result<Vec<(Root, Loaded)>> {
+    let mut loaded: Vec<(Root, Loaded)> = Vec::new();
+    for (root, parts) in files {
+        let mut whole: Option<Loaded> = None;
+        for (path, file) in parts {
+            let key = ArgumentKey { root: root.clone(), path: path.map(str::to_owned) };
+            let context = || format!("argument {} cannot be loaded", key_text(&key));
+            let dtype = expected_dtype(function, &loaded, &key);
+            let part = load_file(device, dtype, file).with_context(context)?;
+            let part = match path {
+                Some(path) => Loaded::Tree(part.below(path).with_context(context)?),
+                None => part,
+            };
+            whole = Some(match (whole, part) {
+                (None, part) => part,
+                (Some(Loaded::Tree(before)), Loaded::Tree(part)) => {
+                    Loaded::Tree(before.merge(&part).with_context(context)?)
+                }
+                _ => bail!("--arg {}: an argument cannot be both one array and a tree", key_text(&key)),
+            });
+        }
+        loaded.extend(whole.map(|whole| (root, whole)));
+    }
+    Ok(loaded)
+}
+
+/// What NumPy writes without a type takes the one that the program expects there.
+fn expected_dtype(function: &Function, before: &[(Root, Loaded)], key: &ArgumentKey) -> Option<DType> {
+    if let Some(exported) = function.exported() {
+        let root = match &key.root {
+            Root::Position(position) => format!("0.{position}"),
+            Root::Name(name) => format!("1.{name}"),
+        };
+        let name = key.path.as_ref().map_or(root.clone(), |path| format!("{root}.{path}"));
+        let index = exported.in_tree.paths().iter().position(|path| path.to_name() == name)?;
+        return Some(exported.in_avals[index].dtype);
+    }
+    let mut leaves = Vec::new();
+    before.iter().for_each(|(_, loaded)| loaded.as_argument().append_leaves(&mut leaves));
+    function.signature()?.parameters.get(leaves.len()).map(|spec| spec.dtype)
+}
+
+fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loaded> {
+    let client = device.client();
     if has_extension(file, "npy") {
-        // What NumPy writes without a type takes the one that the program expects there.
-        let mut leaves = Vec::new();
-        before.iter().for_each(|loaded| loaded.as_argument().append_leaves(&mut leaves));
-        let expected = function.signature().and_then(|signature| signature.parameters.get(leaves.len()));
-        let array = npy::read(file, expected.map(|spec| spec.dtype))?;
+        let array = npy::read(file, dtype)?;
         let to = Placement::from(device);
         let buffer =
             client.buffer_from_host(array.spec(), array.bytes().clone(), &to, HostSemantics::Copy)?;
@@ -191,8 +294,7 @@ fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {
             outputs.single().context("an .npy file holds one array; name a .safetensors file instead")?;
         return Ok(npy::write(path, &output.to_host()?)?);
     }
-    let named = outputs.iter().enumerate().map(|(position, buffer)| (position.to_string(), buffer.clone()));
-    Ok(Params::from_buffers(named)?.save(path)?)
+    Ok(outputs.to_params().save(path)?)
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {

@@ -1,18 +1,26 @@
 //! Calling a compiled program: arguments flattened and checked, outputs left on the device.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
+use super::bind::bind;
+use super::exported::Exported;
 use super::signature::Signature;
 use crate::array::ArraySpec;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::params::Params;
 use crate::pjrt::{Buffer, Client, Input, LoadedExecutable};
+use crate::tree::{KeyMap, TreeDef};
 
 /// A compiled program that can be called. Cheap to clone; calls from several threads may overlap.
 #[derive(Debug, Clone)]
 pub struct Function {
     executable: LoadedExecutable,
-    signature: Option<std::sync::Arc<Signature>>,
+    signature: Option<Arc<Signature>>,
+    exported: Option<Arc<Exported>>,
+    /// The tree of the outputs: the exported one, or a tuple.
+    out_keys: Arc<KeyMap>,
 }
 
 /// An argument of a call: a buffer, or a tree or list of them, whose leaves follow each other.
@@ -47,7 +55,8 @@ impl Argument for Vec<Buffer> {
 
 impl Argument for Outputs {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        self.buffers.as_slice().append_leaves(leaves);
+        let names = self.keys.leaves().iter().map(|leaf| Some(leaf.name.as_str()));
+        leaves.extend(names.zip(&self.buffers));
     }
 }
 
@@ -55,9 +64,23 @@ impl Argument for Outputs {
 #[derive(Debug, Clone)]
 pub struct Outputs {
     buffers: Vec<Buffer>,
+    keys: Arc<KeyMap>,
 }
 
 impl Outputs {
+    /// The outputs as a tree: the one that the exported function returned, or a tuple.
+    pub fn to_params(&self) -> Params {
+        Params::from_parts((*self.keys).clone(), self.buffers.clone())
+    }
+
+    /// The output of this name or path.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the names that look alike.
+    pub fn get(&self, name: &str) -> Result<&Buffer> {
+        self.keys.index(name).map(|index| &self.buffers[index])
+    }
+
     /// The only output.
     ///
     /// # Errors
@@ -94,14 +117,34 @@ impl Deref for Outputs {
 }
 
 impl Function {
-    pub(super) fn new(executable: LoadedExecutable) -> Result<Function> {
-        let signature = Signature::of(&executable).map(std::sync::Arc::new);
-        Ok(Function { executable, signature })
+    pub(super) fn new(executable: LoadedExecutable, exported: Option<Arc<Exported>>) -> Result<Function> {
+        let signature = Signature::of(&executable).map(Arc::new);
+        let out_tree = match &exported {
+            Some(exported) => exported.out_tree.clone(),
+            None => TreeDef::Tuple(vec![TreeDef::LEAF; executable.outputs().len()]),
+        };
+        if out_tree.leaf_count() != executable.outputs().len() {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` has {} outputs, but its tree has {} leaves",
+                executable.name(),
+                executable.outputs().len(),
+                out_tree.leaf_count()
+            )));
+        }
+        // Names that clash on disk do not keep a function from being called.
+        let keys = KeyMap::new(out_tree)
+            .or_else(|_| KeyMap::new(TreeDef::Tuple(vec![TreeDef::LEAF; executable.outputs().len()])))?;
+        Ok(Function { executable, signature, exported, out_keys: Arc::new(keys) })
     }
 
     /// The program's name.
     pub fn name(&self) -> &str {
         self.executable.name()
+    }
+
+    /// The exported function behind this one, if it came from a `jax.export` artifact.
+    pub fn exported(&self) -> Option<&Exported> {
+        self.exported.as_deref()
     }
 
     /// What the program takes; `None` where the plugin does not say.
@@ -124,17 +167,75 @@ impl Function {
         self.executable.client()
     }
 
-    /// Calls the function with buffers and trees; their leaves, one after another, are its arguments.
-    /// Nothing is donated. Does not wait for the execution to end.
+    /// Calls the function. Nothing is donated. Does not wait for the execution to end.
+    ///
+    /// An exported function takes its positional arguments, and finds the leaves of a tree by their paths,
+    /// whatever order they have. Of any other program, the leaves of the arguments, one after another, are what
+    /// it takes.
     ///
     /// # Errors
     /// [`Error::Arguments`] listing every argument whose type or shape does not fit, before anything runs;
     /// [`Error::Pjrt`] when the plugin refuses.
     pub fn call(&self, arguments: &[&dyn Argument]) -> Result<Outputs> {
+        self.call_with(arguments, &[])
+    }
+
+    /// Calls an exported function with positional and named arguments. As [`Function::call`].
+    ///
+    /// # Errors
+    /// As for [`Function::call`].
+    pub fn call_with(&self, arguments: &[&dyn Argument], named: &[(&str, &dyn Argument)]) -> Result<Outputs> {
+        if let Some(exported) = &self.exported {
+            return self.call_exported(exported, arguments, named);
+        }
+        if let Some((name, _)) = named.first() {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` has no named arguments, and `{name}` was given; only jax.export artifacts have them",
+                self.name()
+            )));
+        }
         let mut leaves = Vec::new();
         arguments.iter().for_each(|argument| argument.append_leaves(&mut leaves));
         self.check(&leaves)?;
         self.execute(leaves.into_iter().map(|(_, buffer)| Input::Borrow(buffer)).collect())
+    }
+
+    fn call_exported(
+        &self,
+        exported: &Exported,
+        arguments: &[&dyn Argument],
+        named: &[(&str, &dyn Argument)],
+    ) -> Result<Outputs> {
+        let leaves = bind(exported, arguments, named)
+            .map_err(|problems| Error::Arguments { program: exported.function_name.clone(), problems })?;
+        let mut inputs = Vec::with_capacity(exported.kept.len() + 1);
+        // A program for several platforms is told first which one it is on.
+        let index = self.platform_index(exported)?;
+        inputs.extend(index.iter().map(Input::Borrow));
+        inputs.extend(exported.kept.iter().map(|&position| Input::Borrow(leaves[position])));
+        self.execute(inputs)
+    }
+
+    /// The position of this platform among those that the program was lowered for, on the device; `None` for a
+    /// program of one platform.
+    fn platform_index(&self, exported: &Exported) -> Result<Option<Buffer>> {
+        if exported.platforms.len() < 2 {
+            return Ok(None);
+        }
+        let platform = self.client().platform_name();
+        let position = exported.platforms.iter().position(|known| known == platform).ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "`{}` was exported for {}, and this device is {platform}",
+                exported.function_name,
+                exported.platforms.join(", ")
+            ))
+        })?;
+        let device = self.executable.devices().first().ok_or_else(|| Error::NoDevice {
+            platform: platform.to_owned(),
+            reason: "the program runs on none".into(),
+        })?;
+        let spec = ArraySpec::new(DType::I32, []);
+        self.client().buffer_from_slice(&spec, &(position as i32).to_le_bytes(), &device.into()).map(Some)
     }
 
     /// Calls the function with one input a parameter, some of which may be donated. Does not wait for the
@@ -156,7 +257,7 @@ impl Function {
             )));
         }
         let mut execution = self.executable.execute(&[inputs])?;
-        Ok(Outputs { buffers: execution.outputs.pop().unwrap_or_default() })
+        Ok(Outputs { buffers: execution.outputs.pop().unwrap_or_default(), keys: self.out_keys.clone() })
     }
 
     /// Compares the arguments with what the program takes.

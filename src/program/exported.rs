@@ -1,0 +1,301 @@
+//! `jax.export` artifacts: what `jax.export.export(f)(*args).serialize()` writes.
+//!
+//! A FlatBuffer whose schema is jax's `_src/export/serialization.fbs`. The slots were read off artifacts of jax
+//! 0.4.38, 0.10.2 and 0.12.0; fields of newer versions are passed over, and unknown values of what is read are
+//! errors that say which.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::flatbuffer::{Problem, Table};
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::tree::{DictKey, Key, LeafKind, MAX_DEPTH, TreeDef};
+
+/// An exported function.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Exported {
+    /// The name of the Python function.
+    pub function_name: String,
+    /// The arguments: a tuple of the positional ones, and a dictionary of the named ones.
+    pub in_tree: TreeDef,
+    /// The outputs.
+    pub out_tree: TreeDef,
+    /// What each leaf of the arguments is, in JAX's order.
+    pub in_avals: Vec<Aval>,
+    /// What each leaf of the outputs is, in JAX's order.
+    pub out_avals: Vec<Aval>,
+    /// The positions of the leaves that the program really takes; the others are dropped.
+    pub kept: Vec<usize>,
+    /// The platforms that the program was lowered for, such as `cpu`.
+    pub platforms: Vec<String>,
+    /// The devices that it runs on.
+    pub device_count: usize,
+    /// The side effects whose order matters; each is a token in and out of the program.
+    pub ordered_effects: Vec<String>,
+    /// The side effects whose order does not.
+    pub unordered_effects: Vec<String>,
+    /// How `main` is called: 9 or 10. From 10 on, shardings are Shardy's.
+    pub calling_convention_version: u16,
+    /// The version of the artifact's own format.
+    pub serialization_version: u16,
+    /// The version of jax that wrote it, from 0.8 on.
+    pub jax_version: Option<String>,
+    /// The program: a StableHLO portable artifact.
+    pub module: Bytes,
+    /// The function's gradient, if it was exported with it.
+    pub vjp: Option<Box<Exported>>,
+}
+
+/// What a leaf is: a type, and a shape whose dimensions may be symbolic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aval {
+    /// The type of the elements, as the program sees them.
+    pub dtype: DType,
+    /// The dimensions, as the program sees them.
+    pub shape: Vec<Dim>,
+    /// The implementation of a PRNG key, such as `fry`; its raw integers are what the program sees.
+    pub key: Option<&'static str>,
+}
+
+/// A dimension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    /// A size.
+    Size(usize),
+    /// An expression of dimension variables, such as `2*b`.
+    Symbolic(String),
+}
+
+impl Aval {
+    /// The type and shape, if no dimension is symbolic.
+    pub fn to_spec(&self) -> Option<ArraySpec> {
+        let size = |dim: &Dim| match dim {
+            Dim::Size(size) => Some(*size),
+            Dim::Symbolic(_) => None,
+        };
+        Some(ArraySpec::new(self.dtype, self.shape.iter().map(size).collect::<Option<Vec<_>>>()?))
+    }
+}
+
+impl fmt::Display for Aval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dim = |dim: &Dim| match dim {
+            Dim::Size(size) => size.to_string(),
+            Dim::Symbolic(expression) => expression.clone(),
+        };
+        let dims: Vec<String> = self.shape.iter().map(dim).collect();
+        write!(f, "{}[{}]", self.dtype, dims.join(","))?;
+        self.key.map_or(Ok(()), |key| write!(f, " (a PRNG key of {key})"))
+    }
+}
+
+/// The deepest nesting of gradients: each is a whole artifact.
+const MAX_VJP_DEPTH: usize = 8;
+
+/// Whether bytes look like an artifact: a FlatBuffer's root, and a module within it.
+pub fn is_artifact(data: &[u8]) -> bool {
+    Table::root(data).is_ok_and(
+        |root| matches!(root.bytes(13), Ok(Some(module)) if module.starts_with(super::MLIR_BYTECODE_MAGIC)),
+    )
+}
+
+impl Exported {
+    /// Reads an artifact, or says what is wrong with it.
+    pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
+        read(Table::root(data)?, 0)
+    }
+
+    /// The expressions of the dimensions that are symbolic, in the order of the arguments.
+    pub fn symbolic_dimensions(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = Vec::new();
+        for dim in self.in_avals.iter().chain(&self.out_avals).flat_map(|aval| &aval.shape) {
+            if let Dim::Symbolic(expression) = dim
+                && !found.contains(&expression.as_str())
+            {
+                found.push(expression);
+            }
+        }
+        found
+    }
+}
+
+fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
+    if depth > MAX_VJP_DEPTH {
+        return Err(format!("it has gradients of gradients, more than {MAX_VJP_DEPTH} deep"));
+    }
+    let missing = |what: &str| format!("it has no {what}");
+    let tree = |slot: usize, what: &str| -> Result<TreeDef, Problem> {
+        let root = table.table(slot)?.ok_or_else(|| missing(what))?;
+        let mut nodes = 0;
+        read_tree(root, 0, &mut nodes)
+    };
+    let uniques: Vec<Aval> = table.tables(19)?.into_iter().map(read_aval).collect::<Result<_, _>>()?;
+    let avals = |indices_slot: usize, own_slot: usize| -> Result<Vec<Aval>, Problem> {
+        match table.u32s(indices_slot)? {
+            Some(indices) => indices
+                .into_iter()
+                .map(|index| {
+                    uniques.get(index as usize).cloned().ok_or_else(|| format!("there is no type {index}"))
+                })
+                .collect(),
+            None => table.tables(own_slot)?.into_iter().map(read_aval).collect(),
+        }
+    };
+    let effects = |slot: usize| -> Result<Vec<String>, Problem> {
+        let name = |effect: Table<'_>| Ok(effect.string(0)?.unwrap_or_default().to_owned());
+        table.tables(slot)?.into_iter().map(name).collect()
+    };
+    let module = table.bytes(13)?.ok_or_else(|| missing("program"))?;
+    let device_count = match table.u32(18)? {
+        Some(count) => count as usize,
+        None => usize::from(table.u16(6)?.unwrap_or(1)),
+    };
+    let exported = Exported {
+        function_name: table.string(1)?.unwrap_or_default().to_owned(),
+        in_tree: tree(2, "tree of arguments")?,
+        out_tree: tree(4, "tree of outputs")?,
+        in_avals: avals(22, 3)?,
+        out_avals: avals(23, 5)?,
+        kept: table.u16s(15)?.unwrap_or_default().into_iter().map(usize::from).collect(),
+        platforms: table.strings(9)?.into_iter().map(str::to_owned).collect(),
+        device_count,
+        ordered_effects: effects(10)?,
+        unordered_effects: effects(11)?,
+        calling_convention_version: table.u16(14)?.unwrap_or(0),
+        serialization_version: table.u16(0)?.unwrap_or(0),
+        jax_version: table.string(26)?.map(str::to_owned),
+        module: Bytes::copy_from_slice(module),
+        vjp: table.table(17)?.map(|vjp| read(vjp, depth + 1).map(Box::new)).transpose()?,
+    };
+    check(&exported)?;
+    Ok(exported)
+}
+
+/// What the parts must agree on.
+fn check(exported: &Exported) -> Result<(), Problem> {
+    let TreeDef::Tuple(parts) = &exported.in_tree else { return Err("its arguments are no tuple".into()) };
+    if !matches!(&parts[..], [TreeDef::Tuple(_), TreeDef::Dict(_)]) {
+        return Err("its arguments are not a tuple of positional and a dictionary of named ones".into());
+    }
+    for (what, tree, avals) in [
+        ("arguments", &exported.in_tree, &exported.in_avals),
+        ("outputs", &exported.out_tree, &exported.out_avals),
+    ] {
+        let leaves = tree.leaf_count();
+        if leaves != avals.len() {
+            return Err(format!(
+                "its tree of {what} has {leaves} leaves, but there are {} types",
+                avals.len()
+            ));
+        }
+    }
+    match exported.kept.iter().find(|index| **index >= exported.in_avals.len()) {
+        Some(index) => Err(format!("it takes argument {index} of {}", exported.in_avals.len())),
+        None => Ok(()),
+    }
+}
+
+/// The most nodes that a tree may have: offsets can lead to one node many times over.
+const MAX_NODES: usize = 1 << 20;
+
+fn read_tree(table: Table<'_>, depth: usize, nodes: &mut usize) -> Result<TreeDef, Problem> {
+    *nodes += 1;
+    if depth > MAX_DEPTH || *nodes > MAX_NODES {
+        return Err(format!("a tree has more than {MAX_DEPTH} levels or {MAX_NODES} nodes"));
+    }
+    let mut children = Vec::new();
+    for child in table.tables(1)? {
+        children.push(read_tree(child, depth + 1, nodes)?);
+    }
+    match table.u8(0)?.unwrap_or(0) {
+        0 => Ok(TreeDef::Leaf(LeafKind::Array)),
+        1 => Ok(TreeDef::None),
+        2 => Ok(TreeDef::Tuple(children)),
+        3 => Ok(TreeDef::List(children)),
+        4 => {
+            let names = table.strings(2)?;
+            if names.len() != children.len() {
+                return Err(format!("a dictionary has {} keys and {} entries", names.len(), children.len()));
+            }
+            let entries = names.into_iter().map(DictKey::from).zip(children);
+            TreeDef::dict(entries).map_err(|error| error.to_string())
+        }
+        5 => custom(table, children),
+        kind => Err(format!("a node is of kind {kind}, which is not known")),
+    }
+}
+
+/// A registered type: OrderedDicts and named tuples write their keys as JSON.
+fn custom(table: Table<'_>, children: Vec<TreeDef>) -> Result<TreeDef, Problem> {
+    let name = table.string(3)?.unwrap_or_default().to_owned();
+    let auxiliary = table.bytes(4)?.unwrap_or_default();
+    let keys: Option<Vec<String>> = serde_json::from_slice(auxiliary).ok();
+    match keys.filter(|keys| keys.len() == children.len()) {
+        Some(keys) if name == "collections.OrderedDict" => {
+            let entries = keys.into_iter().map(DictKey::from).zip(children).collect();
+            TreeDef::ordered_dict(entries).map_err(|error| error.to_string())
+        }
+        Some(keys) => Ok(TreeDef::NamedTuple { name, fields: keys.into_iter().zip(children).collect() }),
+        None => {
+            let text = String::from_utf8_lossy(auxiliary).into_owned();
+            let children = children.into_iter().enumerate().map(|(index, child)| (Key::Index(index), child));
+            Ok(TreeDef::Custom { name, auxiliary: text.into(), children: children.collect() })
+        }
+    }
+}
+
+/// The element types by number; PRNG keys follow them.
+const DTYPES: [Option<DType>; 27] = [
+    Some(DType::Bool),
+    Some(DType::I8),
+    Some(DType::I16),
+    Some(DType::I32),
+    Some(DType::I64),
+    Some(DType::U8),
+    Some(DType::U16),
+    Some(DType::U32),
+    Some(DType::U64),
+    Some(DType::F16),
+    Some(DType::F32),
+    Some(DType::F64),
+    Some(DType::C64),
+    Some(DType::C128),
+    Some(DType::BF16),
+    Some(DType::I4),
+    Some(DType::U4),
+    Some(DType::F8E4M3B11FNUZ),
+    Some(DType::F8E4M3FN),
+    Some(DType::F8E4M3FNUZ),
+    Some(DType::F8E5M2),
+    Some(DType::F8E5M2FNUZ),
+    None, // float0, the type of gradients of integers
+    Some(DType::F8E4M3),
+    Some(DType::F8E3M4),
+    Some(DType::F8E8M0FNU),
+    Some(DType::F4E2M1FN),
+];
+
+/// PRNG keys by number, from 27: the implementation, and how many 32-bit integers a key is.
+const KEYS: [(&str, usize); 3] = [("fry", 2), ("rbg", 4), ("unsafe_rbg", 4)];
+
+fn read_aval(table: Table<'_>) -> Result<Aval, Problem> {
+    let mut shape: Vec<Dim> = table
+        .strings(1)?
+        .into_iter()
+        .map(|dim| dim.parse().map_or_else(|_| Dim::Symbolic(dim.to_owned()), Dim::Size))
+        .collect();
+    let number = usize::from(table.u8(2)?.unwrap_or(0));
+    if let Some((key, words)) = number.checked_sub(DTYPES.len()).and_then(|index| KEYS.get(index)) {
+        shape.push(Dim::Size(*words));
+        return Ok(Aval { dtype: DType::U32, shape, key: Some(key) });
+    }
+    match DTYPES.get(number) {
+        Some(Some(dtype)) => Ok(Aval { dtype: *dtype, shape, key: None }),
+        // float0 arrays are passed as booleans.
+        Some(None) => Ok(Aval { dtype: DType::Bool, shape, key: None }),
+        None => Err(format!("a type has the number {number}, which is not known")),
+    }
+}

@@ -1,0 +1,202 @@
+//! Functions exported by three generations of jax, called by tree on the real CPU plugin.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{client, fails, safejax, succeeds};
+use safejax::program::exported::Dim;
+use safejax::{Argument, Error, Params, Program};
+
+const GENERATIONS: [&str; 3] = ["jax0438", "jax0102", "jax0120"];
+const CASES: [&str; 5] = ["mlp", "nested", "keywords", "optimizer", "constants"];
+
+fn file(name: &str) -> PathBuf {
+    common::data("exports").join(name)
+}
+
+/// The arguments and outputs that JAX was given and computed: trees at `args`, `kwargs` and `out`.
+fn recorded(case: &str) -> Params {
+    Params::load(client(), file(&format!("{case}.safetensors"))).unwrap()
+}
+
+/// The positional or the named arguments, one tree each, by their first key.
+fn arguments(recorded: &Params, root: &str) -> Vec<(String, Params)> {
+    let Ok(all) = recorded.subtree(root) else { return Vec::new() };
+    let mut names: Vec<String> =
+        all.iter().map(|(name, _)| name.split('.').next().unwrap().to_owned()).collect();
+    names.dedup();
+    names.into_iter().map(|name| (name.clone(), all.subtree(&name).unwrap())).collect()
+}
+
+#[track_caller]
+fn assert_close(ours: &safejax::Buffer, theirs: &safejax::Buffer, what: &str) {
+    assert_eq!(ours.spec(), theirs.spec(), "{what}");
+    if ours.dtype() != safejax::DType::F32 {
+        assert_eq!(ours.to_host().unwrap(), theirs.to_host().unwrap(), "{what}");
+        return;
+    }
+    let (ours, theirs) = (ours.to_vec::<f32>().unwrap(), theirs.to_vec::<f32>().unwrap());
+    let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= 1e-5, "{what}: {difference}");
+}
+
+#[test]
+fn every_case_of_every_generation_gives_jaxs_numbers() {
+    for case in GENERATIONS.iter().flat_map(|jax| CASES.map(|case| format!("{jax}-{case}"))) {
+        let program = Program::open(file(&format!("{case}.jaxexport"))).unwrap();
+        let function = client().compile(&program).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let recorded = recorded(&case);
+        let (args, kwargs) = (arguments(&recorded, "args"), arguments(&recorded, "kwargs"));
+        let positional: Vec<&dyn Argument> = args.iter().map(|(_, params)| params as &dyn Argument).collect();
+        let named: Vec<(&str, &dyn Argument)> =
+            kwargs.iter().map(|(name, params)| (name.as_str(), params as &dyn Argument)).collect();
+        let outputs =
+            function.call_with(&positional, &named).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let expected = recorded.subtree("out").unwrap();
+        assert_eq!(outputs.len(), expected.len(), "{case}");
+        if outputs.len() == 1 {
+            assert_close(&outputs[0], &expected.buffers()[0], &case);
+            continue;
+        }
+        for (name, buffer) in expected.iter() {
+            assert_close(outputs.get(name).unwrap(), buffer, &format!("{case}: {name}"));
+        }
+    }
+}
+
+#[test]
+fn an_artifact_says_what_it_takes_and_returns() {
+    for jax in GENERATIONS {
+        let program = Program::open(file(&format!("{jax}-keywords.jaxexport"))).unwrap();
+        insta::allow_duplicates! {
+            insta::assert_snapshot!(program.signature_text().unwrap(), @r"
+              args[0]  float32[2]
+              kwargs['shift']['by'][0]  float32[2]
+              kwargs['shift']['by'][1]  float32[2]  (not used)
+              kwargs['unused']  int32[]  (not used)
+            returns
+              float32[2]
+            ");
+        }
+        let program = Program::open(file(&format!("{jax}-nested.jaxexport"))).unwrap();
+        let exported = program.exported().unwrap();
+        assert_eq!(exported.out_tree.to_string(), "{'empty': {}, 'pair': (*, [*, None]), 'sum': *}");
+        assert_eq!((exported.platforms.join(","), exported.device_count), ("cpu".into(), 1));
+        let program = Program::open(file(&format!("{jax}-optimizer.jaxexport"))).unwrap();
+        let out = program.exported().unwrap().out_tree.to_string();
+        assert_eq!(out, "({'b': *, 'w': *}, State(count=*, mu={'b': *, 'w': *}))");
+    }
+    let newest = Program::open(file("jax0120-mlp.jaxexport")).unwrap();
+    assert_eq!(newest.exported().unwrap().jax_version.as_deref(), Some("0.12.0.1"));
+    let printed = succeeds(safejax().arg("inspect").arg(file("jax0438-mlp.jaxexport")));
+    assert!(printed.contains("args[0]['layer_0']['kernel']  float32[4,8]"), "{printed}");
+    let json = succeeds(safejax().arg("inspect").arg(file("jax0120-mlp.jaxexport")).arg("--json"));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["function"], "mlp");
+}
+
+#[test]
+fn what_does_not_fit_is_listed_with_key_paths() {
+    let program = Program::open(file("jax0120-mlp.jaxexport")).unwrap();
+    let function = client().compile(&program).unwrap();
+    let recorded = recorded("jax0120-mlp");
+    let x = recorded.get("args.1").unwrap();
+    let mut params = recorded.subtree("args.0").unwrap();
+    let kernel = params.remove("layer_1.kernel").unwrap();
+    params.insert("layer_2.kernel", kernel).unwrap();
+    *params.get_mut("layer_0.bias").unwrap() = x.clone();
+    let error = function.call(&[&params, x, x]).unwrap_err();
+    assert!(matches!(error, Error::Arguments { .. }));
+    insta::assert_snapshot!(error.to_string(), @r"
+    the arguments do not fit `mlp`:
+      args[0]['layer_1']['kernel']: float32[8,3] was expected, but nothing was given; given, but not used: `layer_2.kernel`
+      args[0]: the leaf `layer_2.kernel` was given, and there is no such one
+      args[2]: the function takes 2 positional arguments
+      args[0]['layer_0']['bias']: float32[8] was expected, but float32[5,4] was given
+    ");
+    let error = function.call_with(&[&params, x], &[("y", x)]).unwrap_err().to_string();
+    assert!(error.contains("kwargs['y']: there is no such argument; the named ones are: none"), "{error}");
+}
+
+#[test]
+fn outputs_feed_the_next_call_by_tree() {
+    let program = Program::open(file("jax0120-optimizer.jaxexport")).unwrap();
+    let step = client().compile(&program).unwrap();
+    let recorded = recorded("jax0120-optimizer");
+    let grads = recorded.subtree("args.2").unwrap();
+    let mut params = recorded.subtree("args.0").unwrap();
+    let mut state = recorded.subtree("args.1").unwrap();
+    for _ in 0..3 {
+        let outputs = step.call(&[&params, &state, &grads]).unwrap().to_params();
+        params = outputs.subtree("0").unwrap();
+        state = outputs.subtree("1").unwrap();
+    }
+    assert_eq!(state.get("count").unwrap().to_vec::<i32>().unwrap(), [4]);
+}
+
+#[test]
+fn symbolic_dimensions_are_shown_and_refused_with_what_to_do() {
+    let program = Program::open(file("jax0120-symbolic.jaxexport")).unwrap();
+    let shape = &program.exported().unwrap().in_avals[0].shape;
+    assert_eq!(shape[..], [Dim::Symbolic("b".into()), Dim::Size(3)]);
+    let error = client().compile(&program).unwrap_err().to_string();
+    assert!(
+        error.contains("has symbolic dimensions (b)") && error.contains("export it with sizes"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_artifact_is_an_error_and_never_more() {
+    for name in ["jax0438-optimizer", "jax0120-nested"] {
+        let whole = std::fs::read(file(&format!("{name}.jaxexport"))).unwrap();
+        for length in 0..whole.len() {
+            let _ = Program::from_bytes(whole[..length].to_vec());
+        }
+        let mut changed = whole.clone();
+        for position in 0..whole.len() {
+            for value in [0x00, 0x01, 0x7f, 0xff] {
+                changed[position] = value;
+                let _ = Program::from_bytes(changed.clone());
+            }
+            changed[position] = whole[position];
+        }
+    }
+}
+
+#[test]
+fn run_binds_files_by_position_name_and_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out.safetensors");
+    let part = |name: &str, pattern: &str, from: &str| {
+        let path = directory.path().join(name);
+        let mut command = safejax();
+        command.arg("convert").arg(file("jax0120-mlp.safetensors")).arg(&path);
+        succeeds(command.args(["--include", pattern, "--rename", &format!("{from}=")]));
+        path.display().to_string()
+    };
+    let layer_0 = part("a.safetensors", "args.0.layer_0.*", "args.0.layer_0.");
+    let layer_1 = part("b.safetensors", "args.0.layer_1.*", "args.0.");
+    let x = directory.path().join("x.npy");
+    let params = recorded("jax0120-mlp");
+    safejax::convert::npy::write(&x, &params.get("args.1").unwrap().to_host().unwrap()).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = safejax();
+        command.arg("run").arg(file("jax0120-mlp.jaxexport")).args(["--device", "cpu", "--out"]).arg(&out);
+        arguments.iter().for_each(|argument| {
+            command.args(["--arg", argument]);
+        });
+        command
+    };
+    let x = format!("1={}", x.display());
+    let (a, b) = (format!("0.layer_0={layer_0}"), format!("0={layer_1}"));
+    succeeds(&mut run(&[&a, &b, &x]));
+    let ours = Params::load(client(), &out).unwrap();
+    assert_close(&ours.buffers()[0], params.get("out").unwrap(), "mlp");
+    let error = fails(&mut run(&[&a, &x]));
+    assert!(error.contains("args[0]['layer_1']['kernel']: float32[8,3] was expected"), "{error}");
+    assert!(
+        fails(&mut run(&[&a, &b, &x, &format!("y={layer_0}")]))
+            .contains("kwargs['y']: there is no such argument")
+    );
+}
