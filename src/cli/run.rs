@@ -53,6 +53,9 @@ enum Root {
     Name(String),
 }
 
+/// The files of each argument, each with the path below it that it is for.
+type FilesByArgument<'a> = BTreeMap<Root, Vec<(Option<&'a str>, &'a Path)>>;
+
 fn parse_argument(text: &str) -> Result<(ArgumentKey, PathBuf), String> {
     let (key, file) = text.split_once('=').ok_or("it is not KEY=FILE")?;
     let (root, path) = match key.split_once('.') {
@@ -158,8 +161,8 @@ impl Run {
     }
 
     /// The files of each argument. Positions must follow each other from 0.
-    fn files_by_argument(&self, is_exported: bool) -> Result<BTreeMap<Root, Vec<(Option<&str>, &Path)>>> {
-        let mut files: BTreeMap<Root, Vec<(Option<&str>, &Path)>> = BTreeMap::new();
+    fn files_by_argument(&self, is_exported: bool) -> Result<FilesByArgument<'_>> {
+        let mut files = FilesByArgument::new();
         for (key, file) in &self.arguments {
             let parts = files.entry(key.root.clone()).or_default();
             let path = key.path.as_deref();
@@ -199,7 +202,7 @@ fn key_text(key: &ArgumentKey) -> String {
 fn load_arguments(
     device: &Device,
     function: &Function,
-    files: BTreeMap<Root, Vec<(Option<&str>, &Path)>>,
+    files: FilesByArgument<'_>,
 ) -> Result<Vec<(Root, Loaded)>> {
     let mut loaded: Vec<(Root, Loaded)> = Vec::new();
     for (root, parts) in files {
