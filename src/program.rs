@@ -163,8 +163,7 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
     let searched = &bytes[..bytes.len().min(SEARCHED_BYTES)];
     if searched.windows(MLIR_BYTECODE_MAGIC.len()).any(|window| window == MLIR_BYTECODE_MAGIC) {
         return Err(
-            "it looks like a jax.export artifact, which this version does not read; write the StableHLO \
-                    in it to a file of its own: `open(path, 'wb').write(exported.mlir_module_serialized)`"
+            "there is StableHLO in it, but it is no jax.export artifact that can be read; it is damaged"
                 .into(),
         );
     }
