@@ -102,6 +102,13 @@ def save(tree, metadata=None, custom=None):
             raise TypeError(f"the leaf {name!r} is no array and no number: {leaf!r}")
         # (np.ascontiguousarray would make a scalar an array of one.)
         arrays[name] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if any(len(path) > 1 for path, _ in leaves):
+        for name in arrays:
+            parts = name.split(".")
+            above = [".".join(parts[:count]) for count in range(1, len(parts))]
+            for node in above:
+                if node in arrays:
+                    raise ValueError(f"{node!r} is a leaf, and also a node on the way to {name!r}")
     header = {**(metadata or {}), "safejax.format": FORMAT, "safejax.tree": json.dumps(structure)}
     return safetensors.numpy.save(arrays, header)
 
