@@ -1,9 +1,10 @@
-//! Casts between floating point types on the host.
+//! Casts between element types on the host.
 
 #![forbid(unsafe_code)]
 
 use half::{bf16, f16};
 
+use crate::array::{ArraySpec, HostArray};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 
@@ -82,6 +83,91 @@ fn cast<F: Float, T: Float>(bytes: &[u8]) -> Cast {
     Cast { bytes: bytemuck::cast_slice(&elements).to_vec(), overflows }
 }
 
+/// Whether [`convert`] can convert between these types, if the values allow it.
+pub fn can_convert(from: DType, to: DType) -> bool {
+    let is_integer = |dtype| dtype == DType::Bool || INTEGERS.contains(&dtype);
+    can_cast(from, to) || (is_integer(from) && (INTEGERS.contains(&to) || can_cast(DType::F64, to)))
+}
+
+/// The integer types of whole bytes.
+const INTEGERS: [DType; 8] =
+    [DType::I8, DType::I16, DType::I32, DType::I64, DType::U8, DType::U16, DType::U32, DType::U64];
+
+/// The array in another type, if that changes values by rounding at most: floating point types become each other,
+/// integers and booleans become those, and integers become others that hold their values.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for types between which [`can_convert`] is false, and for an integer that the new
+/// type does not hold.
+pub fn convert(array: &HostArray, to: DType) -> Result<HostArray> {
+    let from = array.spec().dtype;
+    let spec = ArraySpec::new(to, array.spec().shape.clone());
+    if from == to {
+        return Ok(array.clone());
+    }
+    let refuse = || Error::InvalidArgument(format!("{} cannot be converted to {to}", array.spec()));
+    if !can_convert(from, to) {
+        return Err(refuse());
+    }
+    if can_cast(from, to) {
+        return HostArray::from_bytes(spec, Cast::new(array.bytes(), from, to)?.bytes);
+    }
+    let values = integers(array.bytes(), from).ok_or_else(refuse)?;
+    HostArray::from_bytes(spec, from_integers(&values, to)?)
+}
+
+/// The elements of a type of integers; `None` for any other.
+fn integers(bytes: &[u8], dtype: DType) -> Option<Vec<i128>> {
+    fn read<T: Element + Into<i128>>(bytes: &[u8]) -> Vec<i128> {
+        bytes
+            .chunks_exact(size_of::<T>())
+            .map(|chunk| bytemuck::pod_read_unaligned::<T>(chunk).into())
+            .collect()
+    }
+    Some(match dtype {
+        DType::Bool => bytes.iter().map(|&byte| i128::from(byte != 0)).collect(),
+        DType::I8 => read::<i8>(bytes),
+        DType::I16 => read::<i16>(bytes),
+        DType::I32 => read::<i32>(bytes),
+        DType::I64 => read::<i64>(bytes),
+        DType::U8 => read::<u8>(bytes),
+        DType::U16 => read::<u16>(bytes),
+        DType::U32 => read::<u32>(bytes),
+        DType::U64 => read::<u64>(bytes),
+        _ => return None,
+    })
+}
+
+/// Integers as elements of another type, which must hold them.
+fn from_integers(values: &[i128], to: DType) -> Result<Vec<u8>> {
+    fn write<T: Element + TryFrom<i128>>(values: &[i128]) -> Result<Vec<u8>> {
+        let convert = |value: &i128| {
+            T::try_from(*value)
+                .map_err(|_| Error::InvalidArgument(format!("{value} does not fit into {}", T::DTYPE)))
+        };
+        Ok(bytemuck::cast_slice(&values.iter().map(convert).collect::<Result<Vec<T>>>()?).to_vec())
+    }
+    fn round<T: Float>(values: &[i128]) -> Vec<u8> {
+        let rounded: Vec<T> = values.iter().map(|&value| T::from_f64(value as f64)).collect();
+        bytemuck::cast_slice(&rounded).to_vec()
+    }
+    match to {
+        DType::I8 => write::<i8>(values),
+        DType::I16 => write::<i16>(values),
+        DType::I32 => write::<i32>(values),
+        DType::I64 => write::<i64>(values),
+        DType::U8 => write::<u8>(values),
+        DType::U16 => write::<u16>(values),
+        DType::U32 => write::<u32>(values),
+        DType::U64 => write::<u64>(values),
+        DType::F16 => Ok(round::<f16>(values)),
+        DType::BF16 => Ok(round::<bf16>(values)),
+        DType::F32 => Ok(round::<f32>(values)),
+        DType::F64 => Ok(round::<f64>(values)),
+        _ => Err(Error::InvalidArgument(format!("integers cannot be converted to {to}"))),
+    }
+}
+
 /// A floating point type that f64 holds exactly, so that going through it rounds once.
 trait Float: Element {
     fn to_f64(self) -> f64;
@@ -157,6 +243,21 @@ mod tests {
         let f16_of = |value| bytemuck::pod_read_unaligned::<f16>(&cast(value, DType::F16).bytes);
         assert_eq!(f16_of(1.0 + 2f64.powi(-11) + 2f64.powi(-45)), f16::from_f32(1.0 + 2f32.powi(-10)));
         assert!(bf16_of(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn integers_are_converted_to_types_that_hold_them() {
+        let wide = HostArray::from_slice(&[3], &[-1i64, 0, 70_000]).unwrap();
+        assert_eq!(convert(&wide, DType::I32).unwrap().to_vec::<i32>().unwrap(), [-1, 0, 70_000]);
+        assert_eq!(convert(&wide, DType::F32).unwrap().to_vec::<f32>().unwrap(), [-1.0, 0.0, 70_000.0]);
+        let error = convert(&wide, DType::I16).unwrap_err().to_string();
+        assert_eq!(error, "70000 does not fit into int16");
+        assert!(convert(&wide, DType::U64).unwrap_err().to_string().contains("-1 does not fit into uint64"));
+        assert!(convert(&wide, DType::Bool).is_err());
+        let bits = HostArray::from_bytes(ArraySpec::new(DType::Bool, [2]), vec![1, 0]).unwrap();
+        assert_eq!(convert(&bits, DType::BF16).unwrap().to_vec::<bf16>().unwrap(), [bf16::ONE, bf16::ZERO]);
+        let fraction = HostArray::from_slice(&[1], &[1.5f32]).unwrap();
+        assert!(!can_convert(DType::F32, DType::I32) && convert(&fraction, DType::I32).is_err());
     }
 
     #[test]

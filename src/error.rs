@@ -309,7 +309,7 @@ fn lines(entries: &[String]) -> String {
 const SUGGESTIONS: usize = 3;
 
 /// The names that are within a third of their length in edits, or end or begin with what was asked for.
-fn nearest<'a>(name: &str, existing: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub(crate) fn nearest<'a>(name: &str, existing: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut scored: Vec<(usize, &str)> = existing
         .into_iter()
         .filter_map(|candidate| {

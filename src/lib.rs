@@ -41,6 +41,6 @@ pub use error::{Blame, Error, ErrorCode, Result};
 pub use load::{LoadOptions, LoadReport, Sharing};
 pub use params::{Params, deserialize, serialize};
 pub use pjrt::{Buffer, Client, CompileOptions, Device, Event, HostSemantics, Memory, Placement, Plugin};
-pub use program::{Argument, Function, Outputs, Program};
+pub use program::{Argument, BoundFunction, Conversion, Donate, Function, Outputs, Program};
 pub use save::SaveOptions;
 pub use tree::{Framework, KeyMap, KeyPath, Tree, TreeDef};

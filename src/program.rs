@@ -1,10 +1,18 @@
 //! Programs: StableHLO and HLO, compiled for a device and called with buffers and trees of them.
 
+mod argument;
 mod bind;
+mod buckets;
+mod bundle;
+mod cache;
 mod call;
+mod compiled;
 pub mod exported;
 mod flatbuffer;
 mod hlo;
+mod outputs;
+mod pad;
+mod sharding;
 mod signature;
 
 use std::fmt;
@@ -13,24 +21,34 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use call::{Argument, Function, Outputs};
+pub use argument::{Argument, ArrayArgument, Donate, LeafArgument};
+pub use bind::Conversion;
+pub use bundle::{BUNDLE_KEY, Bucket, Bundle};
+pub use cache::cache_dir;
+pub use call::{BoundFunction, Function};
 pub use exported::Exported;
-pub use signature::Signature;
+pub use outputs::{OutputTransfer, Outputs};
+pub use sharding::{Mesh, Sharding};
+pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
 
-use crate::checkpoint::read_file;
+use crate::checkpoint::{Checkpoint, read_file};
 use crate::error::{Error, Result};
-use crate::pjrt::{Client, CompileOptions, ProgramFormat};
+use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
+use buckets::Buckets;
+use compiled::{Compiled, check_platform};
 
 /// With what MLIR bytecode begins, a StableHLO portable artifact included.
 const MLIR_BYTECODE_MAGIC: &[u8] = b"ML\xefR";
 
-/// A program that can be compiled: a `jax.export` artifact, StableHLO text, StableHLO bytecode, or an HLO proto.
+/// A program that can be compiled: a `jax.export` artifact, a bundle of them, StableHLO text or bytecode, or an HLO
+/// proto.
 #[derive(Clone, PartialEq)]
 pub struct Program {
     origin: String,
     format: ProgramFormat,
     code: Bytes,
     exported: Option<Arc<Exported>>,
+    bundle: Option<Arc<Bundle>>,
 }
 
 impl Program {
@@ -68,10 +86,21 @@ impl Program {
                 format: ProgramFormat::Mlir,
                 code,
                 exported: Some(Arc::new(exported)),
+                bundle: None,
+            });
+        }
+        if let Some(bundle) = bundle_in(&bytes) {
+            let bundle = bundle.map_err(malformed("bundle"))?;
+            return Ok(Program {
+                origin,
+                format: ProgramFormat::Mlir,
+                code: bundle.buckets[0].exported.module.clone(),
+                exported: Some(bundle.signature.clone()),
+                bundle: Some(Arc::new(bundle)),
             });
         }
         let (format, code) = detect(&bytes).map_err(malformed("program"))?;
-        Ok(Program { origin, format, code, exported: None })
+        Ok(Program { origin, format, code, exported: None, bundle: None })
     }
 
     /// The file, or what else the program came from, for messages.
@@ -79,14 +108,20 @@ impl Program {
         &self.origin
     }
 
-    /// The exported function, if the program is a `jax.export` artifact.
+    /// The buckets, if the program is a bundle.
+    pub fn bundle(&self) -> Option<&Bundle> {
+        self.bundle.as_deref()
+    }
+
+    /// The exported function, if the program is a `jax.export` artifact; of a bundle, with names for the dimensions
+    /// that differ.
     pub fn exported(&self) -> Option<&Exported> {
         self.exported.as_deref()
     }
 
     /// The arguments and outputs as a person would write them, if the program is a `jax.export` artifact.
     pub fn signature_text(&self) -> Option<String> {
-        self.exported().map(bind::signature)
+        self.exported().map(signature::text)
     }
 
     /// The format of [`Program::code`].
@@ -94,20 +129,14 @@ impl Program {
         self.format
     }
 
-    /// The program as a plugin takes it.
+    /// The program as a plugin takes it; the smallest bucket of a bundle.
     pub fn code(&self) -> &Bytes {
         &self.code
     }
 
     /// The StableHLO version that a portable artifact was written with, such as `1.9.5`.
     pub fn stablehlo_version(&self) -> Option<String> {
-        /// MLIR bytecode: magic, format version (a varint of one byte), then the producer, ending in 0.
-        const PRODUCER_OFFSET: usize = MLIR_BYTECODE_MAGIC.len() + 1;
-        if !self.code.starts_with(MLIR_BYTECODE_MAGIC) {
-            return None;
-        }
-        let producer = self.code.get(PRODUCER_OFFSET..)?.split(|&byte| byte == 0).next()?;
-        std::str::from_utf8(producer).ok()?.strip_prefix("StableHLO_v").map(str::to_owned)
+        stablehlo_version(&self.code)
     }
 }
 
@@ -132,6 +161,16 @@ fn bounded(path: &Path, bytes: Bytes) -> Result<Bytes> {
         format: "program",
         problem: format!("it has {} bytes, and a program has at most {MAX_PROGRAM_BYTES}", bytes.len()),
     })
+}
+
+/// The bundle that a safetensors file is; `None` for any other file.
+fn bundle_in(bytes: &Bytes) -> Option<Result<Bundle, String>> {
+    /// The header begins after its length.
+    const HEADER_OFFSET: usize = 8;
+    if bytes.get(HEADER_OFFSET) != Some(&b'{') {
+        return None;
+    }
+    Bundle::parse(&Checkpoint::from_bytes(bytes.clone()).ok()?)
 }
 
 /// What a program's bytes are, and the part that a plugin takes; or why they are nothing that it does.
@@ -179,9 +218,13 @@ fn first_line(text: &str) -> &str {
 impl Client {
     /// Compiles a program for the client's first device. Blocks while it compiles.
     ///
+    /// What took long is kept on the disk, so that the next process need not compile it again: see [`cache_dir`].
+    /// Of a bundle only the smallest bucket is compiled now, the others when they are needed.
+    ///
     /// # Errors
     /// [`Error::Pjrt`] with the compiler's words when the program does not parse, needs a newer plugin, or
-    /// calls something that the plugin does not have.
+    /// calls something that the plugin does not have; [`Error::InvalidArgument`] for a function that was exported
+    /// for other platforms, or with dimensions that are symbolic.
     pub fn compile(&self, program: &Program) -> Result<Function> {
         self.compile_with(program, &CompileOptions::default())
     }
@@ -191,36 +234,51 @@ impl Client {
     /// # Errors
     /// As for [`Client::compile`].
     pub fn compile_with(&self, program: &Program, options: &CompileOptions) -> Result<Function> {
-        let mut options = options.clone();
-        if let Some(exported) = program.exported() {
-            check_exported(exported, program)?;
-            options.partitions = exported.device_count;
-            options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
+        if let Some(bundle) = &program.bundle {
+            return Function::of_buckets(Buckets::new(self, program, bundle.clone(), options));
         }
-        let executable = self
-            .compile_program(program.code(), program.format(), &options)
-            .map_err(|error| about_program(error, program))?;
-        Function::new(executable, program.exported.clone())
+        let executable = match program.exported() {
+            Some(exported) => compile_exported(self, exported, program.origin(), options)?,
+            None => cache::compile(self, program.code(), program.format(), options)
+                .map_err(|error| about_program(error, program.origin(), program.stablehlo_version()))?,
+        };
+        let compiled = Compiled::new(executable, program.exported())?;
+        Function::of_one(compiled, program.exported.clone())
     }
+}
+
+/// Compiles an exported function.
+fn compile_exported(
+    client: &Client,
+    exported: &Exported,
+    origin: &str,
+    options: &CompileOptions,
+) -> Result<LoadedExecutable> {
+    check_exported(exported, origin)?;
+    check_platform(exported, client)?;
+    let mut options = options.clone();
+    options.partitions = exported.device_count;
+    options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
+    cache::compile(client, &exported.module, ProgramFormat::Mlir, &options)
+        .map_err(|error| about_program(error, origin, stablehlo_version(&exported.module)))
 }
 
 /// The calling convention from which on shardings are Shardy's.
 const FIRST_SHARDY_CONVENTION: u16 = 10;
 
 /// Refuses what is known not to compile or run, with what to do instead.
-fn check_exported(exported: &Exported, program: &Program) -> Result<()> {
+fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
     let symbolic = exported.symbolic_dimensions();
     if !symbolic.is_empty() {
         return Err(Error::InvalidArgument(format!(
-            "{} has symbolic dimensions ({}), which plugins do not compile; export it with sizes instead",
-            program.origin(),
+            "{origin} has symbolic dimensions ({}), which plugins do not compile; export it with sizes instead: at \
+             several of them, scripts/export_buckets.py makes a bundle that takes any size up to the largest",
             symbolic.join(", ")
         )));
     }
     if !exported.ordered_effects.is_empty() {
         return Err(Error::InvalidArgument(format!(
-            "{} has ordered side effects ({}), which are not supported; export it without them",
-            program.origin(),
+            "{origin} has ordered side effects ({}), which are not supported; export it without them",
             exported.ordered_effects.join(", ")
         )));
     }
@@ -228,15 +286,25 @@ fn check_exported(exported: &Exported, program: &Program) -> Result<()> {
 }
 
 /// Names the program, and what it needs, in the compiler's error.
-fn about_program(error: Error, program: &Program) -> Error {
+fn about_program(error: Error, origin: &str, version: Option<String>) -> Error {
     match error {
         Error::Pjrt { function, code, message } => {
-            let version = program.stablehlo_version();
             let version = version.map_or(String::new(), |version| format!(" (StableHLO {version})"));
-            Error::Pjrt { function, code, message: format!("{}{version}: {message}", program.origin()) }
+            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}") }
         }
         other => other,
     }
+}
+
+/// The StableHLO version in the producer of a portable artifact.
+fn stablehlo_version(code: &[u8]) -> Option<String> {
+    /// MLIR bytecode: magic, format version (a varint of one byte), then the producer, ending in 0.
+    const PRODUCER_OFFSET: usize = MLIR_BYTECODE_MAGIC.len() + 1;
+    if !code.starts_with(MLIR_BYTECODE_MAGIC) {
+        return None;
+    }
+    let producer = code.get(PRODUCER_OFFSET..)?.split(|&byte| byte == 0).next()?;
+    std::str::from_utf8(producer).ok()?.strip_prefix("StableHLO_v").map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use common::{client, fails, safejax, succeeds};
 use safejax::program::exported::Dim;
-use safejax::{Argument, Error, Params, Program};
+use safejax::{Argument, Conversion, Donate, Error, Params, Program};
 
 const GENERATIONS: [&str; 3] = ["jax0438", "jax0102", "jax0120"];
 const CASES: [&str; 5] = ["mlp", "nested", "keywords", "optimizer", "constants"];
@@ -109,7 +109,7 @@ fn what_does_not_fit_is_listed_with_key_paths() {
     assert!(matches!(error, Error::Arguments { .. }));
     insta::assert_snapshot!(error.to_string(), @r"
     the arguments do not fit `mlp`:
-      args[0]['layer_1']['kernel']: float32[8,3] was expected, but nothing was given; given, but not used: `layer_2.kernel`
+      args[0]['layer_1']['kernel']: float32[8,3] was expected, but nothing was given; did you mean `layer_2.kernel`?
       args[0]: the leaf `layer_2.kernel` was given, and there is no such one
       args[2]: the function takes 2 positional arguments
       args[0]['layer_0']['bias']: float32[8] was expected, but float32[5,4] was given
@@ -132,6 +132,59 @@ fn outputs_feed_the_next_call_by_tree() {
         state = outputs.subtree("1").unwrap();
     }
     assert_eq!(state.get("count").unwrap().to_vec::<i32>().unwrap(), [4]);
+}
+
+#[test]
+fn bound_arguments_need_not_be_given_again() {
+    let function = client().compile(&Program::open(file("jax0120-mlp.jaxexport")).unwrap()).unwrap();
+    let recorded = recorded("jax0120-mlp");
+    let (params, x) = (recorded.subtree("args.0").unwrap(), recorded.get("args.1").unwrap());
+    let expected = &recorded.subtree("out").unwrap().buffers()[0].clone();
+    let by_params = function.bind(&[&params]).unwrap();
+    let by_x = function.bind_with(&[None, Some(x)], &[]).unwrap();
+    for _ in 0..3 {
+        assert_close(&by_params.call(&[x]).unwrap()[0], expected, "params are bound");
+        assert_close(&by_x.call(&[&params]).unwrap()[0], expected, "x is bound");
+    }
+    let on_host = x.to_host().unwrap();
+    assert_close(&by_params.call(&[&on_host]).unwrap()[0], expected, "from the host");
+    let error = by_params.call(&[&params, x]).unwrap_err();
+    assert!(matches!(error, Error::Arguments { .. }), "{error}");
+    assert!(matches!(by_params.call(&[]).unwrap_err(), Error::Arguments { .. }));
+    assert!(matches!(function.bind(&[x]).unwrap_err(), Error::Arguments { .. }));
+}
+
+#[test]
+fn several_threads_call_one_function() {
+    let function = client().compile(&Program::open(file("jax0120-mlp.jaxexport")).unwrap()).unwrap();
+    let recorded = recorded("jax0120-mlp");
+    let bound = function.bind(&[&recorded.subtree("args.0").unwrap()]).unwrap();
+    let (x, expected) =
+        (recorded.get("args.1").unwrap(), &recorded.subtree("out").unwrap().buffers()[0].clone());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                (0..50).for_each(|_| assert_close(&bound.call(&[x]).unwrap()[0], expected, "thread"))
+            });
+        }
+    });
+}
+
+#[test]
+fn other_types_are_refused_or_converted_as_asked() {
+    let function = client().compile(&Program::open(file("jax0120-mlp.jaxexport")).unwrap()).unwrap();
+    let recorded = recorded("jax0120-mlp");
+    let (params, x) = (recorded.subtree("args.0").unwrap(), recorded.get("args.1").unwrap());
+    let whole = safejax::HostArray::from_slice(&[5, 4], &[2i32; 20]).unwrap();
+    let error = function.call(&[&params, &whole]).unwrap_err().to_string();
+    assert!(error.contains("args[1]") && error.contains("int32[5,4]"), "{error}");
+    let twos = safejax::HostArray::from_slice(&[5, 4], &[2f32; 20]).unwrap();
+    let converting = function.with_conversion(Conversion::Convert);
+    let ours = converting.call(&[&params, &whole]).unwrap();
+    assert_close(&ours[0], &function.call(&[&params, &twos]).unwrap()[0], "converted");
+    // What is not donated by the program is not used up.
+    function.call(&[&Donate(params.clone()), x]).unwrap();
+    assert!(!params.buffers()[0].is_deleted().unwrap());
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn every_format_computes_the_same() {
         assert_eq!(program.format(), format, "{file}");
         let function = client().compile(&program).unwrap();
         let signature = function.signature().unwrap();
-        let expected: Vec<String> = signature.parameters.iter().map(ToString::to_string).collect();
+        let expected: Vec<String> = signature.parameters.iter().map(|p| p.aval.to_string()).collect();
         assert_eq!(expected, ["float32[3,2]", "float32[4,3]", "float32[2]"], "{file}");
         // JAX sorts the keys of a dictionary: norm, then y.
         let outputs = function.call(&[&w, &x, &b]).unwrap();
@@ -176,4 +176,33 @@ fn run_says_which_argument_is_missing_given_twice_or_unreadable() {
     assert!(run(&["x=a.npy"]).contains("only jax.export artifacts have named arguments"));
     let usage = safejax().args(["run", "x", "--arg", "zero"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
+}
+
+#[test]
+fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("executables");
+    let run = |cache: &std::ffi::OsStr| {
+        let mut command = safejax();
+        command.env("SAFEJAX_CACHE", cache).arg("run").arg(digits("forward.stablehlo")).arg("-vv");
+        for (position, name) in ["params.safetensors", "images.npy"].iter().enumerate() {
+            command.arg("--arg").arg(format!("{position}={}", digits(name).display()));
+        }
+        let output = command.args(["--device", "cpu", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}", common::stderr(&output));
+        common::stderr(&output)
+    };
+    let entries =
+        || -> Vec<_> { std::fs::read_dir(&cache).into_iter().flatten().map(|e| e.unwrap().path()).collect() };
+
+    assert!(!run("off".as_ref()).contains("executable"));
+    assert!(entries().is_empty());
+    assert!(run(cache.as_os_str()).contains("kept an executable"));
+    assert_eq!(entries().len(), 1);
+    assert!(run(cache.as_os_str()).contains("took an executable from the cache"));
+    let whole = std::fs::read(&entries()[0]).unwrap();
+    std::fs::write(&entries()[0], &whole[..whole.len() - 1]).unwrap();
+    let log = run(cache.as_os_str());
+    assert!(log.contains("is damaged and is made again") && log.contains("kept an executable"), "{log}");
+    assert!(run(cache.as_os_str()).contains("took an executable from the cache"));
 }

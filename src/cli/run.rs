@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::convert::npy;
 use safejax::{
-    Argument, Buffer, CompileOptions, DType, Device, Function, HostSemantics, LoadOptions, Outputs, Params,
-    Placement, Program,
+    Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, LoadOptions, Outputs, Params,
+    Program,
 };
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use super::client::DeviceArgs;
 
 #[derive(Args)]
 pub struct Run {
-    /// A jax.export artifact, StableHLO text or bytecode, or an HLO proto
+    /// A jax.export artifact or a bundle of them, StableHLO text or bytecode, or an HLO proto
     program: PathBuf,
 
     /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and an .npy file
@@ -30,6 +30,10 @@ pub struct Run {
     /// Where the outputs go: .npy for a single one, .safetensors for any tree of them
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+
+    /// Cast arguments whose element type is not the program's, where that changes values by rounding at most
+    #[arg(long)]
+    cast: bool,
 
     #[command(flatten)]
     device: DeviceArgs,
@@ -71,22 +75,26 @@ fn parse_argument(text: &str) -> Result<(ArgumentKey, PathBuf), String> {
 
 /// What files became on the device.
 enum Loaded {
-    Array(Buffer),
+    Array(HostArray),
     Tree(Params),
 }
 
 impl Loaded {
     fn as_argument(&self) -> &dyn Argument {
         match self {
-            Loaded::Array(buffer) => buffer,
+            Loaded::Array(array) => array,
             Loaded::Tree(params) => params,
         }
     }
 
     /// As a tree below a path.
-    fn below(self, path: &str) -> Result<Params> {
+    fn below(self, path: &str, device: &Device) -> Result<Params> {
         let named = match self {
-            Loaded::Array(buffer) => vec![(path.to_owned(), buffer)],
+            Loaded::Array(array) => {
+                let buffer =
+                    device.client().buffer_from_slice(array.spec(), array.bytes(), &device.into())?;
+                vec![(path.to_owned(), buffer)]
+            }
             Loaded::Tree(params) => {
                 params.iter().map(|(name, buffer)| (format!("{path}.{name}"), buffer.clone())).collect()
             }
@@ -105,7 +113,8 @@ impl Run {
             options.device_assignment = Some(vec![vec![device.id()]]);
         }
         let compiling = Instant::now();
-        let function = client.compile_with(&program, &options)?;
+        let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
+        let function = client.compile_with(&program, &options)?.with_conversion(conversion);
         let compile_seconds = compiling.elapsed().as_secs_f64();
         let loaded = load_arguments(&device, &function, files)?;
         let positional: Vec<&dyn Argument> = loaded
@@ -213,7 +222,7 @@ fn load_arguments(
             let dtype = expected_dtype(function, &loaded, &key);
             let part = load_file(device, dtype, file).with_context(context)?;
             let part = match path {
-                Some(path) => Loaded::Tree(part.below(path).with_context(context)?),
+                Some(path) => Loaded::Tree(part.below(path, device).with_context(context)?),
                 None => part,
             };
             whole = Some(match (whole, part) {
@@ -242,17 +251,13 @@ fn expected_dtype(function: &Function, before: &[(Root, Loaded)], key: &Argument
     }
     let mut leaves = Vec::new();
     before.iter().for_each(|(_, loaded)| loaded.as_argument().append_leaves(&mut leaves));
-    function.signature()?.parameters.get(leaves.len()).map(|spec| spec.dtype)
+    function.signature()?.parameters.get(leaves.len()).map(|parameter| parameter.aval.dtype)
 }
 
 fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loaded> {
     let client = device.client();
     if has_extension(file, "npy") {
-        let array = npy::read(file, dtype)?;
-        let to = Placement::from(device);
-        let buffer =
-            client.buffer_from_host(array.spec(), array.bytes().clone(), &to, HostSemantics::Copy)?;
-        return Ok(Loaded::Array(buffer));
+        return Ok(Loaded::Array(npy::read(file, dtype)?));
     }
     if !has_extension(file, "safetensors") {
         bail!(
@@ -277,11 +282,11 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
             outputs.len()
         );
     }
-    let unnamed = |spec: &&safejax::ArraySpec| spec.dtype.to_safetensors().is_none();
+    let unnamed = |aval: &&safejax::program::exported::Aval| aval.dtype.to_safetensors().is_none();
     if has_extension(path, "safetensors")
-        && let Some(spec) = outputs.iter().find(unnamed)
+        && let Some(aval) = outputs.iter().find(unnamed)
     {
-        bail!("the safetensors format cannot hold the output {spec}");
+        bail!("the safetensors format cannot hold the output {aval}");
     }
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(directory) if !directory.is_dir() => {

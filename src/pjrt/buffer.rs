@@ -2,7 +2,8 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
@@ -22,8 +23,19 @@ pub struct Buffer {
 
 struct BufferInner {
     raw: *mut ffi::PJRT_Buffer,
-    spec: ArraySpec,
+    spec: Arc<ArraySpec>,
     client: Client,
+    device: OnceLock<Device>,
+    /// One of the constants of [`state`]. Nothing but this crate ends a buffer, so that asking the plugin
+    /// before every use would only cost time.
+    state: AtomicU8,
+}
+
+/// What became of a buffer.
+mod state {
+    pub const ALIVE: u8 = 0;
+    pub const DELETED: u8 = 1;
+    pub const DONATED: u8 = 2;
 }
 
 // SAFETY: the C API allows a buffer to be used from any thread; the rest is constant.
@@ -36,8 +48,15 @@ impl Buffer {
     ///
     /// # Safety
     /// `raw` is a buffer of `client`, of that spec, that nobody else will destroy.
-    pub(super) unsafe fn from_raw(client: &Client, raw: *mut ffi::PJRT_Buffer, spec: ArraySpec) -> Buffer {
-        Buffer { inner: Arc::new(BufferInner { raw, spec, client: client.clone() }) }
+    pub(super) unsafe fn from_raw(
+        client: &Client,
+        raw: *mut ffi::PJRT_Buffer,
+        spec: impl Into<Arc<ArraySpec>>,
+    ) -> Buffer {
+        let (device, state) = (OnceLock::new(), AtomicU8::new(state::ALIVE));
+        Buffer {
+            inner: Arc::new(BufferInner { raw, spec: spec.into(), client: client.clone(), device, state }),
+        }
     }
 
     pub(super) fn raw(&self) -> *mut ffi::PJRT_Buffer {
@@ -88,12 +107,24 @@ impl Buffer {
     /// # Errors
     /// When the plugin cannot say.
     pub fn device(&self) -> Result<Device> {
+        if let Some(device) = self.inner.device.get() {
+            return Ok(device.clone());
+        }
         let args =
             self.query(ffi::PJRT_Buffer_Device, ffi::PJRT_Buffer_Device_Args::new(), |a, b| a.buffer = b)?;
-        self.client().device_from_raw(args.device).ok_or_else(|| Error::NoDevice {
+        let device = self.client().device_from_raw(args.device).ok_or_else(|| Error::NoDevice {
             platform: self.client().platform_name().to_owned(),
             reason: "a buffer is on a device that its client does not list".into(),
-        })
+        })?;
+        Ok(self.inner.device.get_or_init(|| device).clone())
+    }
+
+    /// Whether the buffer is on this device; also if the plugin cannot say where it is.
+    pub(crate) fn is_on(&self, device: &Device) -> bool {
+        if self.inner.device.get().is_none() && self.device().is_err() {
+            return true;
+        }
+        self.inner.device.get().is_none_or(|own| own == device)
     }
 
     /// The memory that the buffer is in; `None` on a plugin without memory spaces.
@@ -178,18 +209,30 @@ impl Buffer {
     /// When the plugin cannot.
     pub fn delete(&self) -> Result<()> {
         self.query(ffi::PJRT_Buffer_Delete, ffi::PJRT_Buffer_Delete_Args::new(), |a, b| a.buffer = b)?;
+        self.inner.state.store(state::DELETED, Ordering::Release);
+        Ok(())
+    }
+
+    /// Remembers that the buffer was donated to a call, if that call used it up.
+    pub(super) fn note_donation(&self) -> Result<()> {
+        if self.is_deleted()? {
+            self.inner.state.store(state::DONATED, Ordering::Release);
+        }
         Ok(())
     }
 
     pub(super) fn check_alive(&self) -> Result<()> {
-        if self.is_deleted()? {
-            return Err(Error::InvalidArgument(format!(
-                "the buffer {} was donated to an earlier call or deleted; keep using the outputs of that \
-                 call instead, or pass the buffer without donating it",
+        match self.inner.state.load(Ordering::Acquire) {
+            state::ALIVE => Ok(()),
+            state::DELETED => {
+                Err(Error::InvalidArgument(format!("the buffer {} was deleted by delete()", self.spec())))
+            }
+            _ => Err(Error::InvalidArgument(format!(
+                "the buffer {} was donated to an earlier call, which used up its memory; use that call's outputs \
+                 instead, or pass the buffer without donating it",
                 self.spec()
-            )));
+            ))),
         }
-        Ok(())
     }
 
     /// Starts copying the elements to the host, row-major. Does not block.

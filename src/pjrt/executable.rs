@@ -1,7 +1,9 @@
 //! Executables: programs compiled for devices, and their execution.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::api::{slice, string};
 use super::buffer::{Buffer, spec_from_raw};
@@ -74,8 +76,12 @@ struct ExecutableInner {
     executable: *mut ffi::PJRT_Executable,
     name: String,
     outputs: Vec<ArraySpec>,
+    /// The same, for buffers to share.
+    output_specs: Vec<Arc<ArraySpec>>,
     devices: Vec<Device>,
     client: Client,
+    /// Whether [`LoadedExecutable::delete`] was called: not every plugin refuses to run it then.
+    is_deleted: AtomicBool,
 }
 
 // SAFETY: the C API allows executables to be used from any thread; the rest is constant.
@@ -150,7 +156,7 @@ impl Client {
     fn check_compile_options(&self, options: &CompileOptions) -> Result<()> {
         self.check_device_count(options.replicas, options.partitions)?;
         let devices = self.devices();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for &id in options.device_assignment.iter().flatten().flatten() {
             if !devices.iter().any(|device| device.id() == id) {
                 return Err(Error::InvalidArgument(format!(
@@ -198,8 +204,10 @@ impl LoadedExecutable {
             executable: std::ptr::null_mut(),
             name: String::new(),
             outputs: Vec::new(),
+            output_specs: Vec::new(),
             devices: Vec::new(),
             client: client.clone(),
+            is_deleted: AtomicBool::new(false),
         };
         let mut get = ffi::PJRT_LoadedExecutable_GetExecutable_Args::new();
         get.loaded_executable = loaded;
@@ -253,6 +261,7 @@ impl LoadedExecutable {
                 rest = after;
             }
         }
+        inner.output_specs = inner.outputs.iter().cloned().map(Arc::new).collect();
         Ok(LoadedExecutable { inner: Arc::new(inner) })
     }
 
@@ -420,74 +429,192 @@ impl LoadedExecutable {
     /// donated before; [`Error::Pjrt`] when the plugin refuses.
     pub fn execute(&self, arguments: &[Vec<Input<'_>>]) -> Result<Execution> {
         self.check_arguments(arguments)?;
+        let raw = |input: &Input<'_>| input.buffer().raw();
+        let lists: Vec<Vec<_>> = arguments.iter().map(|list| list.iter().map(raw).collect()).collect();
         // The plugin may use the memory of any argument whose position is not listed here.
-        let count = arguments[0].len();
-        let kept: Vec<i64> = (0..count)
-            .filter(|&position| arguments.iter().any(|list| matches!(list[position], Input::Borrow(_))))
-            .map(|position| position as i64)
+        let is_kept =
+            |position: &usize| arguments.iter().any(|list| matches!(list[*position], Input::Borrow(_)));
+        let kept: Vec<i64> =
+            (0..arguments[0].len()).filter(is_kept).map(|position| position as i64).collect();
+        let mut events = vec![std::ptr::null_mut(); arguments.len()];
+        // SAFETY: the lists hold one buffer of this client a parameter that the caller keeps alive, for each device
+        // (checked above); there is one event a device.
+        let outputs = unsafe { self.start(&lists, &kept, &mut events) }?;
+        arguments.iter().try_for_each(|list| note_donations(list))?;
+        // SAFETY: the execution's events are handed over to us.
+        let done = events
+            .into_iter()
+            .map(|event| unsafe { Event::from_raw(self.client(), event, "the execution") })
             .collect();
+        Ok(Execution { outputs, done })
+    }
+
+    /// Starts the program on its only device, and leaves it to the outputs to say when it has ended: what
+    /// [`LoadedExecutable::execute`] does, with less to do.
+    ///
+    /// # Errors
+    /// As for [`LoadedExecutable::execute`].
+    pub(crate) fn execute_on_one(&self, arguments: Vec<Input<'_>>) -> Result<Vec<Buffer>> {
+        let arguments = [arguments];
+        self.check_arguments(&arguments)?;
+        let [arguments] = arguments;
+        let mut list = Vec::with_capacity(arguments.len());
+        let mut kept = Vec::with_capacity(arguments.len());
+        for (position, input) in arguments.iter().enumerate() {
+            list.push(input.buffer().raw());
+            if matches!(input, Input::Borrow(_)) {
+                kept.push(position as i64);
+            }
+        }
+        // SAFETY: as in `execute`; no events are asked for.
+        let outputs = unsafe { self.start(&[list], &kept, &mut []) }?;
+        note_donations(&arguments)?;
+        Ok(outputs.into_iter().next().unwrap_or_default())
+    }
+
+    /// Calls `PJRT_LoadedExecutable_Execute`, and takes ownership of the outputs.
+    ///
+    /// # Safety
+    /// `lists` has one equally long list of living buffers of this client for each device; `events` has one place
+    /// for each device, to be owned by the caller, or none.
+    unsafe fn start(
+        &self,
+        lists: &[Vec<*mut ffi::PJRT_Buffer>],
+        kept: &[i64],
+        events: &mut [*mut ffi::PJRT_Event],
+    ) -> Result<Vec<Vec<Buffer>>> {
         let mut options = ffi::PJRT_ExecuteOptions::new();
         options.non_donatable_input_indices = kept.as_ptr();
         options.num_non_donatable_input_indices = kept.len();
-
-        let raw_arguments: Vec<Vec<*mut ffi::PJRT_Buffer>> =
-            arguments.iter().map(|list| list.iter().map(|input| input.buffer().raw()).collect()).collect();
         let argument_lists: Vec<*const *mut ffi::PJRT_Buffer> =
-            raw_arguments.iter().map(|l| l.as_ptr()).collect();
-        let mut raw_outputs = vec![vec![std::ptr::null_mut(); self.outputs().len()]; arguments.len()];
+            lists.iter().map(|list| list.as_ptr()).collect();
+        let mut raw_outputs = vec![vec![std::ptr::null_mut(); self.outputs().len()]; lists.len()];
         let output_lists: Vec<*mut *mut ffi::PJRT_Buffer> =
-            raw_outputs.iter_mut().map(|l| l.as_mut_ptr()).collect();
-        let mut events = vec![std::ptr::null_mut(); arguments.len()];
-
+            raw_outputs.iter_mut().map(|list| list.as_mut_ptr()).collect();
         let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
         args.executable = self.inner.loaded;
         args.options = &mut options;
         args.argument_lists = argument_lists.as_ptr();
-        args.num_devices = arguments.len();
-        args.num_args = count;
+        args.num_devices = lists.len();
+        args.num_args = lists[0].len();
         args.output_lists = output_lists.as_ptr();
-        args.device_complete_events = events.as_mut_ptr();
-        // SAFETY: executable and buffers are alive; every list has the length that is passed with it
-        // (checked above) and outlives the call; outputs and events are handed over to us.
+        if !events.is_empty() {
+            args.device_complete_events = events.as_mut_ptr();
+        }
+        // SAFETY: executable and buffers are alive; every list has the length that is passed with it and outlives
+        // the call; the outputs are handed over to us.
         unsafe {
             self.client().api().call(ffi::PJRT_LoadedExecutable_Execute, &mut args)?;
-            let own = |(raw, spec): (_, &ArraySpec)| Buffer::from_raw(self.client(), raw, spec.clone());
-            let outputs =
-                raw_outputs.into_iter().map(|list| list.into_iter().zip(self.outputs()).map(own).collect());
-            let done = events.into_iter().map(|event| Event::from_raw(self.client(), event, "the execution"));
-            Ok(Execution { outputs: outputs.collect(), done: done.collect() })
+            let own = |(raw, spec): (*mut ffi::PJRT_Buffer, &Arc<ArraySpec>)| {
+                Buffer::from_raw(self.client(), raw, spec.clone())
+            };
+            let own_list =
+                |list: Vec<_>| list.into_iter().zip(&self.inner.output_specs).map(own).collect::<Vec<_>>();
+            Ok(raw_outputs.into_iter().map(own_list).collect())
         }
     }
 
-    fn check_arguments(&self, arguments: &[Vec<Input<'_>>]) -> Result<()> {
-        // Not every plugin refuses by itself.
-        if self.is_deleted()? {
+    /// How long `rounds` executions take with no check, no allocation and no handle of ours: what the C API itself
+    /// costs, for benches to compare with.
+    #[doc(hidden)]
+    pub fn time_bare_executions(&self, arguments: &[&Buffer], rounds: u32) -> Result<std::time::Duration> {
+        self.execute_on_one(arguments.iter().copied().map(Input::Borrow).collect())?;
+        let list: Vec<_> = arguments.iter().map(|buffer| buffer.raw()).collect();
+        let kept: Vec<i64> = (0..list.len() as i64).collect();
+        let mut options = ffi::PJRT_ExecuteOptions::new();
+        options.non_donatable_input_indices = kept.as_ptr();
+        options.num_non_donatable_input_indices = kept.len();
+        let mut outputs = vec![std::ptr::null_mut(); self.outputs().len()];
+        let (argument_lists, output_lists) = ([list.as_ptr()], [outputs.as_mut_ptr()]);
+        let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
+        args.executable = self.inner.loaded;
+        args.options = &mut options;
+        args.argument_lists = argument_lists.as_ptr();
+        args.num_devices = 1;
+        args.num_args = list.len();
+        args.output_lists = output_lists.as_ptr();
+        let started = std::time::Instant::now();
+        for _ in 0..rounds {
+            // SAFETY: as in `start`, whose checks the execution above has passed; each output is ours and destroyed
+            // once, after it is there.
+            unsafe {
+                self.client().api().call(ffi::PJRT_LoadedExecutable_Execute, &mut args)?;
+                for &output in &outputs {
+                    let mut ready = ffi::PJRT_Buffer_ReadyEvent_Args::new();
+                    ready.buffer = output;
+                    self.client().api().call(ffi::PJRT_Buffer_ReadyEvent, &mut ready)?;
+                    Event::from_raw(self.client(), ready.event, "the execution").wait()?;
+                    let mut destroy = ffi::PJRT_Buffer_Destroy_Args::new();
+                    destroy.buffer = output;
+                    self.client().api().call(ffi::PJRT_Buffer_Destroy, &mut destroy)?;
+                }
+            }
+        }
+        Ok(started.elapsed())
+    }
+
+    fn check_loaded(&self) -> Result<()> {
+        if self.inner.is_deleted.load(Ordering::Acquire) {
             return Err(Error::InvalidArgument(format!("`{}` was unloaded by delete()", self.name())));
         }
-        let devices = self.devices().len();
-        if arguments.len() != devices || arguments.iter().any(|list| list.len() != arguments[0].len()) {
-            let counts: Vec<usize> = arguments.iter().map(Vec::len).collect();
-            return Err(Error::InvalidArgument(format!(
-                "`{}` runs on {devices} devices and takes one equally long list of arguments for each, but was \
-                 given lists of {counts:?}",
+        Ok(())
+    }
+
+    fn wrong_lists(&self, counts: &[usize]) -> Error {
+        Error::InvalidArgument(format!(
+            "`{}` runs on {} devices and takes one equally long list of arguments for each, but was given lists of \
+             {counts:?}",
+            self.name(),
+            self.devices().len()
+        ))
+    }
+
+    fn check_argument(&self, device: usize, position: usize, buffer: &Buffer) -> Result<()> {
+        let refuse = |why: String| {
+            Error::InvalidArgument(format!(
+                "argument {position} of `{}` on device {device}: {why}",
                 self.name()
-            )));
+            ))
+        };
+        if buffer.client() != self.client() {
+            return Err(refuse("the buffer belongs to another client".into()));
         }
+        buffer.check_alive().map_err(|error| refuse(error.to_string()))
+    }
+
+    fn check_arguments(&self, arguments: &[Vec<Input<'_>>]) -> Result<()> {
+        self.check_loaded()?;
+        if arguments.len() != self.devices().len()
+            || arguments.iter().any(|list| list.len() != arguments[0].len())
+        {
+            return Err(self.wrong_lists(&arguments.iter().map(Vec::len).collect::<Vec<_>>()));
+        }
+        // A buffer that is donated must not be in the list a second time.
+        let mut donated: HashSet<*mut ffi::PJRT_Buffer> = HashSet::new();
         for (device, list) in arguments.iter().enumerate() {
             for (position, input) in list.iter().enumerate() {
-                let refuse = |why: String| {
-                    Error::InvalidArgument(format!(
-                        "argument {position} of `{}` on device {device}: {why}",
-                        self.name()
-                    ))
-                };
-                if input.buffer().client() != self.client() {
-                    return Err(refuse("the buffer belongs to another client".into()));
+                self.check_argument(device, position, input.buffer())?;
+                if matches!(input, Input::Donate(_)) && !donated.insert(input.buffer().raw()) {
+                    return Err(self.donated_twice(position));
                 }
-                input.buffer().check_alive().map_err(|error| refuse(error.to_string()))?;
+            }
+        }
+        if !donated.is_empty() {
+            for (position, input) in arguments.iter().flat_map(|list| list.iter().enumerate()) {
+                if matches!(input, Input::Borrow(_)) && donated.contains(&input.buffer().raw()) {
+                    return Err(self.donated_twice(position));
+                }
             }
         }
         Ok(())
+    }
+
+    fn donated_twice(&self, position: usize) -> Error {
+        Error::InvalidArgument(format!(
+            "argument {position} of `{}` is a buffer that is donated, and is an argument of this call twice; copy it \
+             (copy_to), or do not donate it",
+            self.name()
+        ))
     }
 
     /// Unloads the program now, whoever else holds a clone; executing it afterwards is an error.
@@ -498,7 +625,9 @@ impl LoadedExecutable {
         let mut args = ffi::PJRT_LoadedExecutable_Delete_Args::new();
         args.executable = self.inner.loaded;
         // SAFETY: the executable is alive as long as `self`.
-        unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_Delete, &mut args) }
+        unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_Delete, &mut args) }?;
+        self.inner.is_deleted.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Whether the program was unloaded.
@@ -512,6 +641,14 @@ impl LoadedExecutable {
         unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_IsDeleted, &mut args) }?;
         Ok(args.is_deleted)
     }
+}
+
+/// Remembers which buffers the program has used up.
+fn note_donations(arguments: &[Input<'_>]) -> Result<()> {
+    arguments.iter().try_for_each(|input| match input {
+        Input::Donate(buffer) => buffer.note_donation(),
+        Input::Borrow(_) => Ok(()),
+    })
 }
 
 impl fmt::Debug for LoadedExecutable {

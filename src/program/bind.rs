@@ -1,157 +1,317 @@
-//! Binding arguments to the tree of an exported function, by path, whatever order they come in.
+//! Binding what a call is given to a function's parameters: by path, whatever order it comes in.
+//!
+//! Everything that does not fit is collected, so that it can be said at once and before anything runs.
 
 use std::collections::BTreeMap;
 
-use super::call::Argument;
-use super::exported::Exported;
-use crate::pjrt::Buffer;
-use crate::tree::{DictKey, Key, KeyPath, TreeDef};
+use super::argument::{Argument, LeafArgument};
+use super::exported::{Aval, Dim};
+use super::signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
+use crate::array::ArraySpec;
+use crate::cast::can_convert;
+use crate::error::nearest;
+use crate::pjrt::Device;
+use crate::tree::TreeDef;
 
-/// The leaves of a call in the order of the function's flattened arguments, or everything that does not fit.
-pub fn bind<'a>(
-    exported: &Exported,
-    positional: &[&'a dyn Argument],
-    named: &[(&str, &'a dyn Argument)],
-) -> Result<Vec<&'a Buffer>, Vec<String>> {
-    let mut binding = Binding {
-        problems: Vec::new(),
-        leaves: Vec::new(),
-        avals: exported.in_avals.iter().map(ToString::to_string).collect(),
-    };
-    let TreeDef::Tuple(parts) = &exported.in_tree else {
-        return Err(vec!["its arguments are no tuple".into()]);
-    };
-    let (args, kwargs) = (parts[0].children(), parts[1].children());
-    for (position, (_, def)) in args.iter().enumerate() {
-        binding.argument(&format!("args[{position}]"), def, positional.get(position).copied());
+/// What to do with arguments whose element type is not the function's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Conversion {
+    /// They are errors.
+    #[default]
+    Exact,
+    /// They are converted by way of the host, if that changes values by rounding at most: between floating point
+    /// types, from integers and booleans to those, and between integers that hold the values.
+    Convert,
+}
+
+/// The sizes of symbolic dimensions, as the arguments have them.
+pub type Sizes<'a> = BTreeMap<&'a str, usize>;
+
+/// What is known of one parameter's leaf.
+#[derive(Debug, Clone, Copy)]
+pub enum Slot<'a> {
+    /// Nothing was given yet.
+    Open,
+    /// What was given.
+    Given(LeafArgument<'a>),
+    /// It is missing, and that has been said.
+    Missing,
+}
+
+/// What was given for every parameter of a signature, and what does not fit.
+#[derive(Debug)]
+pub struct Binding<'s, 'a> {
+    signature: &'s Signature,
+    /// In the order of the parameters.
+    pub slots: Vec<Slot<'a>>,
+    /// One sentence for everything that does not fit.
+    pub problems: Vec<String>,
+}
+
+impl<'s, 'a> Binding<'s, 'a> {
+    /// Nothing given yet.
+    pub fn new(signature: &'s Signature) -> Binding<'s, 'a> {
+        Binding { signature, slots: vec![Slot::Open; signature.parameters.len()], problems: Vec::new() }
     }
-    for extra in args.len()..positional.len() {
-        binding
-            .problems
-            .push(format!("args[{extra}]: the function takes {} positional arguments", args.len()));
+
+    /// Binds arguments to those of the signature's that are `open`: positional ones in order, `None` leaving one
+    /// out, and named ones by name.
+    pub fn add(
+        &mut self,
+        open: &[usize],
+        positional: &[Option<&'a dyn Argument>],
+        named: &[(&str, &'a dyn Argument)],
+    ) {
+        let signature = self.signature;
+        let is_positional =
+            |index: &&usize| matches!(signature.arguments[**index].key, ArgumentKey::Position(_));
+        let mut by_position = open.iter().filter(is_positional);
+        for (position, argument) in positional.iter().enumerate() {
+            match (by_position.next(), argument) {
+                (Some(&index), Some(argument)) => self.argument(&signature.arguments[index], *argument),
+                (Some(_), None) => {}
+                (None, _) => self.problems.push(format!(
+                    "args[{position}]: the function takes {} positional arguments{}",
+                    open.iter().filter(is_positional).count(),
+                    if open.len() < signature.arguments.len() { " beside those that are bound" } else { "" }
+                )),
+            }
+        }
+        let mut given: BTreeMap<&str, &'a dyn Argument> = BTreeMap::new();
+        for (name, argument) in named {
+            if given.insert(name, *argument).is_some() {
+                self.problems.push(format!("kwargs['{name}']: it was given twice"));
+            }
+        }
+        for tree in open.iter().map(|&index| &signature.arguments[index]) {
+            if let ArgumentKey::Name(name) = &tree.key
+                && let Some(argument) = given.remove(name.as_str())
+            {
+                self.argument(tree, argument);
+            }
+        }
+        given.keys().for_each(|name| self.unknown_name(open, name));
     }
-    let mut left: BTreeMap<&str, &'a dyn Argument> = named.iter().copied().collect();
-    for (key, def) in &kwargs {
-        let name = key.to_name();
-        binding.argument(&format!("kwargs['{name}']"), def, left.remove(name.as_str()));
+
+    /// Says what nothing was given for. Arguments that the program does not use need not be given.
+    pub fn finish(&mut self) {
+        for tree in &self.signature.arguments {
+            let is_open = |index: &usize| {
+                matches!(self.slots[*index], Slot::Open) && self.signature.parameters[*index].is_used
+            };
+            let open: Vec<usize> = tree.leaves.clone().filter(is_open).collect();
+            match open[..] {
+                [] => {}
+                [index] => self.problems.push(absent(&self.signature.parameters[index])),
+                _ => self.problems.push(format!(
+                    "{}: nothing was given, and the function takes a tree of {} leaves there",
+                    tree.key,
+                    tree.leaves.len()
+                )),
+            }
+        }
     }
-    let known: Vec<String> = kwargs.iter().map(|(key, _)| key.to_name()).collect();
-    for name in left.keys() {
+
+    fn unknown_name(&mut self, open: &[usize], name: &str) {
+        let known = open.iter().filter_map(|&index| match &self.signature.arguments[index].key {
+            ArgumentKey::Name(name) => Some(name.as_str()),
+            ArgumentKey::Position(_) => None,
+        });
+        let known: Vec<&str> = known.collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        binding
-            .problems
+        self.problems
             .push(format!("kwargs['{name}']: there is no such argument; the named ones are: {known}"));
     }
-    let leaves = binding.leaves;
-    for (leaf, aval) in leaves.iter().zip(&exported.in_avals) {
-        if let (Some((place, buffer)), Some(expected)) = (leaf, aval.to_spec())
-            && *buffer.spec() != expected
-        {
-            binding
-                .problems
-                .push(format!("{place}: {expected} was expected, but {} was given", buffer.spec()));
-        }
-    }
-    let found: Vec<&Buffer> = leaves.into_iter().flatten().map(|(_, buffer)| buffer).collect();
-    if binding.problems.is_empty() { Ok(found) } else { Err(binding.problems) }
-}
 
-struct Binding<'a> {
-    problems: Vec<String>,
-    /// Where each leaf is, and its buffer, if it was given.
-    leaves: Vec<Option<(String, &'a Buffer)>>,
-    /// The types of all leaves, as they are printed.
-    avals: Vec<String>,
-}
-
-impl<'a> Binding<'a> {
-    /// Binds one argument to its part of the tree.
-    fn argument(&mut self, place: &str, def: &TreeDef, given: Option<&'a dyn Argument>) {
-        let paths = def.paths();
-        let mut leaves = Vec::new();
-        if let Some(argument) = given {
-            argument.append_leaves(&mut leaves);
+    /// Binds the leaves of one argument: by name if they have names, else in order.
+    fn argument(&mut self, tree: &ArgumentTree, argument: &'a dyn Argument) {
+        let mut given = Vec::with_capacity(tree.leaves.len());
+        argument.append_leaves(&mut given);
+        let names = tree.names.iter().map(|name| Some(name.as_str()));
+        let has_names = !given.is_empty() && given.iter().all(|leaf| leaf.name.is_some());
+        let is_leaf = matches!(tree.def, TreeDef::Leaf(_));
+        if has_names && !is_leaf && !given.iter().map(|leaf| leaf.name).eq(names) {
+            return self.by_name(tree, &given);
         }
-        let has_names = !leaves.is_empty() && leaves.iter().all(|(name, _)| name.is_some());
-        if has_names && paths != [KeyPath::default()] {
-            return self.by_name(place, &paths, &leaves);
+        for (index, leaf) in tree.leaves.clone().zip(&given) {
+            self.slots[index] = Slot::Given(*leaf);
         }
-        for (position, path) in paths.iter().enumerate() {
-            let place = format!("{place}{path}");
-            let leaf = leaves.get(position).map(|(_, buffer)| *buffer);
-            if leaf.is_none() {
-                self.missing(&place, &[]);
-            }
-            self.leaves.push(leaf.map(|buffer| (place, buffer)));
+        for index in tree.leaves.clone().skip(given.len()) {
+            self.missing(index, "");
         }
-        for _ in paths.len()..leaves.len() {
-            self.problems
-                .push(format!("{place}: more leaves were given than the {} that it has", paths.len()));
+        if given.len() > tree.leaves.len() {
+            let expected = tree.leaves.len();
+            self.problems.push(format!(
+                "{}: {} leaves were given, and it has {expected}",
+                tree.key,
+                given.len()
+            ));
         }
     }
 
-    fn by_name(&mut self, place: &str, paths: &[KeyPath], given: &[(Option<&'a str>, &'a Buffer)]) {
-        let mut left: BTreeMap<&str, &'a Buffer> =
-            given.iter().filter_map(|(name, buffer)| Some(((*name)?, *buffer))).collect();
-        let mut bound = Vec::new();
-        for path in paths {
-            bound.push((path, left.remove(path.to_name().as_str())));
-        }
-        for (path, buffer) in bound {
-            let place = format!("{place}{path}");
-            if buffer.is_none() {
-                let unused: Vec<&str> = left.keys().copied().collect();
-                self.missing(&place, &near(&path.to_name(), &unused));
+    fn by_name(&mut self, tree: &ArgumentTree, given: &[LeafArgument<'a>]) {
+        let mut left: BTreeMap<&str, LeafArgument<'a>> =
+            given.iter().filter_map(|leaf| Some((leaf.name?, *leaf))).collect();
+        let mut missing = Vec::new();
+        for (index, name) in tree.leaves.clone().zip(&tree.names) {
+            match left.remove(name.as_str()) {
+                Some(leaf) => self.slots[index] = Slot::Given(leaf),
+                None => missing.push((index, name.as_str())),
             }
-            self.leaves.push(buffer.map(|buffer| (place, buffer)));
+        }
+        let used = |(index, _): &&(usize, &str)| self.signature.parameters[*index].is_used;
+        let names: Vec<&str> = missing.iter().filter(used).map(|(_, name)| *name).collect();
+        if let Some(hint) = misplaced(&names, &left) {
+            // Said once instead of for every leaf.
+            self.problems.push(format!("{}: {hint}", tree.key));
+            missing.iter().for_each(|(index, _)| self.slots[*index] = Slot::Missing);
+            return;
+        }
+        for (index, name) in missing {
+            self.missing(index, &similar(name, &left));
         }
         for name in left.keys() {
-            self.problems.push(format!("{place}: the leaf `{name}` was given, and there is no such one"));
+            self.problems
+                .push(format!("{}: the leaf `{name}` was given, and there is no such one", tree.key));
         }
     }
 
-    /// Says that the leaf that comes next was not given.
-    fn missing(&mut self, place: &str, near: &[String]) {
-        let expected = &self.avals[self.leaves.len()];
-        let hint = if near.is_empty() {
-            String::new()
-        } else {
-            format!("; given, but not used: {}", near.join(", "))
-        };
-        self.problems.push(format!("{place}: {expected} was expected, but nothing was given{hint}"));
+    /// Says that a leaf is missing, unless the program does not use it.
+    fn missing(&mut self, index: usize, hint: &str) {
+        self.slots[index] = Slot::Missing;
+        let parameter = &self.signature.parameters[index];
+        if parameter.is_used {
+            self.problems.push(absent(parameter) + hint);
+        }
+    }
+
+    /// Compares what was given for these parameters with what they are, and with the device. Learns the sizes of
+    /// symbolic dimensions.
+    pub fn check(
+        &mut self,
+        indices: impl IntoIterator<Item = usize>,
+        device: Option<&Device>,
+        conversion: Conversion,
+        sizes: &mut Sizes<'s>,
+    ) {
+        for index in indices {
+            let (Slot::Given(leaf), parameter) = (self.slots[index], &self.signature.parameters[index])
+            else {
+                continue;
+            };
+            let place = || match leaf.name {
+                // A plain list has only numbers, which the names of the tree make readable.
+                Some(name) if self.signature.arguments.is_empty() => {
+                    format!("{} (`{name}`)", parameter.place)
+                }
+                _ => parameter.place.clone(),
+            };
+            if let Some(problem) = mismatch(&parameter.aval, leaf.spec(), conversion, sizes) {
+                self.problems.push(format!("{}: {problem}", place()));
+            }
+            if let Some(device) = device
+                && let Some(other) = leaf.other_device(device)
+            {
+                self.problems.push(format!("{}: {}", place(), elsewhere(&other, device)));
+            }
+        }
     }
 }
 
-/// Names that could have been meant: those that end in the same key.
-fn near(name: &str, unused: &[&str]) -> Vec<String> {
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let ends = |candidate: &&&str| candidate.rsplit('.').next() == Some(last);
-    unused.iter().filter(ends).take(3).map(|name| format!("`{name}`")).collect()
+/// Says that an array is on another device than the function.
+fn elsewhere(other: &Device, device: &Device) -> String {
+    if other.client() != device.client() {
+        return "it belongs to another client than the function; load it with the client that compiled that"
+            .into();
+    }
+    format!(
+        "it is on {other}, and the function runs on {device}; copy it there (copy_to), or load it there to begin with"
+    )
 }
 
-/// The function's signature as a person would write it, one line a leaf.
-pub fn signature(exported: &Exported) -> String {
-    let mut text = String::new();
-    for (index, (path, aval)) in exported.in_tree.paths().iter().zip(&exported.in_avals).enumerate() {
-        // The first two keys say whether the argument is positional, and which it is.
-        let place = match path.keys() {
-            [Key::Index(0), Key::Index(position), rest @ ..] => {
-                format!("args[{position}]{}", KeyPath::from(rest.to_vec()))
-            }
-            [Key::Index(1), Key::Dict(DictKey::Str(name)), rest @ ..] => {
-                format!("kwargs['{name}']{}", KeyPath::from(rest.to_vec()))
-            }
-            _ => path.to_string(),
-        };
-        let dropped = if exported.kept.contains(&index) { "" } else { "  (not used)" };
-        text += &format!("  {place}  {aval}{dropped}\n");
+/// Says that nothing was given for a parameter.
+pub fn absent(parameter: &Parameter) -> String {
+    format!("{}: {} was expected, but nothing was given", parameter.place, parameter.aval)
+}
+
+/// If all missing leaves are among those that are left, but all too deep or too high by the same path: what to do.
+fn misplaced(missing: &[&str], left: &BTreeMap<&str, LeafArgument<'_>>) -> Option<String> {
+    let first = missing.first()?;
+    let has_all = |moved: &dyn Fn(&str) -> Option<String>| {
+        missing.iter().all(|name| moved(name).is_some_and(|name| left.contains_key(name.as_str())))
+    };
+    let below = left.keys().filter_map(|name| name.strip_suffix(first)?.strip_suffix('.'));
+    for prefix in below {
+        if has_all(&|name| Some(format!("{prefix}.{name}"))) {
+            return Some(format!(
+                "its leaves were given below `{prefix}`, where the function does not look for them; pass that part of \
+                 the tree: subtree(\"{prefix}\"), or --rename {prefix}.= with `safejax convert`"
+            ));
+        }
     }
-    text += "returns\n";
-    for (path, aval) in exported.out_tree.paths().iter().zip(&exported.out_avals) {
-        text += &format!(
-            "  {}{aval}\n",
-            if path.keys().is_empty() { String::new() } else { format!("{path}  ") }
-        );
+    for (dot, _) in first.match_indices('.') {
+        let prefix = &first[..=dot];
+        if has_all(&|name| Some(name.strip_prefix(prefix)?.to_owned())) {
+            let prefix = prefix.trim_end_matches('.');
+            return Some(format!(
+                "the function looks for its leaves below `{prefix}`, and they were given without it; put the tree \
+                 there, or give it as --arg N.{prefix}=FILE with `safejax run`"
+            ));
+        }
     }
-    text
+    None
+}
+
+/// Which of the leaves that are left could have been meant: those that look alike, else those that end alike.
+fn similar(name: &str, left: &BTreeMap<&str, LeafArgument<'_>>) -> String {
+    let mut found = nearest(name, left.keys().copied());
+    if found.is_empty() {
+        let last = name.rsplit('.').next();
+        let ends_alike = left.keys().filter(|other| other.rsplit('.').next() == last);
+        found = ends_alike.take(3).map(|&name| name.to_owned()).collect();
+    }
+    match &found[..] {
+        [] => String::new(),
+        names => format!("; did you mean `{}`?", names.join("` or `")),
+    }
+}
+
+/// Why an array cannot be given for a parameter.
+fn mismatch<'s>(
+    expected: &'s Aval,
+    found: &ArraySpec,
+    conversion: Conversion,
+    sizes: &mut Sizes<'s>,
+) -> Option<String> {
+    let simply = || Some(format!("{expected} was expected, but {found} was given"));
+    if expected.shape.len() != found.shape.len() {
+        return simply();
+    }
+    for (dim, &size) in expected.shape.iter().zip(&found.shape) {
+        match dim {
+            Dim::Size(expected) if *expected == size => {}
+            Dim::Size(_) => {
+                let reversed = found.shape.iter().rev().map(|&size| Dim::Size(size));
+                let is_transposed = reversed.eq(expected.shape.iter().cloned());
+                let hint = if is_transposed { "; is it transposed?" } else { "" };
+                return simply().map(|text| text + hint);
+            }
+            Dim::Symbolic(name) => {
+                let known = *sizes.entry(name).or_insert(size);
+                if known != size {
+                    return simply()
+                        .map(|text| text + &format!("; `{name}` is {known} in an argument before"));
+                }
+            }
+        }
+    }
+    if expected.dtype == found.dtype {
+        return None;
+    }
+    match (can_convert(found.dtype, expected.dtype), conversion) {
+        (true, Conversion::Convert) => None,
+        (true, Conversion::Exact) => simply()
+            .map(|text| text + "; it can be cast on the way in (--cast, or Function::with_conversion)"),
+        (false, _) => simply(),
+    }
 }

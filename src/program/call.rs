@@ -1,181 +1,155 @@
-//! Calling a compiled program: arguments flattened and checked, outputs left on the device.
+//! Functions: programs compiled, and called with arrays and trees of them.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
-use super::bind::bind;
-use super::exported::Exported;
+use super::argument::{Argument, LeafArgument};
+use super::bind::{Binding, Conversion, Sizes, Slot};
+use super::buckets::Buckets;
+use super::compiled::{Compiled, prepare};
+use super::exported::{Aval, Exported};
+use super::outputs::Outputs;
 use super::signature::Signature;
-use crate::array::ArraySpec;
-use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::params::Params;
-use crate::pjrt::{Buffer, Client, Input, LoadedExecutable};
+use crate::error::{Context, Error, Result};
+use crate::pjrt::{Buffer, Client, Device, Input, LoadedExecutable};
 use crate::tree::{KeyMap, TreeDef};
 
-/// A compiled program that can be called. Cheap to clone; calls from several threads may overlap.
+/// A compiled program that can be called. Cheap to clone; calls from several threads at once run side by side.
 #[derive(Debug, Clone)]
 pub struct Function {
-    executable: LoadedExecutable,
-    signature: Option<Arc<Signature>>,
+    inner: Arc<Inner>,
+    conversion: Conversion,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    client: Client,
     exported: Option<Arc<Exported>>,
+    /// `None` where neither an artifact nor the compiler says it.
+    signature: Option<Signature>,
+    outputs: Vec<Aval>,
     /// The tree of the outputs: the exported one, or a tuple.
     out_keys: Arc<KeyMap>,
+    code: Code,
 }
 
-/// An argument of a call: a buffer, or a tree or list of them, whose leaves follow each other.
-pub trait Argument {
-    /// Appends the leaves in order, each with its name in the argument, if it has one.
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>);
-}
-
-impl Argument for Buffer {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        leaves.push((None, self));
-    }
-}
-
-impl Argument for Params {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        leaves.extend(self.iter().map(|(name, buffer)| (Some(name), buffer)));
-    }
-}
-
-impl Argument for [Buffer] {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        leaves.extend(self.iter().map(|buffer| (None, buffer)));
-    }
-}
-
-impl Argument for Vec<Buffer> {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        self.as_slice().append_leaves(leaves);
-    }
-}
-
-impl Argument for Outputs {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<(Option<&'a str>, &'a Buffer)>) {
-        let names = self.keys.leaves().iter().map(|leaf| Some(leaf.name.as_str()));
-        leaves.extend(names.zip(&self.buffers));
-    }
-}
-
-/// The outputs of a call, on the device; they can be passed to the next one.
-#[derive(Debug, Clone)]
-pub struct Outputs {
-    buffers: Vec<Buffer>,
-    keys: Arc<KeyMap>,
-}
-
-impl Outputs {
-    /// The outputs as a tree: the one that the exported function returned, or a tuple.
-    pub fn to_params(&self) -> Params {
-        Params::from_parts((*self.keys).clone(), self.buffers.clone())
-    }
-
-    /// The output of this name or path.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] with the names that look alike.
-    pub fn get(&self, name: &str) -> Result<&Buffer> {
-        self.keys.index(name).map(|index| &self.buffers[index])
-    }
-
-    /// The only output.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] when there is not exactly one.
-    pub fn single(&self) -> Result<&Buffer> {
-        match &self.buffers[..] {
-            [buffer] => Ok(buffer),
-            buffers => Err(Error::InvalidArgument(format!(
-                "one output was expected, but the program has {}",
-                buffers.len()
-            ))),
-        }
-    }
-
-    /// Blocks until every output is there.
-    ///
-    /// # Errors
-    /// The error of the execution.
-    pub fn wait(&self) -> Result<()> {
-        self.buffers.iter().try_for_each(Buffer::wait)
-    }
-
-    /// The buffers, in the program's order.
-    pub fn into_buffers(self) -> Vec<Buffer> {
-        self.buffers
-    }
-}
-
-impl Deref for Outputs {
-    type Target = [Buffer];
-    fn deref(&self) -> &[Buffer] {
-        &self.buffers
-    }
+#[derive(Debug)]
+enum Code {
+    One(Compiled),
+    Buckets(Buckets),
 }
 
 impl Function {
-    pub(super) fn new(executable: LoadedExecutable, exported: Option<Arc<Exported>>) -> Result<Function> {
-        let signature = Signature::of(&executable).map(Arc::new);
-        let out_tree = match &exported {
-            Some(exported) => exported.out_tree.clone(),
-            None => TreeDef::Tuple(vec![TreeDef::LEAF; executable.outputs().len()]),
+    /// A program of one set of shapes.
+    pub(super) fn of_one(compiled: Compiled, exported: Option<Arc<Exported>>) -> Result<Function> {
+        let executable = &compiled.executable;
+        let client = executable.client().clone();
+        let name = exported.as_ref().map_or(executable.name(), |exported| &exported.function_name).to_owned();
+        let outputs: Vec<Aval> = match &exported {
+            Some(exported) => exported.out_avals.clone(),
+            None => executable.outputs().iter().map(Aval::from).collect(),
         };
-        if out_tree.leaf_count() != executable.outputs().len() {
+        let found = executable.outputs().len();
+        if outputs.len() != found {
             return Err(Error::InvalidArgument(format!(
-                "`{}` has {} outputs, but its tree has {} leaves",
-                executable.name(),
-                executable.outputs().len(),
-                out_tree.leaf_count()
+                "`{name}` has {found} outputs, but its tree has {} leaves",
+                outputs.len()
             )));
         }
-        // Names that clash on disk do not keep a function from being called.
-        let keys = KeyMap::new(out_tree)
-            .or_else(|_| KeyMap::new(TreeDef::Tuple(vec![TreeDef::LEAF; executable.outputs().len()])))?;
-        Ok(Function { executable, signature, exported, out_keys: Arc::new(keys) })
+        let signature = match &exported {
+            Some(exported) => Some(donatable(Signature::of_exported(exported), &compiled)),
+            None => Signature::of_compiled(compiled.interface.as_ref()),
+        };
+        let out_keys = out_keys(exported.as_deref(), outputs.len())?;
+        let code = Code::One(compiled);
+        let inner = Inner { name, client, exported, signature, outputs, out_keys, code };
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
     }
 
-    /// The program's name.
+    /// A bundle, of which the smallest bucket is compiled.
+    pub(super) fn of_buckets(buckets: Buckets) -> Result<Function> {
+        let exported = buckets.signature();
+        let signature = donatable(Signature::of_exported(&exported), buckets.compiled(0)?);
+        let inner = Inner {
+            name: exported.function_name.clone(),
+            client: buckets.client().clone(),
+            signature: Some(signature),
+            outputs: exported.out_avals.clone(),
+            out_keys: out_keys(Some(&exported), exported.out_avals.len())?,
+            exported: Some(exported),
+            code: Code::Buckets(buckets),
+        };
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
+    }
+
+    /// The same function with another way to treat arguments whose element type is not its own.
+    pub fn with_conversion(&self, conversion: Conversion) -> Function {
+        Function { inner: self.inner.clone(), conversion }
+    }
+
+    /// The function's name.
     pub fn name(&self) -> &str {
-        self.executable.name()
+        &self.inner.name
     }
 
     /// The exported function behind this one, if it came from a `jax.export` artifact.
     pub fn exported(&self) -> Option<&Exported> {
-        self.exported.as_deref()
+        self.inner.exported.as_deref()
     }
 
-    /// What the program takes; `None` where the plugin does not say.
+    /// What the function takes; `None` where neither an artifact nor the plugin says it.
     pub fn signature(&self) -> Option<&Signature> {
-        self.signature.as_deref()
+        self.inner.signature.as_ref()
     }
 
-    /// The types and shapes of the outputs.
-    pub fn outputs(&self) -> &[ArraySpec] {
-        self.executable.outputs()
+    /// The types and shapes of the outputs, in JAX's order.
+    pub fn outputs(&self) -> &[Aval] {
+        &self.inner.outputs
     }
 
-    /// The executable behind the function.
-    pub fn executable(&self) -> &LoadedExecutable {
-        &self.executable
+    /// The executable behind the function; `None` for a bundle, which has several.
+    pub fn executable(&self) -> Option<&LoadedExecutable> {
+        match &self.inner.code {
+            Code::One(compiled) => Some(&compiled.executable),
+            Code::Buckets(_) => None,
+        }
     }
 
     /// The client that the function was compiled by.
     pub fn client(&self) -> &Client {
-        self.executable.client()
+        &self.inner.client
     }
 
-    /// Calls the function. Nothing is donated. Does not wait for the execution to end.
-    ///
-    /// An exported function takes its positional arguments, and finds the leaves of a tree by their paths,
-    /// whatever order they have. Of any other program, the leaves of the arguments, one after another, are what
-    /// it takes.
+    /// The device that the function runs on; `None` if there are several.
+    pub fn device(&self) -> Option<&Device> {
+        match &self.inner.code {
+            Code::One(compiled) => compiled.device(),
+            Code::Buckets(buckets) => buckets.compiled(0).ok().and_then(Compiled::device),
+        }
+    }
+
+    /// Compiles every bucket of a bundle now, rather than when a call first needs it. Blocks. Does nothing for a
+    /// program of one set of shapes.
     ///
     /// # Errors
-    /// [`Error::Arguments`] listing every argument whose type or shape does not fit, before anything runs;
-    /// [`Error::Pjrt`] when the plugin refuses.
+    /// As for [`Client::compile`].
+    pub fn compile_buckets(&self) -> Result<()> {
+        match &self.inner.code {
+            Code::One(_) => Ok(()),
+            Code::Buckets(buckets) => buckets.compile_all(),
+        }
+    }
+
+    /// Calls the function. Does not wait for the execution to end. Nothing is donated but what is in a
+    /// [`crate::Donate`].
+    ///
+    /// An exported function takes its positional arguments, and finds the leaves of a tree by their paths, whatever
+    /// order they have; arguments that the program does not use may be missing. Of any other program, the leaves of
+    /// the arguments, one after another, are what it takes.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] listing everything that does not fit (missing and unknown leaves, types, shapes,
+    /// devices), before anything runs; [`Error::Pjrt`] when the plugin refuses.
     pub fn call(&self, arguments: &[&dyn Argument]) -> Result<Outputs> {
         self.call_with(arguments, &[])
     }
@@ -185,139 +159,234 @@ impl Function {
     /// # Errors
     /// As for [`Function::call`].
     pub fn call_with(&self, arguments: &[&dyn Argument], named: &[(&str, &dyn Argument)]) -> Result<Outputs> {
-        if let Some(exported) = &self.exported {
-            return self.call_exported(exported, arguments, named);
-        }
-        if let Some((name, _)) = named.first() {
+        let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
+        let Some(signature) = self.tree_signature() else {
+            let slots = self.flat_slots(&[], &arguments, named)?;
+            return self.run(&slots, &Sizes::new());
+        };
+        let mut binding = Binding::new(signature);
+        let open: Vec<usize> = (0..signature.arguments.len()).collect();
+        binding.add(&open, &arguments, named);
+        binding.finish();
+        let mut sizes = Sizes::new();
+        binding.check(0..signature.parameters.len(), self.device(), self.conversion, &mut sizes);
+        let slots = self.complete(binding)?;
+        self.run(&slots, &sizes)
+    }
+
+    /// Fixes the first positional arguments, so that calls need not be given them, nor look for their leaves or
+    /// check them again. Arrays on the host are copied to the device now.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] as for [`Function::call`], of what was given.
+    pub fn bind(&self, arguments: &[&dyn Argument]) -> Result<BoundFunction> {
+        self.bind_with(&arguments.iter().copied().map(Some).collect::<Vec<_>>(), &[])
+    }
+
+    /// Fixes arguments: positional ones, where `None` leaves one open, and named ones. As [`Function::bind`].
+    ///
+    /// # Errors
+    /// As for [`Function::bind`].
+    pub fn bind_with(
+        &self,
+        arguments: &[Option<&dyn Argument>],
+        named: &[(&str, &dyn Argument)],
+    ) -> Result<BoundFunction> {
+        let Some(signature) = self.tree_signature() else { return self.bind_flat(arguments, named) };
+        let mut binding = Binding::new(signature);
+        let all: Vec<usize> = (0..signature.arguments.len()).collect();
+        binding.add(&all, arguments, named);
+        binding.check(0..signature.parameters.len(), self.device(), self.conversion, &mut Sizes::new());
+        let slots = self.complete(binding)?;
+        let is_open = |&index: &usize| {
+            let leaves = signature.arguments[index].leaves.clone();
+            // An argument without leaves is as good as given.
+            !leaves.is_empty() && slots[leaves].iter().all(|slot| matches!(slot, Slot::Open))
+        };
+        let open: Vec<usize> = all.into_iter().filter(is_open).collect();
+        let open_leaves = open.iter().flat_map(|&index| signature.arguments[index].leaves.clone()).collect();
+        let fix = |(slot, parameter): (&Slot<'_>, &super::signature::Parameter)| match slot {
+            Slot::Given(leaf) => self.fix(*leaf, &parameter.aval).for_tensor(&parameter.place).map(Some),
+            Slot::Open | Slot::Missing => Ok(None),
+        };
+        let fixed = slots.iter().zip(&signature.parameters).map(fix).collect::<Result<_>>()?;
+        Ok(BoundFunction { function: self.clone(), fixed, open, open_leaves })
+    }
+
+    fn bind_flat(
+        &self,
+        arguments: &[Option<&dyn Argument>],
+        named: &[(&str, &dyn Argument)],
+    ) -> Result<BoundFunction> {
+        if arguments.iter().any(Option::is_none) {
             return Err(Error::InvalidArgument(format!(
-                "`{}` has no named arguments, and `{name}` was given; only jax.export artifacts have them",
+                "`{}` is no jax.export artifact, so that only its first arguments can be bound",
                 self.name()
             )));
         }
+        self.refuse_names(named)?;
         let mut leaves = Vec::new();
-        arguments.iter().for_each(|argument| argument.append_leaves(&mut leaves));
-        self.check(&leaves)?;
-        self.execute(leaves.into_iter().map(|(_, buffer)| Input::Borrow(buffer)).collect())
+        arguments.iter().flatten().for_each(|argument| argument.append_leaves(&mut leaves));
+        self.check_flat(&leaves, false)?;
+        let parameters = self.signature().map(|signature| &signature.parameters[..]).unwrap_or_default();
+        let fix = |(position, leaf): (usize, &LeafArgument<'_>)| {
+            let aval =
+                parameters.get(position).map_or_else(|| Aval::from(leaf.spec()), |known| known.aval.clone());
+            self.fix(*leaf, &aval).map(Some)
+        };
+        let fixed = leaves.iter().enumerate().map(fix).collect::<Result<_>>()?;
+        Ok(BoundFunction { function: self.clone(), fixed, open: Vec::new(), open_leaves: Vec::new() })
     }
 
-    fn call_exported(
-        &self,
-        exported: &Exported,
-        arguments: &[&dyn Argument],
-        named: &[(&str, &dyn Argument)],
-    ) -> Result<Outputs> {
-        let leaves = bind(exported, arguments, named)
-            .map_err(|problems| Error::Arguments { program: exported.function_name.clone(), problems })?;
-        let mut inputs = Vec::with_capacity(exported.kept.len() + 1);
-        // A program for several platforms is told first which one it is on.
-        let index = self.platform_index(exported)?;
-        inputs.extend(index.iter().map(Input::Borrow));
-        inputs.extend(exported.kept.iter().map(|&position| Input::Borrow(leaves[position])));
-        self.execute(inputs)
-    }
-
-    /// The position of this platform among those that the program was lowered for, on the device; `None` for a
-    /// program of one platform.
-    fn platform_index(&self, exported: &Exported) -> Result<Option<Buffer>> {
-        if exported.platforms.len() < 2 {
-            return Ok(None);
+    /// The leaf as a buffer that calls can use again and again.
+    fn fix(&self, leaf: LeafArgument<'_>, aval: &Aval) -> Result<Buffer> {
+        let Some(device) = self.device() else {
+            return Err(Error::InvalidArgument(format!("`{}` runs on several devices", self.name())));
+        };
+        // A symbolic dimension keeps its own size, and is padded by the call.
+        let mut wanted = leaf.spec().clone();
+        wanted.dtype = aval.dtype;
+        match prepare(LeafArgument { is_donated: false, ..leaf }, &wanted, device)? {
+            Input::Borrow(buffer) => Ok(buffer.clone()),
+            Input::Donate(buffer) => Ok(buffer),
         }
-        let platform = self.client().platform_name();
-        let position = exported.platforms.iter().position(|known| known == platform).ok_or_else(|| {
-            Error::InvalidArgument(format!(
-                "`{}` was exported for {}, and this device is {platform}",
-                exported.function_name,
-                exported.platforms.join(", ")
-            ))
-        })?;
-        let device = self.executable.devices().first().ok_or_else(|| Error::NoDevice {
-            platform: platform.to_owned(),
-            reason: "the program runs on none".into(),
-        })?;
-        let spec = ArraySpec::new(DType::I32, []);
-        self.client().buffer_from_slice(&spec, &(position as i32).to_le_bytes(), &device.into()).map(Some)
     }
 
-    /// Calls the function with one input a parameter, some of which may be donated. Does not wait for the
-    /// execution to end.
+    /// The signature, if the function takes trees.
+    fn tree_signature(&self) -> Option<&Signature> {
+        self.inner.exported.as_ref().and(self.inner.signature.as_ref())
+    }
+
+    fn complete<'a>(&self, binding: Binding<'_, 'a>) -> Result<Vec<Slot<'a>>> {
+        if binding.problems.is_empty() {
+            return Ok(binding.slots);
+        }
+        Err(Error::Arguments { program: self.name().to_owned(), problems: binding.problems })
+    }
+
+    fn refuse_names(&self, named: &[(&str, &dyn Argument)]) -> Result<()> {
+        let Some((name, _)) = named.first() else { return Ok(()) };
+        Err(Error::InvalidArgument(format!(
+            "`{}` has no named arguments, and `{name}` was given; only jax.export artifacts have them",
+            self.name()
+        )))
+    }
+
+    /// The leaves for a program that takes a plain list: those that are fixed, then those given.
+    fn flat_slots<'a>(
+        &self,
+        fixed: &'a [Option<Buffer>],
+        arguments: &[Option<&'a dyn Argument>],
+        named: &[(&str, &'a dyn Argument)],
+    ) -> Result<Vec<Slot<'a>>> {
+        self.refuse_names(named)?;
+        let mut leaves: Vec<LeafArgument<'a>> = fixed.iter().flatten().map(LeafArgument::buffer).collect();
+        arguments.iter().flatten().for_each(|argument| argument.append_leaves(&mut leaves));
+        self.check_flat(&leaves, true)?;
+        Ok(leaves.into_iter().map(Slot::Given).collect())
+    }
+
+    /// Compares the leaves with what the program takes; all of it, or just the first of them.
+    fn check_flat(&self, leaves: &[LeafArgument<'_>], is_all: bool) -> Result<()> {
+        let Some(signature) = self.signature() else { return Ok(()) };
+        let mut binding = Binding::new(signature);
+        let count = signature.parameters.len();
+        for (slot, leaf) in binding.slots.iter_mut().zip(leaves) {
+            *slot = Slot::Given(*leaf);
+        }
+        binding.check(0..count.min(leaves.len()), self.device(), self.conversion, &mut Sizes::new());
+        for (position, leaf) in leaves.iter().enumerate().skip(count) {
+            binding.problems.push(format!(
+                "argument {position}: there is no such parameter, the program takes {count}; {} was given",
+                leaf.spec()
+            ));
+        }
+        if is_all {
+            let missing = signature.parameters.iter().skip(leaves.len());
+            binding.problems.extend(missing.map(super::bind::absent));
+        }
+        self.complete(binding).map(|_| ())
+    }
+
+    fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Outputs> {
+        let buffers = match &self.inner.code {
+            Code::One(compiled) => compiled.run(slots)?,
+            Code::Buckets(buckets) => buckets.run(slots, sizes)?,
+        };
+        Ok(Outputs::new(buffers, self.inner.out_keys.clone()))
+    }
+}
+
+/// A function some of whose arguments are fixed: see [`Function::bind`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BoundFunction {
+    function: Function,
+    /// The fixed leaves, by their position among the parameters.
+    fixed: Vec<Option<Buffer>>,
+    /// The arguments that calls give.
+    open: Vec<usize>,
+    /// Their leaves.
+    open_leaves: Vec<usize>,
+}
+
+impl BoundFunction {
+    /// The function behind it.
+    pub fn function(&self) -> &Function {
+        &self.function
+    }
+
+    /// Calls the function with the arguments that are not fixed: the positional ones among them, in order. As
+    /// [`Function::call`].
     ///
     /// # Errors
     /// As for [`Function::call`].
-    pub fn call_inputs(&self, inputs: Vec<Input<'_>>) -> Result<Outputs> {
-        self.check(&inputs.iter().map(|input| (None, input.buffer())).collect::<Vec<_>>())?;
-        self.execute(inputs)
+    pub fn call(&self, arguments: &[&dyn Argument]) -> Result<Outputs> {
+        self.call_with(arguments, &[])
     }
 
-    fn execute(&self, inputs: Vec<Input<'_>>) -> Result<Outputs> {
-        let devices = self.executable.devices().len();
-        if devices != 1 {
-            return Err(Error::InvalidArgument(format!(
-                "`{}` runs on {devices} devices; call its executable() with a list of arguments for each",
-                self.name()
-            )));
+    /// Calls the function with the arguments that are not fixed, positional and named. As [`Function::call`].
+    ///
+    /// # Errors
+    /// As for [`Function::call`].
+    pub fn call_with(&self, arguments: &[&dyn Argument], named: &[(&str, &dyn Argument)]) -> Result<Outputs> {
+        let function = &self.function;
+        let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
+        let Some(signature) = function.tree_signature() else {
+            let slots = function.flat_slots(&self.fixed, &arguments, named)?;
+            return function.run(&slots, &Sizes::new());
+        };
+        let mut binding = Binding::new(signature);
+        for (slot, fixed) in binding.slots.iter_mut().zip(&self.fixed) {
+            if let Some(buffer) = fixed {
+                *slot = Slot::Given(LeafArgument::buffer(buffer));
+            }
         }
-        let mut execution = self.executable.execute(&[inputs])?;
-        Ok(Outputs { buffers: execution.outputs.pop().unwrap_or_default(), keys: self.out_keys.clone() })
-    }
-
-    /// Compares the arguments with what the program takes.
-    fn check(&self, leaves: &[(Option<&str>, &Buffer)]) -> Result<()> {
-        let Some(signature) = self.signature() else { return Ok(()) };
-        let given: Vec<_> = leaves.iter().map(|(name, buffer)| (*name, buffer.spec())).collect();
-        let problems = mismatches(&signature.parameters, &given);
-        if problems.is_empty() {
-            return Ok(());
+        binding.add(&self.open, &arguments, named);
+        binding.finish();
+        let mut sizes = Sizes::new();
+        let (device, conversion) = (function.device(), function.conversion);
+        match &function.inner.code {
+            Code::One(_) => binding.check(self.open_leaves.iter().copied(), device, conversion, &mut sizes),
+            // Fixed leaves, too, may have dimensions whose size must agree.
+            Code::Buckets(_) => binding.check(0..self.fixed.len(), device, conversion, &mut sizes),
         }
-        Err(Error::Arguments { program: self.name().to_owned(), problems })
+        let slots = function.complete(binding)?;
+        function.run(&slots, &sizes)
     }
 }
 
-/// One sentence for every argument that does not fit.
-fn mismatches(expected: &[ArraySpec], given: &[(Option<&str>, &ArraySpec)]) -> Vec<String> {
-    let label = |position: usize, name: Option<&str>| match name {
-        Some(name) => format!("argument {position} (`{name}`)"),
-        None => format!("argument {position}"),
-    };
-    let mut problems = Vec::new();
-    for (position, (spec, (name, found))) in expected.iter().zip(given).enumerate() {
-        if spec != *found {
-            problems.push(format!("{}: {spec} was expected, but {found} was given", label(position, *name)));
-        }
+/// The signature, with what the compiled program says of donation.
+fn donatable(mut signature: Signature, compiled: &Compiled) -> Signature {
+    for leaf in compiled.donatable_leaves() {
+        signature.parameters[leaf].is_donatable = true;
     }
-    for (position, (name, found)) in given.iter().enumerate().skip(expected.len()) {
-        problems.push(format!(
-            "{}: there is no such parameter, the program takes {}; {found} was given",
-            label(position, *name),
-            expected.len()
-        ));
-    }
-    for (position, spec) in expected.iter().enumerate().skip(given.len()) {
-        problems.push(format!("{}: {spec} was expected, but nothing was given", label(position, None)));
-    }
-    problems
+    signature
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dtype::DType;
-
-    #[test]
-    fn every_argument_that_does_not_fit_is_listed() {
-        let f32x3 = ArraySpec::new(DType::F32, [3]);
-        let i32x3 = ArraySpec::new(DType::I32, [3]);
-        let scalar = ArraySpec::new(DType::F32, []);
-        let expected = [f32x3.clone(), f32x3.clone(), scalar];
-        assert_eq!(
-            mismatches(&expected, &[(Some("w"), &i32x3), (None, &f32x3)]),
-            [
-                "argument 0 (`w`): float32[3] was expected, but int32[3] was given",
-                "argument 2: float32[] was expected, but nothing was given"
-            ]
-        );
-        assert_eq!(
-            mismatches(&expected[..1], &[(None, &f32x3), (Some("b"), &f32x3)]),
-            ["argument 1 (`b`): there is no such parameter, the program takes 1; float32[3] was given"]
-        );
-    }
+/// The tree of the outputs.
+fn out_keys(exported: Option<&Exported>, count: usize) -> Result<Arc<KeyMap>> {
+    let tuple = || TreeDef::Tuple(vec![TreeDef::LEAF; count]);
+    let tree = exported.map_or_else(tuple, |exported| exported.out_tree.clone());
+    // Names that clash on disk do not keep a function from being called.
+    KeyMap::new(tree).or_else(|_| KeyMap::new(tuple())).map(Arc::new)
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::flatbuffer::{Problem, Table};
+use super::sharding::{self, Sharding};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::tree::{DictKey, Key, LeafKind, MAX_DEPTH, TreeDef};
@@ -33,6 +34,13 @@ pub struct Exported {
     pub platforms: Vec<String>,
     /// The devices that it runs on.
     pub device_count: usize,
+    /// How each leaf of the arguments is laid over the devices, where that is said.
+    pub in_shardings: Vec<Option<Sharding>>,
+    /// How each leaf of the outputs is laid over the devices, where that is said.
+    pub out_shardings: Vec<Option<Sharding>>,
+    /// The checks that whoever exported it asked to leave out: `platform`, `shape_assertions`, or the target of a
+    /// custom call.
+    pub disabled_checks: Vec<String>,
     /// The side effects whose order matters; each is a token in and out of the program.
     pub ordered_effects: Vec<String>,
     /// The side effects whose order does not.
@@ -80,6 +88,12 @@ impl Aval {
     }
 }
 
+impl From<&ArraySpec> for Aval {
+    fn from(spec: &ArraySpec) -> Aval {
+        Aval { dtype: spec.dtype, shape: spec.shape.iter().map(|&size| Dim::Size(size)).collect(), key: None }
+    }
+}
+
 impl fmt::Display for Aval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dim = |dim: &Dim| match dim {
@@ -103,6 +117,9 @@ pub fn is_artifact(data: &[u8]) -> bool {
 }
 
 impl Exported {
+    /// The name in [`Exported::disabled_checks`] of the check that the platform is one of [`Exported::platforms`].
+    pub const PLATFORM_CHECK: &str = "platform";
+
     /// Reads an artifact, or says what is wrong with it.
     pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
         read(Table::root(data)?, 0)
@@ -148,10 +165,33 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
         let name = |effect: Table<'_>| Ok(effect.string(0)?.unwrap_or_default().to_owned());
         table.tables(slot)?.into_iter().map(name).collect()
     };
+    let meshes: Vec<sharding::Mesh> =
+        table.tables(20)?.into_iter().map(sharding::read_mesh).collect::<Result<_, _>>()?;
+    let named = table.tables(21)?;
+    let shardings = |indices_slot: usize, own_slot: usize| -> Result<Vec<Option<Sharding>>, Problem> {
+        match table.u32s(indices_slot)? {
+            // 0 is one that is not said; the others count from 1.
+            Some(indices) => indices
+                .into_iter()
+                .map(|index| match (index as usize).checked_sub(1) {
+                    None => Ok(None),
+                    Some(index) => {
+                        let named =
+                            named.get(index).ok_or_else(|| format!("there is no sharding {index}"))?;
+                        sharding::read_named(*named, &meshes).map(Some)
+                    }
+                })
+                .collect(),
+            None => {
+                let own = table.tables(own_slot)?.into_iter();
+                own.map(|sharding| sharding::read(sharding, &meshes)).collect()
+            }
+        }
+    };
     let module = table.bytes(13)?.ok_or_else(|| missing("program"))?;
     let device_count = match table.u32(18)? {
+        None | Some(0) => usize::from(table.u16(6)?.unwrap_or(1)),
         Some(count) => count as usize,
-        None => usize::from(table.u16(6)?.unwrap_or(1)),
     };
     let exported = Exported {
         function_name: table.string(1)?.unwrap_or_default().to_owned(),
@@ -162,6 +202,9 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
         kept: table.u16s(15)?.unwrap_or_default().into_iter().map(usize::from).collect(),
         platforms: table.strings(9)?.into_iter().map(str::to_owned).collect(),
         device_count,
+        in_shardings: shardings(24, 7)?,
+        out_shardings: shardings(25, 8)?,
+        disabled_checks: table.tables(12)?.into_iter().map(read_check).collect::<Result<_, _>>()?,
         ordered_effects: effects(10)?,
         unordered_effects: effects(11)?,
         calling_convention_version: table.u16(14)?.unwrap_or(0),
@@ -172,6 +215,22 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
     };
     check(&exported)?;
     Ok(exported)
+}
+
+/// `DisabledSafetyCheck.kind`: that the platform is one of those that it was lowered for.
+const PLATFORM_CHECK: u8 = 0;
+/// `DisabledSafetyCheck.kind`: that a custom call's target is known to be stable.
+const CUSTOM_CALL_CHECK: u8 = 1;
+/// `DisabledSafetyCheck.kind`: that symbolic dimensions are what they were assumed to be.
+const SHAPE_CHECK: u8 = 2;
+
+fn read_check(table: Table<'_>) -> Result<String, Problem> {
+    match table.u8(0)?.unwrap_or(0) {
+        PLATFORM_CHECK => Ok(Exported::PLATFORM_CHECK.to_owned()),
+        CUSTOM_CALL_CHECK => Ok(table.string(1)?.unwrap_or("custom calls").to_owned()),
+        SHAPE_CHECK => Ok("shape_assertions".to_owned()),
+        kind => Err(format!("a disabled check is of kind {kind}, which is not known")),
+    }
 }
 
 /// What the parts must agree on.

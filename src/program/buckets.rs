@@ -1,0 +1,103 @@
+//! Bundles, compiled: a call runs in the smallest bucket that it fits into.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::bind::{Sizes, Slot};
+use super::bundle::{Bundle, at_sizes};
+use super::compiled::{Compiled, upload};
+use super::exported::Exported;
+use super::pad;
+use super::{Program, compile_exported};
+use crate::array::ArraySpec;
+use crate::error::{Error, Result};
+use crate::pjrt::{Buffer, Client, CompileOptions, HostTransfer};
+
+/// The buckets of a bundle, each compiled when it is first needed.
+#[derive(Debug)]
+pub struct Buckets {
+    bundle: Arc<Bundle>,
+    origin: String,
+    client: Client,
+    options: CompileOptions,
+    compiled: Vec<OnceLock<Compiled>>,
+    /// Held while one is compiled, so that calls from several threads do not compile it twice.
+    compiling: Mutex<()>,
+}
+
+impl Buckets {
+    pub fn new(client: &Client, program: &Program, bundle: Arc<Bundle>, options: &CompileOptions) -> Buckets {
+        let compiled = bundle.buckets.iter().map(|_| OnceLock::new()).collect();
+        Buckets {
+            bundle,
+            origin: program.origin().to_owned(),
+            client: client.clone(),
+            options: options.clone(),
+            compiled,
+            compiling: Mutex::new(()),
+        }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The function with names for the dimensions that differ.
+    pub fn signature(&self) -> Arc<Exported> {
+        self.bundle.signature.clone()
+    }
+
+    /// A bucket's executable, compiled now if it was not yet.
+    pub fn compiled(&self, index: usize) -> Result<&Compiled> {
+        if let Some(compiled) = self.compiled[index].get() {
+            return Ok(compiled);
+        }
+        let _guard = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = self.compiled[index].get() {
+            return Ok(compiled);
+        }
+        let exported = &self.bundle.buckets[index].exported;
+        let executable = compile_exported(&self.client, exported, &self.origin, &self.options)?;
+        let compiled = Compiled::new(executable, Some(exported))?;
+        Ok(self.compiled[index].get_or_init(|| compiled))
+    }
+
+    pub fn compile_all(&self) -> Result<()> {
+        (0..self.compiled.len()).try_for_each(|index| self.compiled(index).map(|_| ()))
+    }
+
+    /// Runs the function in the smallest bucket for these sizes. Does not wait for it to end, unless outputs have
+    /// to be cut back.
+    pub fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Vec<Buffer>> {
+        let index = self.bundle.smallest_for(sizes).map_err(|problem| Error::Arguments {
+            program: self.bundle.signature.function_name.clone(),
+            problems: vec![problem],
+        })?;
+        let compiled = self.compiled(index)?;
+        let outputs = compiled.run(slots)?;
+        self.cut_back(outputs, sizes)
+    }
+
+    /// The outputs at the sizes that were given. All that has to be cut comes to the host at once.
+    fn cut_back(&self, outputs: Vec<Buffer>, sizes: &Sizes<'_>) -> Result<Vec<Buffer>> {
+        let dims = &self.bundle.dims;
+        let wanted: Vec<usize> =
+            dims.iter().map(|dim| sizes.get(dim.as_str()).copied().unwrap_or(0)).collect();
+        let start = |(buffer, aval)| -> Result<(Buffer, Option<(ArraySpec, HostTransfer)>)> {
+            let spec = at_sizes(aval, dims, &wanted).ok().and_then(|aval| aval.to_spec());
+            match spec.filter(|spec| spec != Buffer::spec(&buffer)) {
+                Some(spec) => buffer.start_to_host().map(|transfer| (buffer, Some((spec, transfer)))),
+                None => Ok((buffer, None)),
+            }
+        };
+        let started = outputs.into_iter().zip(&self.bundle.signature.out_avals).map(start);
+        let started = started.collect::<Result<Vec<_>>>()?;
+        let finish = |(buffer, cut): (Buffer, Option<(ArraySpec, HostTransfer)>)| match cut {
+            Some((spec, transfer)) => {
+                let whole = crate::HostArray::from_bytes(buffer.spec().clone(), transfer.wait()?)?;
+                upload(&pad::cut(&whole, &spec.shape)?, &buffer.device()?)
+            }
+            None => Ok(buffer),
+        };
+        started.into_iter().map(finish).collect()
+    }
+}

@@ -1,0 +1,148 @@
+//! One executable, and how the leaves of a call become its parameters.
+
+use super::argument::{ArrayArgument, LeafArgument};
+use super::bind::Slot;
+use super::exported::Exported;
+use super::pad;
+use super::signature::Interface;
+use crate::array::{ArraySpec, HostArray};
+use crate::cast::convert;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::pjrt::{Buffer, Client, Device, HostSemantics, Input, LoadedExecutable, Placement};
+
+/// A program compiled for one set of shapes.
+#[derive(Debug)]
+pub struct Compiled {
+    pub executable: LoadedExecutable,
+    /// What the compiler says that `main` takes.
+    pub interface: Option<Interface>,
+    /// For each parameter of `main` after those that a call does not give: which leaf it is, and its type and shape,
+    /// if they are known.
+    taken: Vec<(usize, Option<ArraySpec>)>,
+    /// Which of its platforms the program is on, as its first argument; `None` for a program of one platform.
+    platform_index: Option<Buffer>,
+}
+
+impl Compiled {
+    pub fn new(executable: LoadedExecutable, exported: Option<&Exported>) -> Result<Compiled> {
+        let interface = Interface::of(&executable);
+        let taken = match (exported, &interface) {
+            (Some(exported), _) => {
+                exported.kept.iter().map(|&leaf| (leaf, exported.in_avals[leaf].to_spec())).collect()
+            }
+            (None, Some(interface)) => {
+                interface.parameters.iter().map(super::exported::Aval::to_spec).enumerate().collect()
+            }
+            (None, None) => Vec::new(),
+        };
+        let platform_index =
+            exported.map(|exported| platform_index(exported, &executable)).transpose()?.flatten();
+        Ok(Compiled { executable, interface, taken, platform_index })
+    }
+
+    /// The device that the program runs on; `None` if there are several.
+    pub fn device(&self) -> Option<&Device> {
+        match self.executable.devices() {
+            [device] => Some(device),
+            _ => None,
+        }
+    }
+
+    /// The leaves whose memory an output can take, if they are donated.
+    pub fn donatable_leaves(&self) -> Vec<usize> {
+        let before = usize::from(self.platform_index.is_some());
+        let positions = self.interface.iter().flat_map(|interface| &interface.donatable);
+        let leaf = |position: &usize| Some(self.taken.get(position.checked_sub(before)?)?.0);
+        positions.filter_map(leaf).collect()
+    }
+
+    /// Runs the program on leaves that were checked. Does not wait for it to end.
+    pub fn run(&self, slots: &[Slot<'_>]) -> Result<Vec<Buffer>> {
+        let device = self.device().ok_or_else(|| {
+            Error::InvalidArgument(format!(
+                "`{}` runs on {} devices; call its executable() with a list of arguments for each",
+                self.executable.name(),
+                self.executable.devices().len()
+            ))
+        })?;
+        let mut inputs = Vec::with_capacity(slots.len() + 1);
+        inputs.extend(self.platform_index.iter().map(Input::Borrow));
+        if self.taken.is_empty() && self.interface.is_none() {
+            // What the program takes is not known: everything that was given.
+            for slot in slots {
+                inputs.extend(given(slot).map(|leaf| prepare(leaf, leaf.spec(), device)).transpose()?);
+            }
+            return self.executable.execute_on_one(inputs);
+        }
+        for (index, spec) in &self.taken {
+            let leaf = slots
+                .get(*index)
+                .and_then(given)
+                .ok_or_else(|| Error::InvalidArgument(format!("nothing was given for parameter {index}")))?;
+            inputs.push(prepare(leaf, spec.as_ref().unwrap_or(leaf.spec()), device)?);
+        }
+        self.executable.execute_on_one(inputs)
+    }
+}
+
+fn given<'a>(slot: &Slot<'a>) -> Option<LeafArgument<'a>> {
+    match slot {
+        Slot::Given(leaf) => Some(*leaf),
+        Slot::Open | Slot::Missing => None,
+    }
+}
+
+/// The leaf as a buffer of this type and shape on the device. What has to be made for that belongs to the call
+/// alone, so that the call may use it up.
+pub fn prepare<'a>(leaf: LeafArgument<'a>, wanted: &ArraySpec, device: &Device) -> Result<Input<'a>> {
+    match leaf.array {
+        ArrayArgument::Device(buffer) if buffer.spec() == wanted => {
+            Ok(if leaf.is_donated { Input::Donate(buffer.clone()) } else { Input::Borrow(buffer) })
+        }
+        ArrayArgument::Device(buffer) => upload(&fit(&buffer.to_host()?, wanted)?, device).map(Input::Donate),
+        ArrayArgument::Host(array) if array.spec() == wanted => upload(array, device).map(Input::Donate),
+        ArrayArgument::Host(array) => upload(&fit(array, wanted)?, device).map(Input::Donate),
+    }
+}
+
+/// The array, converted and padded.
+fn fit(array: &HostArray, wanted: &ArraySpec) -> Result<HostArray> {
+    pad::pad(&convert(array, wanted.dtype)?, &wanted.shape)
+}
+
+/// Starts copying an array to a device.
+pub fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
+    let (spec, bytes) = (array.spec(), array.bytes().clone());
+    device.client().buffer_from_host(spec, bytes, &Placement::from(device), HostSemantics::Copy)
+}
+
+/// The position of this platform among those that the program was lowered for, on the device; `None` for a program
+/// of one platform.
+fn platform_index(exported: &Exported, executable: &LoadedExecutable) -> Result<Option<Buffer>> {
+    let [device] = executable.devices() else { return Ok(None) };
+    if exported.platforms.len() < 2 {
+        return Ok(None);
+    }
+    let platform = executable.client().platform_name();
+    // One that it was not lowered for is only let through where that check was left out, and takes the first.
+    let position = exported.platforms.iter().position(|known| known == platform).unwrap_or(0);
+    let index =
+        HostArray::from_bytes(ArraySpec::new(DType::I32, []), (position as i32).to_le_bytes().to_vec())?;
+    upload(&index, device).map(Some)
+}
+
+/// Refuses a platform that the function was not lowered for, as JAX does.
+pub fn check_platform(exported: &Exported, client: &Client) -> Result<()> {
+    let platform = client.platform_name();
+    let is_known = exported.platforms.iter().any(|known| known == platform);
+    let is_unchecked = exported.disabled_checks.iter().any(|check| check == Exported::PLATFORM_CHECK);
+    if is_known || is_unchecked || exported.platforms.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "`{}` was exported for {}, and this device is {platform}; export it with platforms=['{platform}', …]",
+        exported.function_name,
+        exported.platforms.join(", ")
+    )))
+}

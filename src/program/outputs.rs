@@ -1,0 +1,132 @@
+//! What a call returns: a tree of buffers, still on the device.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::argument::{Argument, LeafArgument};
+use crate::array::HostArray;
+use crate::error::{Context, Error, Result};
+use crate::params::Params;
+use crate::pjrt::{Buffer, HostTransfer};
+use crate::tree::{KeyMap, Tree};
+
+/// The outputs of a call, on the device; they can be passed to the next one.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    buffers: Vec<Buffer>,
+    keys: Arc<KeyMap>,
+}
+
+impl Outputs {
+    pub(super) fn new(buffers: Vec<Buffer>, keys: Arc<KeyMap>) -> Outputs {
+        debug_assert_eq!(buffers.len(), keys.len());
+        Outputs { buffers, keys }
+    }
+
+    /// The outputs as a tree: the one that the exported function returned, or a tuple.
+    pub fn to_params(&self) -> Params {
+        Params::from_parts((*self.keys).clone(), self.buffers.clone())
+    }
+
+    /// The part of the outputs below a node, by its name or path: `0` for the first of a returned tuple.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is nothing there.
+    pub fn subtree(&self, name: &str) -> Result<Params> {
+        let (keys, range) = self.keys.subtree(name)?;
+        Ok(Params::from_parts(keys, self.buffers[range].to_vec()))
+    }
+
+    /// The output of this name or path.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the names that look alike.
+    pub fn get(&self, name: &str) -> Result<&Buffer> {
+        self.keys.index(name).map(|index| &self.buffers[index])
+    }
+
+    /// The only output.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there is not exactly one.
+    pub fn single(&self) -> Result<&Buffer> {
+        match &self.buffers[..] {
+            [buffer] => Ok(buffer),
+            buffers => Err(Error::InvalidArgument(format!(
+                "one output was expected, but the program has {}",
+                buffers.len()
+            ))),
+        }
+    }
+
+    /// Blocks until every output is there.
+    ///
+    /// # Errors
+    /// The error of the execution.
+    pub fn wait(&self) -> Result<()> {
+        self.buffers.iter().try_for_each(Buffer::wait)
+    }
+
+    /// Starts copying every output to the host. Does not block: the next call can run meanwhile.
+    ///
+    /// # Errors
+    /// The first output that was donated or deleted, or that the plugin cannot copy.
+    pub fn start_to_host(&self) -> Result<OutputTransfer> {
+        let start = |(leaf, buffer): (&crate::tree::Leaf, &Buffer)| {
+            buffer.start_to_host().for_tensor(&leaf.name).map(|transfer| (buffer.clone(), transfer))
+        };
+        let transfers = self.keys.leaves().iter().zip(&self.buffers).map(start).collect::<Result<_>>()?;
+        Ok(OutputTransfer { keys: self.keys.clone(), transfers })
+    }
+
+    /// Copies every output to the host, and blocks until they are there.
+    ///
+    /// # Errors
+    /// The error of the execution, or of a copy.
+    pub fn to_host(&self) -> Result<Tree<HostArray>> {
+        self.start_to_host()?.wait()
+    }
+
+    /// The buffers, in the program's order.
+    pub fn into_buffers(self) -> Vec<Buffer> {
+        self.buffers
+    }
+}
+
+impl Deref for Outputs {
+    type Target = [Buffer];
+    fn deref(&self) -> &[Buffer] {
+        &self.buffers
+    }
+}
+
+impl Argument for Outputs {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        let named = self.keys.leaves().iter().zip(&self.buffers);
+        leaves.extend(named.map(|(leaf, buffer)| LeafArgument::buffer(buffer).named(&leaf.name)));
+    }
+}
+
+/// Outputs on their way to the host. Dropping it blocks until the device has stopped writing.
+#[derive(Debug)]
+pub struct OutputTransfer {
+    keys: Arc<KeyMap>,
+    /// Each with its buffer, which must not be freed before.
+    transfers: Vec<(Buffer, HostTransfer)>,
+}
+
+impl OutputTransfer {
+    /// Blocks until the outputs are on the host, and returns them in their tree.
+    ///
+    /// # Errors
+    /// The error of the execution, or of a copy, naming the output.
+    pub fn wait(self) -> Result<Tree<HostArray>> {
+        let names = self.keys.leaves().iter().map(|leaf| &leaf.name);
+        let finish = |(name, (buffer, transfer)): (&String, (Buffer, HostTransfer))| {
+            let bytes = transfer.wait().for_tensor(name)?;
+            HostArray::from_bytes(buffer.spec().clone(), bytes)
+        };
+        let arrays = names.zip(self.transfers).map(finish).collect::<Result<Vec<_>>>()?;
+        Tree::unflatten(self.keys.def().clone(), arrays)
+    }
+}

@@ -1,0 +1,125 @@
+//! How arguments and outputs are laid over devices, as an artifact says it.
+//!
+//! New versions of jax write a mesh and a partition spec; old ones write `xla.OpSharding`, of which the tiles are
+//! read here.
+
+use std::fmt;
+
+use prost::Message;
+
+use super::flatbuffer::{Problem, Table};
+
+/// How one array is laid over the devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sharding {
+    /// Each dimension is split over axes of a mesh.
+    Named {
+        /// The mesh.
+        mesh: Mesh,
+        /// For each dimension the axes that it is split over; none for one that is whole. Dimensions after these are
+        /// whole.
+        spec: Vec<Vec<String>>,
+        /// The kind of memory, if the artifact names one.
+        memory_kind: Option<String>,
+    },
+    /// Every device has all of it.
+    Replicated,
+    /// Each dimension is split into this many tiles; a last one more than the array has stands for copies.
+    Tiled(Vec<usize>),
+    /// One of the kinds that are not split by dimension, by its number in `xla.OpSharding.Type`.
+    Other(i32),
+}
+
+/// The axes that devices are arranged along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mesh {
+    /// Name and number of devices of each axis.
+    pub axes: Vec<(String, usize)>,
+}
+
+impl fmt::Display for Sharding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dimension = |axes: &Vec<String>| match &axes[..] {
+            [] => "None".to_owned(),
+            [axis] => format!("'{axis}'"),
+            axes => format!("('{}')", axes.join("', '")),
+        };
+        match self {
+            Sharding::Named { mesh, spec, memory_kind } => {
+                let axes: Vec<String> =
+                    mesh.axes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+                let spec: Vec<String> = spec.iter().map(dimension).collect();
+                write!(f, "P({}) over {}", spec.join(", "), axes.join(", "))?;
+                memory_kind.as_ref().map_or(Ok(()), |kind| write!(f, " in {kind}"))
+            }
+            Sharding::Replicated => write!(f, "on every device"),
+            Sharding::Tiled(tiles) => write!(f, "in tiles {tiles:?}"),
+            Sharding::Other(kind) => write!(f, "sharded by OpSharding of type {kind}"),
+        }
+    }
+}
+
+/// `xla.OpSharding`.
+#[derive(Clone, PartialEq, Message)]
+struct OpSharding {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(int64, repeated, tag = "3")]
+    tile_assignment_dimensions: Vec<i64>,
+}
+
+/// `xla.OpSharding.Type`.
+mod kind {
+    pub const REPLICATED: i32 = 0;
+    pub const OTHER: i32 = 3;
+}
+
+/// Reads a table `AbstractMesh`.
+pub(super) fn read_mesh(table: Table<'_>) -> Result<Mesh, Problem> {
+    let sizes = table.u32s(0)?.unwrap_or_default();
+    let names = table.strings(1)?;
+    if sizes.len() != names.len() {
+        return Err(format!("a mesh has {} axes, but {} names for them", sizes.len(), names.len()));
+    }
+    Ok(Mesh {
+        axes: names.into_iter().map(str::to_owned).zip(sizes.into_iter().map(|size| size as usize)).collect(),
+    })
+}
+
+/// Reads a table `NamedSharding`, whose mesh is one of `meshes`.
+pub(super) fn read_named(table: Table<'_>, meshes: &[Mesh]) -> Result<Sharding, Problem> {
+    let index = table.u32(3)?.unwrap_or(0) as usize;
+    // Before meshes were written once for all, each sharding had its own.
+    let own = if meshes.is_empty() { table.table(0)?.map(read_mesh).transpose()? } else { None };
+    let mesh = own.as_ref().or(meshes.get(index)).ok_or_else(|| format!("there is no mesh {index}"))?;
+    let partitions = match table.table(1)? {
+        Some(spec) => spec.tables(0)?,
+        None => Vec::new(),
+    };
+    let axes = |dimension: Table<'_>| -> Result<Vec<String>, Problem> {
+        Ok(dimension.strings(0)?.into_iter().map(str::to_owned).collect())
+    };
+    Ok(Sharding::Named {
+        mesh: mesh.clone(),
+        spec: partitions.into_iter().map(axes).collect::<Result<_, _>>()?,
+        memory_kind: table.string(2)?.filter(|kind| !kind.is_empty()).map(str::to_owned),
+    })
+}
+
+/// Reads a table `Sharding`; `None` where it says nothing.
+pub(super) fn read(table: Table<'_>, meshes: &[Mesh]) -> Result<Option<Sharding>, Problem> {
+    if let Some(named) = table.table(2)? {
+        return read_named(named, meshes).map(Some);
+    }
+    let Some(proto) = table.bytes(1)? else { return Ok(None) };
+    let proto = OpSharding::decode(proto).map_err(|error| format!("a sharding cannot be read: {error}"))?;
+    let tiles = proto.tile_assignment_dimensions.iter().map(|&tiles| usize::try_from(tiles));
+    Ok(Some(match proto.kind {
+        kind::REPLICATED => Sharding::Replicated,
+        kind::OTHER => {
+            Sharding::Tiled(tiles.collect::<Result<_, _>>().map_err(|error| format!("a sharding: {error}"))?)
+        }
+        other => Sharding::Other(other),
+    }))
+}
