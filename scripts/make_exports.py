@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from export_buckets import export_buckets
+
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "data" / "exports"
 State = collections.namedtuple("State", ["count", "mu"])
 if hasattr(jax.export, "register_namedtuple_serialization"):
@@ -66,6 +68,16 @@ CASES = {
 }
 
 
+def pooled(params, x, mask):
+    y = jnp.tanh(x @ params["kernel"] + 1) * mask[..., None]
+    return {"mean": y.sum(axis=1) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1), "rows": y}
+
+
+def pooled_args(batch, length):
+    s = jax.ShapeDtypeStruct
+    return {"kernel": s((4, 3), jnp.float32)}, s((batch, length, 4), jnp.float32), s((batch, length), jnp.float32)
+
+
 def flat(prefix, tree):
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     part = lambda key: str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", None))))
@@ -92,6 +104,10 @@ def main():
         b = jax.export.symbolic_shape("b")[0]
         symbolic = jax.export.export(jax.jit(lambda x: x * 2))(jax.ShapeDtypeStruct((b, 3), jnp.float32))
         (OUT / f"{name}-symbolic.jaxexport").write_bytes(symbolic.serialize())
+        export_buckets(pooled, pooled_args, {"batch": [1, 4], "length": [2, 8]}, OUT / f"{name}-pooled.bundle")
+        args = ({"kernel": f32(13, 4, 3)}, f32(14, 3, 5, 4), np.ones((3, 5), np.float32))
+        arrays = {**flat("args", args), **flat("out", jax.jit(pooled)(*args))}
+        safetensors.numpy.save_file(arrays, OUT / f"{name}-pooled.safetensors")
     print(name, jax.__version__, sum(path.stat().st_size for path in OUT.iterdir()))
 
 

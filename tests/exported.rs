@@ -188,6 +188,48 @@ fn other_types_are_refused_or_converted_as_asked() {
 }
 
 #[test]
+fn a_bundle_pads_to_the_smallest_bucket_and_cuts_back() {
+    let program = Program::open(file("jax0120-pooled.bundle")).unwrap();
+    let function = client().compile(&program).unwrap();
+    function.compile_buckets().unwrap();
+    let recorded = recorded("jax0120-pooled");
+    let (params, x) = (recorded.subtree("args.0").unwrap(), recorded.get("args.1").unwrap());
+    let mask = recorded.get("args.2").unwrap();
+    let bound = function.bind(&[&params]).unwrap();
+    // On the device and from the host, given and bound: 3 rows of 5 in a bucket of 4 by 8.
+    let on_host = (x.to_host().unwrap(), mask.to_host().unwrap());
+    let calls = [
+        function.call(&[&params, x, mask]).unwrap(),
+        function.call(&[&params, &on_host.0, &on_host.1]).unwrap(),
+        bound.call(&[x, mask]).unwrap(),
+    ];
+    for outputs in &calls {
+        for (name, expected) in recorded.subtree("out").unwrap().iter() {
+            assert_close(outputs.get(name).unwrap(), expected, name);
+        }
+    }
+    let ones =
+        |shape: &[usize]| safejax::HostArray::from_slice(shape, &vec![1f32; shape.iter().product()]).unwrap();
+    let exact = function.call(&[&params, &ones(&[1, 2, 4]), &ones(&[1, 2])]).unwrap();
+    assert_eq!(exact.get("rows").unwrap().shape(), [1, 2, 3]);
+    let error = function.call(&[&params, &ones(&[5, 5, 4]), &ones(&[5, 5])]).unwrap_err().to_string();
+    assert!(error.contains("no bucket holds batch=5 length=5; the largest is batch=4 length=8"), "{error}");
+    let error = function.call(&[&params, &ones(&[3, 5, 4]), &ones(&[2, 5])]).unwrap_err().to_string();
+    assert!(error.contains("args[2]") && error.contains("batch"), "{error}");
+}
+
+#[test]
+fn a_damaged_bundle_is_an_error() {
+    let whole = std::fs::read(file("jax0120-pooled.bundle")).unwrap();
+    for position in (0..whole.len()).step_by(3) {
+        let _ = Program::from_bytes(whole[..position].to_vec());
+        let mut changed = whole.clone();
+        changed[position] ^= 0x15;
+        let _ = Program::from_bytes(changed);
+    }
+}
+
+#[test]
 fn symbolic_dimensions_are_shown_and_refused_with_what_to_do() {
     let program = Program::open(file("jax0120-symbolic.jaxexport")).unwrap();
     let shape = &program.exported().unwrap().in_avals[0].shape;

@@ -20,10 +20,11 @@ pub struct Doctor {
 }
 
 /// The environment variables that change what safejax does.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     plugins::PLUGIN_VARIABLE,
     plugins::OFFLINE_VARIABLE,
     "SAFEJAX_HOME",
+    "SAFEJAX_CACHE",
     "SAFEJAX_LOG",
     "XLA_FLAGS",
     "TF_CPP_MIN_LOG_LEVEL",

@@ -9,6 +9,7 @@ use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
 use safejax::program::Exported;
+use safejax::program::{BUNDLE_KEY, Bucket, Bundle};
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
@@ -30,6 +31,9 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<String> {
         match sniff(&self.file)? {
+            Some(SourceFormat::Safetensors) if is_bundle(&self.file) => {
+                Ok(self.program(&Program::open(&self.file)?))
+            }
             Some(SourceFormat::Safetensors) => self.checkpoint(&Checkpoint::open(&self.file)?),
             // An artifact can begin like a map of msgpack by chance.
             Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
@@ -158,7 +162,10 @@ impl Inspect {
                 program.code().len()
             );
             let symbolic = exported.symbolic_dimensions();
-            if !symbolic.is_empty() {
+            if let Some(bundle) = program.bundle() {
+                let _ =
+                    writeln!(text, "a bundle of {} at {}", symbolic.join(", "), buckets(bundle).join("; "));
+            } else if !symbolic.is_empty() {
                 let _ = writeln!(text, "symbolic dimensions: {}", symbolic.join(", "));
             }
             let effects: Vec<&str> = exported
@@ -169,6 +176,9 @@ impl Inspect {
                 .collect();
             if !effects.is_empty() {
                 let _ = writeln!(text, "side effects: {}", effects.join(", "));
+            }
+            if !exported.disabled_checks.is_empty() {
+                let _ = writeln!(text, "checks switched off: {}", exported.disabled_checks.join(", "));
             }
             if exported.vjp.is_some() {
                 text += "with its gradient\n";
@@ -194,6 +204,8 @@ impl Inspect {
                 "kept": exported.kept,
                 "out_tree": record::to_json(&exported.out_tree),
                 "out_avals": avals(&exported.out_avals),
+                "buckets": program.bundle().map(buckets),
+                "disabled_checks": exported.disabled_checks,
                 "symbolic_dimensions": exported.symbolic_dimensions(),
                 "ordered_effects": exported.ordered_effects,
                 "unordered_effects": exported.unordered_effects,
@@ -202,6 +214,17 @@ impl Inspect {
         };
         self.output.choose(text, json)
     }
+}
+
+/// The sizes of each bucket, such as `1, 16`, in the order of the dimensions.
+fn buckets(bundle: &Bundle) -> Vec<String> {
+    let text = |bucket: &Bucket| bucket.sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    bundle.buckets.iter().map(text).collect()
+}
+
+/// Whether a safetensors file is a bundle of programs, be it a damaged one.
+fn is_bundle(file: &Path) -> bool {
+    Checkpoint::open(file).is_ok_and(|file| file.metadata().contains_key(BUNDLE_KEY))
 }
 
 fn is_artifact(file: &Path) -> bool {
