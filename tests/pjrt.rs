@@ -365,7 +365,8 @@ fn an_executable_says_what_it_is_and_survives_serialisation() {
     assert_eq!((stats.argument_bytes, stats.output_bytes), (32, 32));
     assert_eq!(executable.output_memory_kinds().unwrap(), ["device"]);
     let bytes = executable.serialize().unwrap();
-    let again = client().load_serialized(&bytes).unwrap();
+    let once = client().load_serialized(&bytes).unwrap();
+    let again = client().load_serialized(&once.serialize().unwrap()).unwrap();
     let x = upload(&[3.0; 8]);
     let outputs = again.execute(&[vec![Input::Borrow(&x)]]).unwrap().outputs;
     assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [10.0; 8]);

@@ -82,6 +82,8 @@ struct ExecutableInner {
     client: Client,
     /// Whether [`LoadedExecutable::delete`] was called: not every plugin refuses to run it then.
     is_deleted: AtomicBool,
+    /// What it was loaded from, if it was: the CPU plugin cannot write a loaded executable again as one that runs.
+    serialized: std::sync::OnceLock<Box<[u8]>>,
 }
 
 // SAFETY: the C API allows executables to be used from any thread; the rest is constant.
@@ -186,7 +188,9 @@ impl Client {
         // SAFETY: the client is alive; the bytes outlive the call; the executable is ours.
         unsafe {
             self.api().call(ffi::PJRT_Executable_DeserializeAndLoad, &mut args)?;
-            LoadedExecutable::from_raw(self, args.loaded_executable)
+            let executable = LoadedExecutable::from_raw(self, args.loaded_executable)?;
+            let _ = executable.inner.serialized.set(serialized.into());
+            Ok(executable)
         }
     }
 }
@@ -208,6 +212,7 @@ impl LoadedExecutable {
             devices: Vec::new(),
             client: client.clone(),
             is_deleted: AtomicBool::new(false),
+            serialized: std::sync::OnceLock::new(),
         };
         let mut get = ffi::PJRT_LoadedExecutable_GetExecutable_Args::new();
         get.loaded_executable = loaded;
@@ -405,6 +410,9 @@ impl LoadedExecutable {
     /// # Errors
     /// When the plugin cannot serialise.
     pub fn serialize(&self) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.inner.serialized.get() {
+            return Ok(bytes.to_vec());
+        }
         let mut args = ffi::PJRT_Executable_Serialize_Args::new();
         args.executable = self.raw_executable();
         // SAFETY: the executable is alive; the bytes are copied before their owner is freed, once.
