@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use argument::{Argument, ArrayArgument, Donate, LeafArgument};
 pub use bind::Conversion;
 pub use bundle::{BUNDLE_KEY, Bucket, Bundle};
-pub use cache::cache_dir;
+pub use cache::{CACHE_VARIABLE, cache_dir};
 pub use call::{BoundFunction, Function};
 pub use exported::Exported;
 pub use outputs::{OutputTransfer, Outputs};

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{client, data, digits, fails, safejax, succeeds};
 use safejax::convert::npy;
 use safejax::pjrt::ProgramFormat;
@@ -14,6 +16,15 @@ fn upload(client: &Client, array: &HostArray) -> Buffer {
 
 fn array(shape: &[usize], values: &[f32]) -> HostArray {
     HostArray::from_slice(shape, values).unwrap()
+}
+
+/// `safejax run` of the digits' forward pass on its params and images.
+fn run_digits() -> Command {
+    let mut command = safejax();
+    command.arg("run").arg(digits("forward.stablehlo"));
+    command.arg("--arg").arg(format!("0={}", digits("params.safetensors").display()));
+    command.arg("--arg").arg(format!("1={}", digits("images.npy").display()));
+    command
 }
 
 #[test]
@@ -108,10 +119,7 @@ fn run_takes_files_and_writes_them() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("logits.npy");
     let run = |out: &std::path::Path| {
-        let mut command = safejax();
-        command.arg("run").arg(digits("forward.stablehlo"));
-        command.arg("--arg").arg(format!("0={}", digits("params.safetensors").display()));
-        command.arg("--arg").arg(format!("1={}", digits("images.npy").display()));
+        let mut command = run_digits();
         command.arg("--out").arg(out).args(["--device", "cpu:0"]);
         command
     };
@@ -183,12 +191,9 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("executables");
     let run = |cache: &std::ffi::OsStr| {
-        let mut command = safejax();
-        command.env("SAFEJAX_CACHE", cache).arg("run").arg(digits("forward.stablehlo")).arg("-vv");
-        for (position, name) in ["params.safetensors", "images.npy"].iter().enumerate() {
-            command.arg("--arg").arg(format!("{position}={}", digits(name).display()));
-        }
-        let output = command.args(["--device", "cpu", "--json"]).output().unwrap();
+        let mut command = run_digits();
+        command.env("SAFEJAX_CACHE", cache);
+        let output = command.args(["-vv", "--device", "cpu", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", common::stderr(&output));
         common::stderr(&output)
     };

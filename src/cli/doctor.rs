@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 use safejax::plugins::{self, Found};
+use safejax::program::CACHE_VARIABLE;
 use serde_json::{Value, json};
 
 use super::OutputArgs;
@@ -24,7 +25,7 @@ const VARIABLES: [&str; 8] = [
     plugins::PLUGIN_VARIABLE,
     plugins::OFFLINE_VARIABLE,
     "SAFEJAX_HOME",
-    "SAFEJAX_CACHE",
+    CACHE_VARIABLE,
     "SAFEJAX_LOG",
     "XLA_FLAGS",
     "TF_CPP_MIN_LOG_LEVEL",

@@ -8,8 +8,7 @@ use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
-use safejax::program::Exported;
-use safejax::program::{BUNDLE_KEY, Bucket, Bundle};
+use safejax::program::{BUNDLE_KEY, Bucket, Bundle, Exported};
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
@@ -31,10 +30,13 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> Result<String> {
         match sniff(&self.file)? {
-            Some(SourceFormat::Safetensors) if is_bundle(&self.file) => {
-                Ok(self.program(&Program::open(&self.file)?))
+            Some(SourceFormat::Safetensors) => {
+                let checkpoint = Checkpoint::open(&self.file)?;
+                if checkpoint.metadata().contains_key(BUNDLE_KEY) {
+                    return Ok(self.program(&Program::open(&self.file)?));
+                }
+                self.checkpoint(&checkpoint)
             }
-            Some(SourceFormat::Safetensors) => self.checkpoint(&Checkpoint::open(&self.file)?),
             // An artifact can begin like a map of msgpack by chance.
             Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
                 Ok(self.program(&Program::open(&self.file)?))
@@ -220,11 +222,6 @@ impl Inspect {
 fn buckets(bundle: &Bundle) -> Vec<String> {
     let text = |bucket: &Bucket| bucket.sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     bundle.buckets.iter().map(text).collect()
-}
-
-/// Whether a safetensors file is a bundle of programs, be it a damaged one.
-fn is_bundle(file: &Path) -> bool {
-    Checkpoint::open(file).is_ok_and(|file| file.metadata().contains_key(BUNDLE_KEY))
 }
 
 fn is_artifact(file: &Path) -> bool {

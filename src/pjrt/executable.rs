@@ -83,7 +83,7 @@ struct ExecutableInner {
     /// Whether [`LoadedExecutable::delete`] was called: not every plugin refuses to run it then.
     is_deleted: AtomicBool,
     /// What it was loaded from, if it was: the CPU plugin cannot write a loaded executable again as one that runs.
-    serialized: std::sync::OnceLock<Box<[u8]>>,
+    serialized: Option<Box<[u8]>>,
 }
 
 // SAFETY: the C API allows executables to be used from any thread; the rest is constant.
@@ -150,7 +150,7 @@ impl Client {
         // SAFETY: the client is alive; the program and options outlive the call; the executable is ours.
         unsafe {
             self.api().call(ffi::PJRT_Client_Compile, &mut args)?;
-            LoadedExecutable::from_raw(self, args.executable)
+            LoadedExecutable::from_raw(self, args.executable, None)
         }
     }
 
@@ -188,9 +188,7 @@ impl Client {
         // SAFETY: the client is alive; the bytes outlive the call; the executable is ours.
         unsafe {
             self.api().call(ffi::PJRT_Executable_DeserializeAndLoad, &mut args)?;
-            let executable = LoadedExecutable::from_raw(self, args.loaded_executable)?;
-            let _ = executable.inner.serialized.set(serialized.into());
-            Ok(executable)
+            LoadedExecutable::from_raw(self, args.loaded_executable, Some(serialized.into()))
         }
     }
 }
@@ -200,7 +198,11 @@ impl LoadedExecutable {
     ///
     /// # Safety
     /// `loaded` is an executable of `client` that nobody else will destroy.
-    unsafe fn from_raw(client: &Client, loaded: *mut ffi::PJRT_LoadedExecutable) -> Result<LoadedExecutable> {
+    unsafe fn from_raw(
+        client: &Client,
+        loaded: *mut ffi::PJRT_LoadedExecutable,
+        serialized: Option<Box<[u8]>>,
+    ) -> Result<LoadedExecutable> {
         let api = client.api();
         // From here on it is destroyed if reading it fails.
         let mut inner = ExecutableInner {
@@ -212,7 +214,7 @@ impl LoadedExecutable {
             devices: Vec::new(),
             client: client.clone(),
             is_deleted: AtomicBool::new(false),
-            serialized: std::sync::OnceLock::new(),
+            serialized,
         };
         let mut get = ffi::PJRT_LoadedExecutable_GetExecutable_Args::new();
         get.loaded_executable = loaded;
@@ -410,7 +412,7 @@ impl LoadedExecutable {
     /// # Errors
     /// When the plugin cannot serialise.
     pub fn serialize(&self) -> Result<Vec<u8>> {
-        if let Some(bytes) = self.inner.serialized.get() {
+        if let Some(bytes) = &self.inner.serialized {
             return Ok(bytes.to_vec());
         }
         let mut args = ffi::PJRT_Executable_Serialize_Args::new();
@@ -520,45 +522,6 @@ impl LoadedExecutable {
                 |list: Vec<_>| list.into_iter().zip(&self.inner.output_specs).map(own).collect::<Vec<_>>();
             Ok(raw_outputs.into_iter().map(own_list).collect())
         }
-    }
-
-    /// How long `rounds` executions take with no check, no allocation and no handle of ours: what the C API itself
-    /// costs, for benches to compare with.
-    #[doc(hidden)]
-    pub fn time_bare_executions(&self, arguments: &[&Buffer], rounds: u32) -> Result<std::time::Duration> {
-        self.execute_on_one(arguments.iter().copied().map(Input::Borrow).collect())?;
-        let list: Vec<_> = arguments.iter().map(|buffer| buffer.raw()).collect();
-        let kept: Vec<i64> = (0..list.len() as i64).collect();
-        let mut options = ffi::PJRT_ExecuteOptions::new();
-        options.non_donatable_input_indices = kept.as_ptr();
-        options.num_non_donatable_input_indices = kept.len();
-        let mut outputs = vec![std::ptr::null_mut(); self.outputs().len()];
-        let (argument_lists, output_lists) = ([list.as_ptr()], [outputs.as_mut_ptr()]);
-        let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
-        args.executable = self.inner.loaded;
-        args.options = &mut options;
-        args.argument_lists = argument_lists.as_ptr();
-        args.num_devices = 1;
-        args.num_args = list.len();
-        args.output_lists = output_lists.as_ptr();
-        let started = std::time::Instant::now();
-        for _ in 0..rounds {
-            // SAFETY: as in `start`, whose checks the execution above has passed; each output is ours and destroyed
-            // once, after it is there.
-            unsafe {
-                self.client().api().call(ffi::PJRT_LoadedExecutable_Execute, &mut args)?;
-                for &output in &outputs {
-                    let mut ready = ffi::PJRT_Buffer_ReadyEvent_Args::new();
-                    ready.buffer = output;
-                    self.client().api().call(ffi::PJRT_Buffer_ReadyEvent, &mut ready)?;
-                    Event::from_raw(self.client(), ready.event, "the execution").wait()?;
-                    let mut destroy = ffi::PJRT_Buffer_Destroy_Args::new();
-                    destroy.buffer = output;
-                    self.client().api().call(ffi::PJRT_Buffer_Destroy, &mut destroy)?;
-                }
-            }
-        }
-        Ok(started.elapsed())
     }
 
     fn check_loaded(&self) -> Result<()> {

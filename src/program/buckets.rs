@@ -8,7 +8,7 @@ use super::compiled::{Compiled, upload};
 use super::exported::Exported;
 use super::pad;
 use super::{Program, compile_exported};
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Client, CompileOptions, HostTransfer};
 
@@ -68,22 +68,20 @@ impl Buckets {
     /// Runs the function in the smallest bucket for these sizes. Does not wait for it to end, unless outputs have
     /// to be cut back.
     pub fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Vec<Buffer>> {
-        let index = self.bundle.smallest_for(sizes).map_err(|problem| Error::Arguments {
+        let wanted = self.bundle.in_order(sizes);
+        let index = self.bundle.smallest_for(&wanted).map_err(|problem| Error::Arguments {
             program: self.bundle.signature.function_name.clone(),
             problems: vec![problem],
         })?;
         let compiled = self.compiled(index)?;
         let outputs = compiled.run(slots)?;
-        self.cut_back(outputs, sizes)
+        self.cut_back(outputs, &wanted)
     }
 
     /// The outputs at the sizes that were given. All that has to be cut comes to the host at once.
-    fn cut_back(&self, outputs: Vec<Buffer>, sizes: &Sizes<'_>) -> Result<Vec<Buffer>> {
-        let dims = &self.bundle.dims;
-        let wanted: Vec<usize> =
-            dims.iter().map(|dim| sizes.get(dim.as_str()).copied().unwrap_or(0)).collect();
+    fn cut_back(&self, outputs: Vec<Buffer>, wanted: &[usize]) -> Result<Vec<Buffer>> {
         let start = |(buffer, aval)| -> Result<(Buffer, Option<(ArraySpec, HostTransfer)>)> {
-            let spec = at_sizes(aval, dims, &wanted).ok().and_then(|aval| aval.to_spec());
+            let spec = at_sizes(aval, &self.bundle.dims, wanted).ok().and_then(|aval| aval.to_spec());
             match spec.filter(|spec| spec != Buffer::spec(&buffer)) {
                 Some(spec) => buffer.start_to_host().map(|transfer| (buffer, Some((spec, transfer)))),
                 None => Ok((buffer, None)),
@@ -93,7 +91,7 @@ impl Buckets {
         let started = started.collect::<Result<Vec<_>>>()?;
         let finish = |(buffer, cut): (Buffer, Option<(ArraySpec, HostTransfer)>)| match cut {
             Some((spec, transfer)) => {
-                let whole = crate::HostArray::from_bytes(buffer.spec().clone(), transfer.wait()?)?;
+                let whole = HostArray::from_bytes(buffer.spec().clone(), transfer.wait()?)?;
                 upload(&pad::cut(&whole, &spec.shape)?, &buffer.device()?)
             }
             None => Ok(buffer),

@@ -71,11 +71,14 @@ impl Bundle {
         file.metadata().get(BUNDLE_KEY).map(|description| read(file, description))
     }
 
-    /// The smallest bucket in which these sizes fit; or what does not fit.
-    pub(super) fn smallest_for(&self, sizes: &Sizes<'_>) -> Result<usize, String> {
-        let wanted: Vec<usize> =
-            self.dims.iter().map(|dim| sizes.get(dim.as_str()).copied().unwrap_or(0)).collect();
-        let fits = |bucket: &Bucket| bucket.sizes.iter().zip(&wanted).all(|(size, wanted)| size >= wanted);
+    /// The sizes of [`Bundle::dims`], 0 for one that no argument has.
+    pub(super) fn in_order(&self, sizes: &Sizes<'_>) -> Vec<usize> {
+        self.dims.iter().map(|dim| sizes.get(dim.as_str()).copied().unwrap_or(0)).collect()
+    }
+
+    /// The smallest bucket in which these sizes of the dimensions fit; or what does not fit.
+    pub(super) fn smallest_for(&self, wanted: &[usize]) -> Result<usize, String> {
+        let fits = |bucket: &Bucket| bucket.sizes.iter().zip(wanted).all(|(size, wanted)| size >= wanted);
         self.buckets.iter().position(fits).ok_or_else(|| {
             let text = |sizes: &[usize]| {
                 let named = self.dims.iter().zip(sizes).map(|(dim, size)| format!("{dim}={size}"));
@@ -84,7 +87,7 @@ impl Bundle {
             let largest = self.buckets.last().map_or(String::new(), |bucket| text(&bucket.sizes));
             format!(
                 "no bucket holds {}; the largest is {largest}: split the call, or export more buckets",
-                text(&wanted)
+                text(wanted)
             )
         })
     }

@@ -1,5 +1,6 @@
 //! What a function takes: every leaf of its arguments, with its place, type and shape.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -75,6 +76,7 @@ impl Signature {
         let mut arguments: Vec<ArgumentTree> = Vec::new();
         let mut parameters = Vec::new();
         let TreeDef::Tuple(parts) = &exported.in_tree else { return Signature { parameters, arguments } };
+        let kept: HashSet<usize> = exported.kept.iter().copied().collect();
         let by_position = parts[0].children().into_iter().enumerate();
         let by_position = by_position.map(|(position, (_, def))| (ArgumentKey::Position(position), def));
         let by_name = parts[1].children().into_iter();
@@ -87,7 +89,7 @@ impl Signature {
                 parameters.push(Parameter {
                     place: format!("{key}{path}"),
                     aval: exported.in_avals[index].clone(),
-                    is_used: exported.kept.contains(&index),
+                    is_used: kept.contains(&index),
                     is_donatable: false,
                     sharding: exported.in_shardings.get(index).cloned().flatten(),
                 });
