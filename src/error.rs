@@ -120,8 +120,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// Installing a plugin did not work; nothing was changed.
-    #[error("the plugin `{name}` was not installed: {reason}")]
+    /// Installing did not work; nothing was changed.
+    #[error("`{name}` was not installed: {reason}")]
     PluginInstall {
         /// The plugin.
         name: String,
