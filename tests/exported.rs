@@ -6,10 +6,29 @@ use std::path::PathBuf;
 
 use common::{client, fails, safejax, succeeds};
 use safejax::program::exported::Dim;
-use safejax::{Argument, Conversion, Donate, Error, Params, Program};
+use safejax::{Argument, Conversion, DType, Donate, Error, HostArray, Params, Placement, Program};
 
 const GENERATIONS: [&str; 3] = ["jax0438", "jax0102", "jax0120"];
-const CASES: [&str; 5] = ["mlp", "nested", "keywords", "optimizer", "constants"];
+const CASES: [&str; 12] = [
+    "mlp",
+    "mlp_bf16",
+    "mlp_gradient",
+    "nested",
+    "keywords",
+    "optimizer",
+    "donated",
+    "constants",
+    "transformer",
+    "keys",
+    "platforms",
+    "cnn",
+];
+
+/// Every case of every generation, and those that only one can make.
+fn cases() -> Vec<String> {
+    let of_all = GENERATIONS.iter().flat_map(|jax| CASES.map(|case| format!("{jax}-{case}")));
+    of_all.chain(["jax0438-resnet".to_owned()]).collect()
+}
 
 fn file(name: &str) -> PathBuf {
     common::data("exports").join(name)
@@ -32,18 +51,34 @@ fn arguments(recorded: &Params, root: &str) -> Vec<(String, Params)> {
 #[track_caller]
 fn assert_close(ours: &safejax::Buffer, theirs: &safejax::Buffer, what: &str) {
     assert_eq!(ours.spec(), theirs.spec(), "{what}");
-    if ours.dtype() != safejax::DType::F32 {
-        assert_eq!(ours.to_host().unwrap(), theirs.to_host().unwrap(), "{what}");
-        return;
+    let (ours, theirs) = (ours.to_host().unwrap(), theirs.to_host().unwrap());
+    let tolerance = match ours.spec().dtype {
+        DType::F32 => 1e-5,
+        DType::BF16 => 1e-2,
+        _ => return assert_eq!(ours, theirs, "{what}"),
+    };
+    let numbers =
+        |array: &HostArray| safejax::cast::convert(array, DType::F32).unwrap().to_vec::<f32>().unwrap();
+    for (a, b) in numbers(&ours).iter().zip(&numbers(&theirs)) {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what}: {a} is not {b}");
     }
-    let (ours, theirs) = (ours.to_vec::<f32>().unwrap(), theirs.to_vec::<f32>().unwrap());
-    let difference = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(difference <= 1e-5, "{what}: {difference}");
+}
+
+/// Compares outputs with what JAX computed, leaf by leaf; a single leaf has no name to go by.
+#[track_caller]
+fn assert_outputs(ours: &Params, theirs: &Params, case: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{case}");
+    if ours.len() == 1 {
+        return assert_close(&ours.buffers()[0], &theirs.buffers()[0], case);
+    }
+    for (name, buffer) in theirs.iter() {
+        assert_close(ours.get(name).unwrap(), buffer, &format!("{case}: {name}"));
+    }
 }
 
 #[test]
 fn every_case_of_every_generation_gives_jaxs_numbers() {
-    for case in GENERATIONS.iter().flat_map(|jax| CASES.map(|case| format!("{jax}-{case}"))) {
+    for case in cases() {
         let program = Program::open(file(&format!("{case}.jaxexport"))).unwrap();
         let function = client().compile(&program).unwrap_or_else(|error| panic!("{case}: {error}"));
         let recorded = recorded(&case);
@@ -53,15 +88,31 @@ fn every_case_of_every_generation_gives_jaxs_numbers() {
             kwargs.iter().map(|(name, params)| (name.as_str(), params as &dyn Argument)).collect();
         let outputs =
             function.call_with(&positional, &named).unwrap_or_else(|error| panic!("{case}: {error}"));
-        let expected = recorded.subtree("out").unwrap();
-        assert_eq!(outputs.len(), expected.len(), "{case}");
-        if outputs.len() == 1 {
-            assert_close(&outputs[0], &expected.buffers()[0], &case);
-            continue;
+        assert_outputs(&outputs.to_params(), &recorded.subtree("out").unwrap(), &case);
+    }
+}
+
+#[test]
+fn every_case_runs_from_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out.safetensors");
+    for case in cases() {
+        let recorded = recorded(&case);
+        let mut command = safejax();
+        command
+            .arg("run")
+            .arg(file(&format!("{case}.jaxexport")))
+            .args(["--device", "cpu", "--out"])
+            .arg(&out);
+        for root in ["args", "kwargs"] {
+            for (name, argument) in arguments(&recorded, root) {
+                let path = directory.path().join(format!("{root}-{name}.safetensors"));
+                argument.save(&path).unwrap();
+                command.arg("--arg").arg(format!("{name}={}", path.display()));
+            }
         }
-        for (name, buffer) in expected.iter() {
-            assert_close(outputs.get(name).unwrap(), buffer, &format!("{case}: {name}"));
-        }
+        succeeds(&mut command);
+        assert_outputs(&Params::load(client(), &out).unwrap(), &recorded.subtree("out").unwrap(), &case);
     }
 }
 
@@ -132,6 +183,76 @@ fn outputs_feed_the_next_call_by_tree() {
         state = outputs.subtree("1").unwrap();
     }
     assert_eq!(state.get("count").unwrap().to_vec::<i32>().unwrap(), [4]);
+}
+
+#[test]
+fn outputs_are_fetched_while_the_next_call_runs() {
+    let program = Program::open(file("jax0120-optimizer.jaxexport")).unwrap();
+    let step = client().compile(&program).unwrap();
+    let recorded = recorded("jax0120-optimizer");
+    let grads = step.bind_with(&[None, None, Some(&recorded.subtree("args.2").unwrap())], &[]).unwrap();
+    let mut outputs = grads
+        .call(&[&recorded.subtree("args.0").unwrap(), &recorded.subtree("args.1").unwrap()])
+        .unwrap()
+        .to_params();
+    for count in 2..20 {
+        let next = grads
+            .call(&[&outputs.subtree("0").unwrap(), &outputs.subtree("1").unwrap()])
+            .unwrap()
+            .to_params();
+        // Neither call was waited for: what the first one returned is read while the second has it as input.
+        assert_eq!(outputs.get("1.count").unwrap().to_vec::<i32>().unwrap(), [count]);
+        outputs = next;
+    }
+}
+
+#[test]
+fn what_the_function_donates_is_used_up_only_if_it_is_given_away() {
+    for jax in GENERATIONS {
+        let case = format!("{jax}-donated");
+        let step = client().compile(&Program::open(file(&format!("{case}.jaxexport"))).unwrap()).unwrap();
+        let recorded = recorded(&case);
+        let part = |name: &str| {
+            recorded.subtree(name).unwrap().copy_to(&Placement::from(&client().device(0).unwrap())).unwrap()
+        };
+        let (params, state, grads) = (part("args.0"), part("args.1"), part("args.2"));
+        let expected = recorded.subtree("out").unwrap();
+        // Lent arguments outlive any number of calls.
+        for _ in 0..2 {
+            assert_outputs(&step.call(&[&params, &state, &grads]).unwrap().to_params(), &expected, &case);
+        }
+        let given = (Donate(params.clone()), Donate(state.clone()));
+        assert_outputs(&step.call(&[&given.0, &given.1, &grads]).unwrap().to_params(), &expected, &case);
+        assert!(params.buffers().iter().chain(state.buffers()).all(|buffer| buffer.is_deleted().unwrap()));
+        assert!(!grads.buffers()[0].is_deleted().unwrap());
+        let error = step.call(&[&params, &state, &grads]).unwrap_err().to_string();
+        assert!(error.contains("args[0]['b']") && error.contains("donated"), "{error}");
+    }
+}
+
+#[test]
+fn what_runs_on_several_devices_is_shown_and_not_called() {
+    for jax in GENERATIONS {
+        let program = Program::open(file(&format!("{jax}-sharded.jaxexport"))).unwrap();
+        let exported = program.exported().unwrap();
+        assert_eq!(exported.device_count, 2);
+        let shown = exported.in_shardings[0].as_ref().unwrap().to_string();
+        assert!(["in tiles [2, 1]", "P('x', None) over x=2 in device"].contains(&shown.as_str()), "{shown}");
+        let x = HostArray::from_slice(&[4, 3], &[1f32; 12]).unwrap();
+        let error = client().compile(&program).and_then(|f| f.call(&[&x]).map(drop)).unwrap_err().to_string();
+        assert!(error.contains("2 devices"), "{error}");
+    }
+}
+
+#[test]
+fn a_gradient_is_part_of_the_artifact() {
+    for jax in GENERATIONS {
+        let whole = Program::open(file(&format!("{jax}-mlp.jaxexport"))).unwrap();
+        let alone = Program::open(file(&format!("{jax}-mlp_gradient.jaxexport"))).unwrap();
+        let vjp = whole.exported().unwrap().vjp.as_ref().unwrap();
+        assert_eq!(vjp.in_avals, alone.exported().unwrap().in_avals);
+        assert_eq!(vjp.out_avals, alone.exported().unwrap().out_avals);
+    }
 }
 
 #[test]
@@ -285,6 +406,13 @@ fn run_binds_files_by_position_name_and_path() {
     };
     let x = format!("1={}", x.display());
     let (a, b) = (format!("0.layer_0={layer_0}"), format!("0={layer_1}"));
+    succeeds(&mut run(&[&a, &b, &x]));
+    let whole = directory.path().join("whole.npy");
+    safejax::convert::npy::write(&whole, &HostArray::from_slice(&[5, 4], &[2i32; 20]).unwrap()).unwrap();
+    let whole = format!("1={}", whole.display());
+    let error = fails(&mut run(&[&a, &b, &whole]));
+    assert!(error.contains("args[1]: float32[5,4] was expected, but int32[5,4] was given"), "{error}");
+    succeeds(run(&[&a, &b, &whole]).arg("--cast"));
     succeeds(&mut run(&[&a, &b, &x]));
     let ours = Params::load(client(), &out).unwrap();
     assert_close(&ours.buffers()[0], params.get("out").unwrap(), "mlp");

@@ -103,7 +103,10 @@ fn a_donated_buffer_is_used_up_and_a_lent_one_is_not() {
     let error = x.to_vec::<f32>().unwrap_err().to_string();
     assert!(error.contains("was donated to an earlier call"), "{error}");
     let error = function.call(&[&x]).unwrap_err().to_string();
-    assert!(error.contains("argument 0 of `square`") && error.contains("donated"), "{error}");
+    assert!(
+        error.contains("`square`") && error.contains("argument 0: the buffer") && error.contains("donated"),
+        "{error}"
+    );
 }
 
 #[test]

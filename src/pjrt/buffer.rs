@@ -221,7 +221,8 @@ impl Buffer {
         Ok(())
     }
 
-    pub(super) fn check_alive(&self) -> Result<()> {
+    /// Refuses a buffer that was deleted or used up by a call.
+    pub(crate) fn check_alive(&self) -> Result<()> {
         match self.inner.state.load(Ordering::Acquire) {
             state::ALIVE => Ok(()),
             state::DELETED => {

@@ -1,6 +1,7 @@
 //! What a call is given: arrays on the device or the host, and trees of them.
 
 use crate::array::{ArraySpec, HostArray};
+use crate::error::Error;
 use crate::params::Params;
 use crate::pjrt::{Buffer, Device};
 
@@ -48,6 +49,14 @@ impl<'a> LeafArgument<'a> {
         match self.array {
             ArrayArgument::Device(buffer) => buffer.spec(),
             ArrayArgument::Host(array) => array.spec(),
+        }
+    }
+
+    /// Why the array cannot be used any more, if its buffer is deleted or used up.
+    pub(super) fn gone(&self) -> Option<Error> {
+        match self.array {
+            ArrayArgument::Device(buffer) => buffer.check_alive().err(),
+            ArrayArgument::Host(_) => None,
         }
     }
 

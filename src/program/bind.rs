@@ -209,6 +209,9 @@ impl<'s, 'a> Binding<'s, 'a> {
             if let Some(problem) = mismatch(&parameter.aval, leaf.spec(), conversion, sizes) {
                 self.problems.push(format!("{}: {problem}", place()));
             }
+            if let Some(error) = leaf.gone() {
+                self.problems.push(format!("{}: {error}", place()));
+            }
             if let Some(device) = device
                 && let Some(other) = leaf.other_device(device)
             {
