@@ -85,13 +85,9 @@ fn cast<F: Float, T: Float>(bytes: &[u8]) -> Cast {
 
 /// Whether [`convert`] can convert between these types, if the values allow it.
 pub fn can_convert(from: DType, to: DType) -> bool {
-    let is_integer = |dtype| dtype == DType::Bool || INTEGERS.contains(&dtype);
-    can_cast(from, to) || (is_integer(from) && (INTEGERS.contains(&to) || can_cast(DType::F64, to)))
+    let is_integer = from == DType::Bool || Integer::of_dtype(from).is_some();
+    can_cast(from, to) || (is_integer && (Integer::of_dtype(to).is_some() || can_cast(DType::F64, to)))
 }
-
-/// The integer types of whole bytes.
-const INTEGERS: [DType; 8] =
-    [DType::I8, DType::I16, DType::I32, DType::I64, DType::U8, DType::U16, DType::U32, DType::U64];
 
 /// The array in another type, if that changes values by rounding at most: floating point types become each other,
 /// integers and booleans become those, and integers become others that hold their values.
@@ -112,60 +108,60 @@ pub fn convert(array: &HostArray, to: DType) -> Result<HostArray> {
     if can_cast(from, to) {
         return HostArray::from_bytes(spec, Cast::new(array.bytes(), from, to)?.bytes);
     }
-    let values = integers(array.bytes(), from).ok_or_else(refuse)?;
-    HostArray::from_bytes(spec, from_integers(&values, to)?)
+    let values: Vec<i128> = match from {
+        DType::Bool => array.bytes().iter().map(|&byte| i128::from(byte != 0)).collect(),
+        _ => (Integer::of_dtype(from).ok_or_else(refuse)?.read)(array.bytes()),
+    };
+    let bytes = match Integer::of_dtype(to) {
+        Some(integer) => (integer.write)(&values)?,
+        None => {
+            let wide: Vec<f64> = values.iter().map(|&value| value as f64).collect();
+            Cast::new(bytemuck::cast_slice(&wide), DType::F64, to)?.bytes
+        }
+    };
+    HostArray::from_bytes(spec, bytes)
 }
 
-/// The elements of a type of integers; `None` for any other.
-fn integers(bytes: &[u8], dtype: DType) -> Option<Vec<i128>> {
-    fn read<T: Element + Into<i128>>(bytes: &[u8]) -> Vec<i128> {
-        bytes
-            .chunks_exact(size_of::<T>())
-            .map(|chunk| bytemuck::pod_read_unaligned::<T>(chunk).into())
-            .collect()
-    }
-    Some(match dtype {
-        DType::Bool => bytes.iter().map(|&byte| i128::from(byte != 0)).collect(),
-        DType::I8 => read::<i8>(bytes),
-        DType::I16 => read::<i16>(bytes),
-        DType::I32 => read::<i32>(bytes),
-        DType::I64 => read::<i64>(bytes),
-        DType::U8 => read::<u8>(bytes),
-        DType::U16 => read::<u16>(bytes),
-        DType::U32 => read::<u32>(bytes),
-        DType::U64 => read::<u64>(bytes),
-        _ => return None,
-    })
+/// How the elements of an integer type of whole bytes are read and written.
+struct Integer {
+    dtype: DType,
+    read: fn(&[u8]) -> Vec<i128>,
+    /// Fails for a value that the type does not hold.
+    write: fn(&[i128]) -> Result<Vec<u8>>,
 }
 
-/// Integers as elements of another type, which must hold them.
-fn from_integers(values: &[i128], to: DType) -> Result<Vec<u8>> {
-    fn write<T: Element + TryFrom<i128>>(values: &[i128]) -> Result<Vec<u8>> {
-        let convert = |value: &i128| {
-            T::try_from(*value)
-                .map_err(|_| Error::InvalidArgument(format!("{value} does not fit into {}", T::DTYPE)))
-        };
-        Ok(bytemuck::cast_slice(&values.iter().map(convert).collect::<Result<Vec<T>>>()?).to_vec())
+impl Integer {
+    const ALL: [Integer; 8] = [
+        Integer::of::<i8>(),
+        Integer::of::<i16>(),
+        Integer::of::<i32>(),
+        Integer::of::<i64>(),
+        Integer::of::<u8>(),
+        Integer::of::<u16>(),
+        Integer::of::<u32>(),
+        Integer::of::<u64>(),
+    ];
+
+    const fn of<T: Element + Into<i128> + TryFrom<i128>>() -> Integer {
+        Integer { dtype: T::DTYPE, read: read::<T>, write: write::<T> }
     }
-    fn round<T: Float>(values: &[i128]) -> Vec<u8> {
-        let rounded: Vec<T> = values.iter().map(|&value| T::from_f64(value as f64)).collect();
-        bytemuck::cast_slice(&rounded).to_vec()
+
+    fn of_dtype(dtype: DType) -> Option<&'static Integer> {
+        const { &Integer::ALL }.iter().find(|integer| integer.dtype == dtype)
     }
-    match to {
-        DType::I8 => write::<i8>(values),
-        DType::I16 => write::<i16>(values),
-        DType::I32 => write::<i32>(values),
-        DType::I64 => write::<i64>(values),
-        DType::U8 => write::<u8>(values),
-        DType::U16 => write::<u16>(values),
-        DType::U32 => write::<u32>(values),
-        DType::U64 => write::<u64>(values),
-        DType::F16 => Ok(round::<f16>(values)),
-        DType::BF16 => Ok(round::<bf16>(values)),
-        DType::F32 => Ok(round::<f32>(values)),
-        DType::F64 => Ok(round::<f64>(values)),
-        _ => Err(Error::InvalidArgument(format!("integers cannot be converted to {to}"))),
-    }
+}
+
+fn read<T: Element + Into<i128>>(bytes: &[u8]) -> Vec<i128> {
+    let elements = bytes.chunks_exact(size_of::<T>());
+    elements.map(|element| bytemuck::pod_read_unaligned::<T>(element).into()).collect()
+}
+
+fn write<T: Element + TryFrom<i128>>(values: &[i128]) -> Result<Vec<u8>> {
+    let element = |value: &i128| {
+        T::try_from(*value)
+            .map_err(|_| Error::InvalidArgument(format!("{value} does not fit into {}", T::DTYPE)))
+    };
+    Ok(bytemuck::cast_slice(&values.iter().map(element).collect::<Result<Vec<T>>>()?).to_vec())
 }
 
 /// A floating point type that f64 holds exactly, so that going through it rounds once.
