@@ -17,6 +17,7 @@ mod device;
 mod dma;
 mod event;
 mod executable;
+mod execution;
 mod ffi;
 mod memory;
 mod named_value;
@@ -30,9 +31,8 @@ pub use compile_options::CompileOptions;
 pub use device::{Device, MemoryStats};
 pub use dma::DmaRegion;
 pub use event::Event;
-pub use executable::{
-    CompiledMemoryStats, Execution, Input, LoadedExecutable, OptimizedProgram, ProgramFormat,
-};
+pub use executable::{CompiledMemoryStats, LoadedExecutable, OptimizedProgram, ProgramFormat};
+pub use execution::{Execution, Input};
 pub use memory::Memory;
 pub use named_value::NamedValue;
 pub use plugin::Plugin;

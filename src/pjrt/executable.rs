@@ -1,4 +1,4 @@
-//! Executables: programs compiled for devices, and their execution.
+//! Executables: programs compiled for devices.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::api::{slice, string};
-use super::buffer::{Buffer, spec_from_raw};
+use super::buffer::spec_from_raw;
 use super::client::Client;
 use super::compile_options::CompileOptions;
 use super::device::Device;
-use super::event::Event;
 use super::ffi;
 use super::named_value::NamedValue;
 use crate::array::ArraySpec;
@@ -67,21 +66,21 @@ pub struct CompiledMemoryStats {
 /// A program compiled and loaded onto devices. Cheap to clone.
 #[derive(Clone)]
 pub struct LoadedExecutable {
-    inner: Arc<ExecutableInner>,
+    pub(super) inner: Arc<ExecutableInner>,
 }
 
-struct ExecutableInner {
-    loaded: *mut ffi::PJRT_LoadedExecutable,
+pub(super) struct ExecutableInner {
+    pub(super) loaded: *mut ffi::PJRT_LoadedExecutable,
     /// The part that describes the program; null until it was asked for.
     executable: *mut ffi::PJRT_Executable,
     name: String,
     outputs: Vec<ArraySpec>,
     /// The same, for buffers to share.
-    output_specs: Vec<Arc<ArraySpec>>,
+    pub(super) output_specs: Vec<Arc<ArraySpec>>,
     devices: Vec<Device>,
     client: Client,
     /// Whether [`LoadedExecutable::delete`] was called: not every plugin refuses to run it then.
-    is_deleted: AtomicBool,
+    pub(super) is_deleted: AtomicBool,
     /// What it was loaded from, if it was: the CPU plugin cannot write a loaded executable again as one that runs.
     serialized: Option<Box<[u8]>>,
 }
@@ -90,35 +89,6 @@ struct ExecutableInner {
 unsafe impl Send for ExecutableInner {}
 // SAFETY: as above.
 unsafe impl Sync for ExecutableInner {}
-
-/// An argument of an execution.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// Only read: the buffer is as good as before.
-    Borrow(&'a Buffer),
-    /// Given away: where the program says so, an output takes its memory, and using the buffer (or a clone
-    /// of it) afterwards is an error.
-    Donate(Buffer),
-}
-
-impl Input<'_> {
-    /// The buffer.
-    pub fn buffer(&self) -> &Buffer {
-        match self {
-            Input::Borrow(buffer) => buffer,
-            Input::Donate(buffer) => buffer,
-        }
-    }
-}
-
-/// A started execution.
-#[derive(Debug)]
-pub struct Execution {
-    /// The outputs, one list a device. Their content is there when they are ready.
-    pub outputs: Vec<Vec<Buffer>>,
-    /// The end of the execution, one event a device.
-    pub done: Vec<Event>,
-}
 
 impl Client {
     /// Compiles a program and loads it onto its devices. Blocks while it compiles.
@@ -428,166 +398,6 @@ impl LoadedExecutable {
         }
     }
 
-    /// Starts the program with one list of arguments a device of [`LoadedExecutable::devices`]. Does not
-    /// wait for it to end.
-    ///
-    /// The arguments are taken as they are: that their types and shapes fit is for the caller (or
-    /// [`crate::Function`]) to check first.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] when the lists do not fit the devices, a buffer is another client's or was
-    /// donated before; [`Error::Pjrt`] when the plugin refuses.
-    pub fn execute(&self, arguments: &[Vec<Input<'_>>]) -> Result<Execution> {
-        self.check_arguments(arguments)?;
-        let raw = |input: &Input<'_>| input.buffer().raw();
-        let lists: Vec<Vec<_>> = arguments.iter().map(|list| list.iter().map(raw).collect()).collect();
-        // The plugin may use the memory of any argument whose position is not listed here.
-        let is_kept =
-            |position: &usize| arguments.iter().any(|list| matches!(list[*position], Input::Borrow(_)));
-        let kept: Vec<i64> =
-            (0..arguments[0].len()).filter(is_kept).map(|position| position as i64).collect();
-        let mut events = vec![std::ptr::null_mut(); arguments.len()];
-        // SAFETY: the lists hold one buffer of this client a parameter that the caller keeps alive, for each device
-        // (checked above); there is one event a device.
-        let outputs = unsafe { self.start(&lists, &kept, &mut events) }?;
-        arguments.iter().try_for_each(|list| note_donations(list))?;
-        // SAFETY: the execution's events are handed over to us.
-        let done = events
-            .into_iter()
-            .map(|event| unsafe { Event::from_raw(self.client(), event, "the execution") })
-            .collect();
-        Ok(Execution { outputs, done })
-    }
-
-    /// Starts the program on its only device, and leaves it to the outputs to say when it has ended: what
-    /// [`LoadedExecutable::execute`] does, with less to do.
-    ///
-    /// # Errors
-    /// As for [`LoadedExecutable::execute`].
-    pub(crate) fn execute_on_one(&self, arguments: Vec<Input<'_>>) -> Result<Vec<Buffer>> {
-        let arguments = [arguments];
-        self.check_arguments(&arguments)?;
-        let [arguments] = arguments;
-        let mut list = Vec::with_capacity(arguments.len());
-        let mut kept = Vec::with_capacity(arguments.len());
-        for (position, input) in arguments.iter().enumerate() {
-            list.push(input.buffer().raw());
-            if matches!(input, Input::Borrow(_)) {
-                kept.push(position as i64);
-            }
-        }
-        // SAFETY: as in `execute`; no events are asked for.
-        let outputs = unsafe { self.start(&[list], &kept, &mut []) }?;
-        note_donations(&arguments)?;
-        Ok(outputs.into_iter().next().unwrap_or_default())
-    }
-
-    /// Calls `PJRT_LoadedExecutable_Execute`, and takes ownership of the outputs.
-    ///
-    /// # Safety
-    /// `lists` has one equally long list of living buffers of this client for each device; `events` has one place
-    /// for each device, to be owned by the caller, or none.
-    unsafe fn start(
-        &self,
-        lists: &[Vec<*mut ffi::PJRT_Buffer>],
-        kept: &[i64],
-        events: &mut [*mut ffi::PJRT_Event],
-    ) -> Result<Vec<Vec<Buffer>>> {
-        let mut options = ffi::PJRT_ExecuteOptions::new();
-        options.non_donatable_input_indices = kept.as_ptr();
-        options.num_non_donatable_input_indices = kept.len();
-        let argument_lists: Vec<*const *mut ffi::PJRT_Buffer> =
-            lists.iter().map(|list| list.as_ptr()).collect();
-        let mut raw_outputs = vec![vec![std::ptr::null_mut(); self.outputs().len()]; lists.len()];
-        let output_lists: Vec<*mut *mut ffi::PJRT_Buffer> =
-            raw_outputs.iter_mut().map(|list| list.as_mut_ptr()).collect();
-        let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
-        args.executable = self.inner.loaded;
-        args.options = &mut options;
-        args.argument_lists = argument_lists.as_ptr();
-        args.num_devices = lists.len();
-        args.num_args = lists[0].len();
-        args.output_lists = output_lists.as_ptr();
-        if !events.is_empty() {
-            args.device_complete_events = events.as_mut_ptr();
-        }
-        // SAFETY: executable and buffers are alive; every list has the length that is passed with it and outlives
-        // the call; the outputs are handed over to us.
-        unsafe {
-            self.client().api().call(ffi::PJRT_LoadedExecutable_Execute, &mut args)?;
-            let own = |(raw, spec): (*mut ffi::PJRT_Buffer, &Arc<ArraySpec>)| {
-                Buffer::from_raw(self.client(), raw, spec.clone())
-            };
-            let own_list =
-                |list: Vec<_>| list.into_iter().zip(&self.inner.output_specs).map(own).collect::<Vec<_>>();
-            Ok(raw_outputs.into_iter().map(own_list).collect())
-        }
-    }
-
-    fn check_loaded(&self) -> Result<()> {
-        if self.inner.is_deleted.load(Ordering::Acquire) {
-            return Err(Error::InvalidArgument(format!("`{}` was unloaded by delete()", self.name())));
-        }
-        Ok(())
-    }
-
-    fn wrong_lists(&self, counts: &[usize]) -> Error {
-        Error::InvalidArgument(format!(
-            "`{}` runs on {} devices and takes one equally long list of arguments for each, but was given lists of \
-             {counts:?}",
-            self.name(),
-            self.devices().len()
-        ))
-    }
-
-    fn check_argument(&self, device: usize, position: usize, buffer: &Buffer) -> Result<()> {
-        let refuse = |why: String| {
-            Error::InvalidArgument(format!(
-                "argument {position} of `{}` on device {device}: {why}",
-                self.name()
-            ))
-        };
-        if buffer.client() != self.client() {
-            return Err(refuse("the buffer belongs to another client".into()));
-        }
-        buffer.check_alive().map_err(|error| refuse(error.to_string()))
-    }
-
-    fn check_arguments(&self, arguments: &[Vec<Input<'_>>]) -> Result<()> {
-        self.check_loaded()?;
-        if arguments.len() != self.devices().len()
-            || arguments.iter().any(|list| list.len() != arguments[0].len())
-        {
-            return Err(self.wrong_lists(&arguments.iter().map(Vec::len).collect::<Vec<_>>()));
-        }
-        // A buffer that is donated must not be in the list a second time.
-        let mut donated: HashSet<*mut ffi::PJRT_Buffer> = HashSet::new();
-        for (device, list) in arguments.iter().enumerate() {
-            for (position, input) in list.iter().enumerate() {
-                self.check_argument(device, position, input.buffer())?;
-                if matches!(input, Input::Donate(_)) && !donated.insert(input.buffer().raw()) {
-                    return Err(self.donated_twice(position));
-                }
-            }
-        }
-        if !donated.is_empty() {
-            for (position, input) in arguments.iter().flat_map(|list| list.iter().enumerate()) {
-                if matches!(input, Input::Borrow(_)) && donated.contains(&input.buffer().raw()) {
-                    return Err(self.donated_twice(position));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn donated_twice(&self, position: usize) -> Error {
-        Error::InvalidArgument(format!(
-            "argument {position} of `{}` is a buffer that is donated, and is an argument of this call twice; copy it \
-             (copy_to), or do not donate it",
-            self.name()
-        ))
-    }
-
     /// Unloads the program now, whoever else holds a clone; executing it afterwards is an error.
     ///
     /// # Errors
@@ -612,14 +422,6 @@ impl LoadedExecutable {
         unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_IsDeleted, &mut args) }?;
         Ok(args.is_deleted)
     }
-}
-
-/// Remembers which buffers the program has used up.
-fn note_donations(arguments: &[Input<'_>]) -> Result<()> {
-    arguments.iter().try_for_each(|input| match input {
-        Input::Donate(buffer) => buffer.note_donation(),
-        Input::Borrow(_) => Ok(()),
-    })
 }
 
 impl fmt::Debug for LoadedExecutable {
