@@ -191,8 +191,12 @@ def write(name, exported, vjp_order=0, **trees):
     assert str(pathlib.Path.home()).encode() not in content and b"site-packages" not in content, name
     (OUT / f"{name}.jaxexport").write_bytes(content)
     if trees:
-        arrays = {path: array for root, tree in trees.items() for path, array in flat(root, tree).items()}
-        safetensors.flax.save_file(arrays, OUT / f"{name}.safetensors")
+        save(name, **trees)
+
+
+def save(name, **trees):
+    arrays = {path: array for root, tree in trees.items() for path, array in flat(root, tree).items()}
+    safetensors.flax.save_file(arrays, OUT / f"{name}.safetensors")
 
 
 def main():
@@ -220,11 +224,10 @@ def main():
     if name == "jax0120":
         b = jax.export.symbolic_shape("b")[0]
         symbolic = jax.export.export(jax.jit(lambda x: x * 2))(jax.ShapeDtypeStruct((b, 3), jnp.float32))
-        (OUT / f"{name}-symbolic.jaxexport").write_bytes(symbolic.serialize())
+        write(f"{name}-symbolic", symbolic)
         export_buckets(pooled, pooled_args, {"batch": [1, 4], "length": [2, 8]}, OUT / f"{name}-pooled.bundle")
         args = ({"kernel": f32(13, 4, 3)}, f32(14, 3, 5, 4), np.ones((3, 5), np.float32))
-        arrays = {**flat("args", args), **flat("out", jax.jit(pooled)(*args))}
-        safetensors.flax.save_file(arrays, OUT / f"{name}-pooled.safetensors")
+        save(f"{name}-pooled", args=args, out=jax.jit(pooled)(*args))
     print(name, jax.__version__, sum(path.stat().st_size for path in OUT.iterdir()))
 
 
