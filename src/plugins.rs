@@ -127,6 +127,17 @@ pub fn package_named(name: &str) -> Result<Package> {
     })
 }
 
+/// The library of a plugin that is on this machine, by its name or its path. Installs nothing.
+///
+/// # Errors
+/// As for [`find`].
+pub fn library(name_or_path: &str) -> Result<PathBuf> {
+    match Request::parse(name_or_path) {
+        Request::Library(path) => Ok(path),
+        Request::Name(name) => Ok(find(&name)?.path),
+    }
+}
+
 impl<'a> ClientChoice<'a> {
     /// Asks for a plugin: a path to its library, or a name.
     pub fn plugin(mut self, name_or_path: impl Into<String>) -> Self {

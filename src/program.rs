@@ -33,7 +33,7 @@ pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
 
 use crate::checkpoint::{Checkpoint, read_file};
 use crate::error::{Error, Result};
-use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
+use crate::pjrt::{Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat};
 use buckets::Buckets;
 use compiled::{Compiled, check_platform};
 
@@ -138,6 +138,24 @@ impl Program {
     pub fn stablehlo_version(&self) -> Option<String> {
         stablehlo_version(&self.code)
     }
+
+    /// Whether the program's StableHLO version is among those that the plugin reads; `None` where the program or the
+    /// plugin does not say.
+    pub fn is_readable_by(&self, plugin: &Plugin) -> Option<bool> {
+        is_within(
+            &self.stablehlo_version()?,
+            plugin.stablehlo_minimum_version().as_deref(),
+            &plugin.stablehlo_version()?,
+        )
+    }
+}
+
+/// Whether a version is between two others, both included; `None` if one of them is no version.
+fn is_within(version: &str, minimum: Option<&str>, maximum: &str) -> Option<bool> {
+    let parts = |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>();
+    let version = parts(version)?;
+    let is_new_enough = minimum.map_or(Some(true), |minimum| Some(parts(minimum)? <= version))?;
+    Some(is_new_enough && version <= parts(maximum)?)
 }
 
 impl fmt::Debug for Program {
@@ -319,6 +337,15 @@ mod tests {
         let artifact = Program::from_bytes(&b"ML\xefR\x0dStableHLO_v1.9.5\0rest"[..]).unwrap();
         assert_eq!(artifact.format(), ProgramFormat::Mlir);
         assert_eq!(artifact.stablehlo_version().as_deref(), Some("1.9.5"));
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert_eq!(is_within("1.9.5", Some("0.9.0"), "1.14.0"), Some(true));
+        assert_eq!(is_within("1.14.1", Some("0.9.0"), "1.14.0"), Some(false));
+        assert_eq!(is_within("0.8.9", Some("0.9.0"), "1.14.0"), Some(false));
+        assert_eq!(is_within("1.14.0", None, "1.14.0"), Some(true));
+        assert_eq!(is_within("nightly", None, "1.14.0"), None);
     }
 
     #[test]

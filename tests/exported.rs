@@ -147,6 +147,37 @@ fn an_artifact_says_what_it_takes_and_returns() {
 }
 
 #[test]
+fn inspect_says_whether_a_plugin_reads_the_program() {
+    let artifact = file("jax0120-mlp.jaxexport");
+    let inspect = |path: &std::path::Path| {
+        let mut command = safejax();
+        command.arg("inspect").arg(path).args(["--plugin", "cpu"]);
+        command
+    };
+    let printed = succeeds(&mut inspect(&artifact));
+    assert!(printed.contains("it is among those that the plugin reads"), "{printed}");
+    let json = succeeds(inspect(&artifact).arg("--json"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["plugin"]["reads_this_version"], true);
+
+    // The same program (and its gradient) as a StableHLO of the future.
+    let mut bytes = std::fs::read(&artifact).unwrap();
+    let producer = b"StableHLO_v";
+    for at in 0..bytes.len() - producer.len() {
+        if bytes[at..].starts_with(producer) {
+            bytes[at + producer.len()] = b'9';
+        }
+    }
+    let newer = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(newer.path(), bytes).unwrap();
+    let printed = succeeds(&mut inspect(newer.path()));
+    assert!(printed.contains("it is not among those that the plugin reads"), "{printed}");
+
+    let error = fails(&mut inspect(&file("jax0120-mlp.safetensors")));
+    assert!(error.contains("is no program"), "{error}");
+}
+
+#[test]
 fn what_does_not_fit_is_listed_with_key_paths() {
     let program = Program::open(file("jax0120-mlp.jaxexport")).unwrap();
     let function = client().compile(&program).unwrap();

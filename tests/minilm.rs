@@ -9,7 +9,7 @@ mod model;
 use common::client;
 use safejax::{DType, Params};
 
-/// The sentences and their embeddings, by `scripts/export_minilm.py reference`.
+/// The sentences and their embeddings, by `scripts/reference_minilm.py`.
 fn reference() -> (Vec<String>, Vec<Vec<f32>>) {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/sentence_embedding");
     let text = std::fs::read_to_string(directory.join("sentences.txt")).unwrap();

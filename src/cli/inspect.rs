@@ -1,4 +1,6 @@
-//! `safejax inspect`: what is in a file. Loads no plugin.
+//! `safejax inspect`: what is in a file. Loads no plugin but the one that is asked about.
+
+mod program;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,7 @@ use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
-use safejax::program::{BUNDLE_KEY, Bucket, Bundle, Exported};
+use safejax::program::BUNDLE_KEY;
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
 use serde_json::json;
@@ -23,6 +25,11 @@ pub struct Inspect {
     /// A safetensors, Flax msgpack, npz, npy or pickle file, or a program (StableHLO text or bytecode, HLO proto)
     file: PathBuf,
 
+    /// Also say whether this plugin reads the program's version of StableHLO: a name (cpu, cuda13, cuda12, rocm, tpu) or
+    /// the path of a library
+    #[arg(long, value_name = "NAME|PATH")]
+    plugin: Option<String>,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -33,25 +40,38 @@ impl Inspect {
             Some(SourceFormat::Safetensors) => {
                 let checkpoint = Checkpoint::open(&self.file)?;
                 if checkpoint.metadata().contains_key(BUNDLE_KEY) {
-                    return Ok(self.program(&Program::open(&self.file)?));
+                    return self.program(&Program::open(&self.file)?);
                 }
                 self.checkpoint(&checkpoint)
             }
             // An artifact can begin like a map of msgpack by chance.
             Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
-                Ok(self.program(&Program::open(&self.file)?))
+                self.program(&Program::open(&self.file)?)
             }
-            Some(_) => Ok(self.source(&*open(&self.file, &LoadOptions::default())?)),
+            Some(_) => self.source(&*open(&self.file, &LoadOptions::default())?),
             // Nothing that holds arrays begins like this; a damaged checkpoint still might.
             None => match (Program::open(&self.file), Checkpoint::open(&self.file)) {
-                (Ok(program), _) => Ok(self.program(&program)),
+                (Ok(program), _) => self.program(&program),
                 (_, Ok(checkpoint)) => self.checkpoint(&checkpoint),
                 (Err(no_program), Err(no_checkpoint)) => bail!("{no_checkpoint}\n{no_program}"),
             },
         }
     }
 
+    fn program(&self, program: &Program) -> Result<String> {
+        program::show(program, self.plugin.as_deref(), self.output)
+    }
+
+    /// Refuses to say what a plugin thinks of a file that is no program.
+    fn refuse_plugin(&self) -> Result<()> {
+        if self.plugin.is_some() {
+            bail!("{} is no program, so that --plugin has nothing to say about it", self.file.display());
+        }
+        Ok(())
+    }
+
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
+        self.refuse_plugin()?;
         let outline = outline(checkpoint, &LoadOptions::default());
         if !self.output.json {
             return Ok(match outline {
@@ -93,9 +113,10 @@ impl Inspect {
         ))
     }
 
-    fn source(&self, source: &dyn Source) -> String {
+    fn source(&self, source: &dyn Source) -> Result<String> {
+        self.refuse_plugin()?;
         let tree = Node::build(source.keys().def(), &mut source.specs().iter());
-        self.output.choose(
+        Ok(self.output.choose(
             || format!("{}: {}, {}\n{tree}", source.origin(), source.format(), tree.summary),
             || {
                 let leaves = source.keys().leaves().iter().zip(source.specs());
@@ -109,119 +130,8 @@ impl Inspect {
                     "tensors": leaves.map(leaf).collect::<Vec<_>>(),
                 })
             },
-        )
+        ))
     }
-
-    fn program(&self, program: &Program) -> String {
-        let version = program.stablehlo_version();
-        if let (Some(exported), Some(signature)) = (program.exported(), program.signature_text()) {
-            return self.exported(program, exported, &signature, version);
-        }
-        self.output.choose(
-            || {
-                let version =
-                    version.as_ref().map_or(String::new(), |version| format!(", StableHLO {version}"));
-                format!(
-                    "{}: a program ({}{version}), {} bytes\n",
-                    program.origin(),
-                    program.format().name(),
-                    program.code().len()
-                )
-            },
-            || {
-                json!({
-                    "file": program.origin(),
-                    "format": program.format().name(),
-                    "stablehlo_version": version,
-                    "bytes": program.code().len(),
-                })
-            },
-        )
-    }
-}
-
-impl Inspect {
-    fn exported(
-        &self,
-        program: &Program,
-        exported: &Exported,
-        signature: &str,
-        version: Option<String>,
-    ) -> String {
-        let text = || {
-            let version = version.as_deref().unwrap_or("an unknown version");
-            let mut text = format!("{}: `{}`, exported", program.origin(), exported.function_name);
-            // Writing to a string cannot fail.
-            if let Some(jax) = &exported.jax_version {
-                let _ = write!(text, " by jax {jax}");
-            }
-            let _ = writeln!(
-                text,
-                " for {} on {} device{}; StableHLO {version}, {} bytes",
-                exported.platforms.join(", "),
-                exported.device_count,
-                if exported.device_count == 1 { "" } else { "s" },
-                program.code().len()
-            );
-            let symbolic = exported.symbolic_dimensions();
-            if let Some(bundle) = program.bundle() {
-                let _ =
-                    writeln!(text, "a bundle of {} at {}", symbolic.join(", "), buckets(bundle).join("; "));
-            } else if !symbolic.is_empty() {
-                let _ = writeln!(text, "symbolic dimensions: {}", symbolic.join(", "));
-            }
-            let effects: Vec<&str> = exported
-                .ordered_effects
-                .iter()
-                .chain(&exported.unordered_effects)
-                .map(String::as_str)
-                .collect();
-            if !effects.is_empty() {
-                let _ = writeln!(text, "side effects: {}", effects.join(", "));
-            }
-            if !exported.disabled_checks.is_empty() {
-                let _ = writeln!(text, "checks switched off: {}", exported.disabled_checks.join(", "));
-            }
-            if exported.vjp.is_some() {
-                text += "with its gradient\n";
-            }
-            text + "takes\n" + signature
-        };
-        let avals = |avals: &[safejax::program::exported::Aval]| -> Vec<String> {
-            avals.iter().map(ToString::to_string).collect()
-        };
-        let json = || {
-            json!({
-                "file": program.origin(),
-                "format": "jax.export",
-                "function": exported.function_name,
-                "jax_version": exported.jax_version,
-                "serialization_version": exported.serialization_version,
-                "calling_convention_version": exported.calling_convention_version,
-                "stablehlo_version": version,
-                "platforms": exported.platforms,
-                "device_count": exported.device_count,
-                "in_tree": record::to_json(&exported.in_tree),
-                "in_avals": avals(&exported.in_avals),
-                "kept": exported.kept,
-                "out_tree": record::to_json(&exported.out_tree),
-                "out_avals": avals(&exported.out_avals),
-                "buckets": program.bundle().map(buckets),
-                "disabled_checks": exported.disabled_checks,
-                "symbolic_dimensions": exported.symbolic_dimensions(),
-                "ordered_effects": exported.ordered_effects,
-                "unordered_effects": exported.unordered_effects,
-                "has_vjp": exported.vjp.is_some(),
-            })
-        };
-        self.output.choose(text, json)
-    }
-}
-
-/// The sizes of each bucket, such as `1, 16`, in the order of the dimensions.
-fn buckets(bundle: &Bundle) -> Vec<String> {
-    let text = |bucket: &Bucket| bucket.sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    bundle.buckets.iter().map(text).collect()
 }
 
 fn is_artifact(file: &Path) -> bool {

@@ -1,0 +1,172 @@
+//! Programs, as `safejax inspect` shows them.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use safejax::pjrt::Plugin;
+use safejax::program::exported::Aval;
+use safejax::program::{Bucket, Bundle, Exported};
+use safejax::tree::record;
+use safejax::{Program, plugins};
+use serde_json::{Value, json};
+
+use super::super::OutputArgs;
+
+/// Shows a program, and whether a plugin reads it if one is named.
+pub fn show(program: &Program, plugin: Option<&str>, output: OutputArgs) -> Result<String> {
+    let reader = plugin.map(|name_or_path| Reader::new(program, name_or_path)).transpose()?;
+    let text = || {
+        let shown = match program.exported() {
+            Some(exported) => exported_text(program, exported),
+            None => plain_text(program),
+        };
+        shown + &reader.as_ref().map(Reader::text).unwrap_or_default()
+    };
+    let json = || {
+        let mut shown = match program.exported() {
+            Some(exported) => exported_json(program, exported),
+            None => plain_json(program),
+        };
+        if let Some(reader) = &reader {
+            shown["plugin"] = reader.json();
+        }
+        shown
+    };
+    Ok(output.choose(text, json))
+}
+
+/// A plugin that may read the program.
+struct Reader {
+    library: PathBuf,
+    minimum: Option<String>,
+    maximum: Option<String>,
+    is_able: Option<bool>,
+}
+
+impl Reader {
+    fn new(program: &Program, name_or_path: &str) -> Result<Reader> {
+        let plugin = Plugin::open(plugins::library(name_or_path)?)?;
+        Ok(Reader {
+            library: plugin.path().to_owned(),
+            minimum: plugin.stablehlo_minimum_version(),
+            maximum: plugin.stablehlo_version(),
+            is_able: program.is_readable_by(&plugin),
+        })
+    }
+
+    fn text(&self) -> String {
+        let (minimum, maximum) = (self.minimum.as_deref(), self.maximum.as_deref());
+        let range = match (minimum, maximum) {
+            (Some(minimum), Some(maximum)) => format!("{minimum} to {maximum}"),
+            (None, Some(maximum)) => format!("up to {maximum}"),
+            _ => "it does not say which".into(),
+        };
+        let verdict = match self.is_able {
+            Some(true) => "it is among those that the plugin reads",
+            Some(false) => {
+                "it is not among those that the plugin reads; use another plugin (`safejax plugin list`), or export \
+                 the function with a jax of the plugin's age"
+            }
+            None => "whether the plugin reads it is not known before it is compiled",
+        };
+        format!("StableHLO version: {verdict} ({range}; {})\n", self.library.display())
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "path": self.library,
+            "stablehlo_minimum_version": self.minimum,
+            "stablehlo_version": self.maximum,
+            "reads_this_version": self.is_able,
+        })
+    }
+}
+
+fn plain_text(program: &Program) -> String {
+    let version =
+        program.stablehlo_version().map_or(String::new(), |version| format!(", StableHLO {version}"));
+    format!(
+        "{}: a program ({}{version}), {} bytes\n",
+        program.origin(),
+        program.format().name(),
+        program.code().len()
+    )
+}
+
+fn plain_json(program: &Program) -> Value {
+    json!({
+        "file": program.origin(),
+        "format": program.format().name(),
+        "stablehlo_version": program.stablehlo_version(),
+        "bytes": program.code().len(),
+    })
+}
+
+fn exported_text(program: &Program, exported: &Exported) -> String {
+    let version = program.stablehlo_version();
+    let mut text = format!("{}: `{}`, exported", program.origin(), exported.function_name);
+    // Writing to a string cannot fail.
+    if let Some(jax) = &exported.jax_version {
+        let _ = write!(text, " by jax {jax}");
+    }
+    let _ = writeln!(
+        text,
+        " for {} on {} device{}; StableHLO {}, {} bytes",
+        exported.platforms.join(", "),
+        exported.device_count,
+        if exported.device_count == 1 { "" } else { "s" },
+        version.as_deref().unwrap_or("an unknown version"),
+        program.code().len()
+    );
+    let symbolic = exported.symbolic_dimensions();
+    if let Some(bundle) = program.bundle() {
+        let _ = writeln!(text, "a bundle of {} at {}", symbolic.join(", "), buckets(bundle).join("; "));
+    } else if !symbolic.is_empty() {
+        let _ = writeln!(text, "symbolic dimensions: {}", symbolic.join(", "));
+    }
+    let effects = exported.ordered_effects.iter().chain(&exported.unordered_effects);
+    let effects: Vec<&str> = effects.map(String::as_str).collect();
+    if !effects.is_empty() {
+        let _ = writeln!(text, "side effects: {}", effects.join(", "));
+    }
+    if !exported.disabled_checks.is_empty() {
+        let _ = writeln!(text, "checks switched off: {}", exported.disabled_checks.join(", "));
+    }
+    if exported.vjp.is_some() {
+        text += "with its gradient\n";
+    }
+    text + "takes\n" + &program.signature_text().unwrap_or_default()
+}
+
+fn exported_json(program: &Program, exported: &Exported) -> Value {
+    let avals = |avals: &[Aval]| avals.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "file": program.origin(),
+        "format": "jax.export",
+        "function": exported.function_name,
+        "jax_version": exported.jax_version,
+        "serialization_version": exported.serialization_version,
+        "calling_convention_version": exported.calling_convention_version,
+        "stablehlo_version": program.stablehlo_version(),
+        "platforms": exported.platforms,
+        "device_count": exported.device_count,
+        "in_tree": record::to_json(&exported.in_tree),
+        "in_avals": avals(&exported.in_avals),
+        "kept": exported.kept,
+        "out_tree": record::to_json(&exported.out_tree),
+        "out_avals": avals(&exported.out_avals),
+        "buckets": program.bundle().map(buckets),
+        "disabled_checks": exported.disabled_checks,
+        "symbolic_dimensions": exported.symbolic_dimensions(),
+        "ordered_effects": exported.ordered_effects,
+        "unordered_effects": exported.unordered_effects,
+        "has_vjp": exported.vjp.is_some(),
+    })
+}
+
+/// The sizes of each bucket, such as `1, 16`, in the order of the dimensions.
+fn buckets(bundle: &Bundle) -> Vec<String> {
+    let text = |bucket: &Bucket| bucket.sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    bundle.buckets.iter().map(text).collect()
+}
