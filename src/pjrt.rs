@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 mod api;
+mod bare;
 mod buffer;
 mod client;
 mod compile_options;

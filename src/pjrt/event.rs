@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -11,6 +12,10 @@ use super::api::Api;
 use super::client::Client;
 use super::ffi;
 use crate::error::Result;
+
+/// How long a wait asks again and again before it sleeps. Small functions end within it, and to be woken takes several
+/// times as long.
+const POLLED: Duration = Duration::from_micros(20);
 
 /// The completion of asynchronous device work.
 ///
@@ -43,6 +48,10 @@ impl Event {
     pub fn wait(&self) -> Result<()> {
         if self.raw.is_null() {
             return Ok(()); // Plugins may return no event for work that ended during the call.
+        }
+        let started = Instant::now();
+        while !self.is_ready()? && started.elapsed() < POLLED {
+            std::hint::spin_loop();
         }
         let mut args = ffi::PJRT_Event_Await_Args::new();
         args.event = self.raw;
