@@ -27,6 +27,19 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The system did not give the process as much memory.
+    #[error("cannot get {bytes} bytes of host memory")]
+    HostMemory {
+        /// How much was asked for.
+        bytes: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// Somebody cancelled the work; nothing of it is left.
+    #[error("it was cancelled")]
+    Cancelled,
+
     /// A file's content breaks the rules of its format.
     #[error("{origin} is not a valid {format}: {problem}")]
     Malformed {
@@ -237,9 +250,10 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Malformed { .. } | Error::Tree(_) | Error::Template { .. } => Blame::File,
-            Error::Io { .. } | Error::PluginInstall { .. } => Blame::System,
+            Error::Io { .. } | Error::HostMemory { .. } | Error::PluginInstall { .. } => Blame::System,
             Error::NotFound { .. }
             | Error::InvalidArgument(_)
+            | Error::Cancelled
             | Error::Arguments { .. }
             | Error::DTypeMismatch { .. }
             | Error::UnsupportedDType { .. } => Blame::Caller,

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use common::client;
-use safejax::pjrt::{DmaRegion, Input, NamedValue, Piece, ProgramFormat};
+use safejax::pjrt::{DmaRegion, HostMemory, Input, NamedValue, Piece, ProgramFormat};
 use safejax::{
     ArraySpec, CompileOptions, DType, Donate, Error, ErrorCode, HostSemantics, Placement, Plugin, Program,
 };
@@ -87,6 +87,27 @@ fn an_alias_is_never_written_to_even_if_it_is_donated() {
     let outputs = function.call(&[&Donate(buffer)]).unwrap();
     assert_eq!(outputs.single().unwrap().to_vec::<f32>().unwrap(), [1.0; 8]);
     assert_eq!(&data[..], [0; 32]);
+}
+
+#[test]
+fn a_buffer_over_host_memory_is_donated_in_place() {
+    let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
+    let mut memory = HostMemory::allocate(32).unwrap();
+    memory.copy_from_slice(bytemuck::cast_slice(&[2f32; 8]));
+    let address = memory.as_ptr();
+    let x = client().buffer_over(&f32s(8), memory, &first_device()).unwrap();
+    let is_in_place = |buffer: &safejax::Buffer| {
+        buffer.wait().unwrap();
+        buffer.external_reference().unwrap().as_ptr().cast_const() == address.cast()
+    };
+    assert!(is_in_place(&x));
+    let lent = function.call(&[&x]).unwrap();
+    assert!(!is_in_place(lent.single().unwrap()));
+    assert_eq!(x.to_vec::<f32>().unwrap(), [2.0; 8]);
+    let outputs = function.call(&[&Donate(x)]).unwrap();
+    let y = outputs.single().unwrap();
+    assert!(is_in_place(y));
+    assert_eq!(y.to_vec::<f32>().unwrap(), [5.0; 8]);
 }
 
 #[test]
@@ -322,7 +343,7 @@ fn an_uninitialized_buffer_has_its_type_and_size() {
 fn what_the_cpu_does_not_have_is_an_error_that_says_so() {
     let error = client().device(0).unwrap().memory_stats().unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::Unimplemented), "{error}");
-    let error = DmaRegion::new(client(), vec![0; 4096].into()).err().unwrap();
+    let error = DmaRegion::new(client(), HostMemory::allocate(4096).unwrap()).err().unwrap();
     assert_eq!(error.code(), Some(ErrorCode::Unimplemented), "{error}");
 }
 

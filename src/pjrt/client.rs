@@ -11,6 +11,7 @@ use super::buffer::Buffer;
 use super::device::{Device, DeviceInfo};
 use super::event::{Event, in_callback, run_in_callback};
 use super::ffi;
+use super::host_memory::HostMemory;
 use super::memory::{Memory, MemoryInfo};
 use super::named_value::NamedValue;
 use super::plugin::Plugin;
@@ -401,6 +402,24 @@ impl Client {
             // A plugin that gives no event is done when it returns, unless it aliases.
             None if semantics == HostSemantics::Alias => std::mem::forget(data),
             None => {}
+        }
+        Ok(buffer)
+    }
+
+    /// A buffer over host memory, where the platform can use it in place (the CPU, for memory at a multiple of
+    /// 64 bytes); a copy elsewhere. The memory is the buffer's own: a program that the buffer is donated to
+    /// writes its result there. It goes back to the system once the device is done with it.
+    ///
+    /// # Errors
+    /// As for [`Client::buffer_from_host`].
+    pub fn buffer_over(&self, spec: &ArraySpec, memory: HostMemory, to: &Placement) -> Result<Buffer> {
+        let semantics = ffi::PJRT_HostBufferSemantics_kMutableZeroCopy;
+        // SAFETY: nobody else can reach `memory`, and it is kept, by `hold_until_ready` below, until the plugin
+        // says that it is done with it.
+        let (buffer, done) = unsafe { self.start_transfer(spec, &memory, to, semantics) }?;
+        match done {
+            Some(done) => done.hold_until_ready(memory),
+            None => std::mem::forget(memory),
         }
         Ok(buffer)
     }

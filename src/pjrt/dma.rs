@@ -4,11 +4,12 @@ use std::ops::{Deref, DerefMut};
 
 use super::client::Client;
 use super::ffi;
+use super::host_memory::HostMemory;
 use crate::error::Result;
 
 /// Host memory that the device reads and writes directly, without a staging copy of the driver's.
 pub struct DmaRegion {
-    memory: Box<[u8]>,
+    memory: HostMemory,
     client: Client,
 }
 
@@ -17,12 +18,12 @@ impl DmaRegion {
     ///
     /// # Errors
     /// [`crate::Error::Unsupported`] or `UNIMPLEMENTED` on platforms that need no registration, such as the CPU.
-    pub fn new(client: &Client, mut memory: Box<[u8]>) -> Result<DmaRegion> {
+    pub fn new(client: &Client, mut memory: HostMemory) -> Result<DmaRegion> {
         let mut args = ffi::PJRT_Client_DmaMap_Args::new();
         args.client = client.raw();
         args.data = memory.as_mut_ptr().cast();
         args.size = memory.len();
-        // SAFETY: the memory is valid for its length, does not move, and is unmapped before it is freed.
+        // SAFETY: the memory is valid for its length, does not move, and is unregistered before it is freed.
         unsafe { client.api().call(ffi::PJRT_Client_DmaMap, &mut args) }?;
         Ok(DmaRegion { memory, client: client.clone() })
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::api::Api;
 use super::client::Client;
@@ -109,12 +109,16 @@ impl Event {
 }
 
 impl Event {
-    /// Keeps host bytes that the device is using until the work has ended. Does not block.
-    pub(super) fn hold_until_ready(self, data: Bytes) {
-        let held = data.clone();
-        if let Err(error) = self.on_ready(move |_| drop(data)) {
-            tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
-            std::mem::forget(held);
+    /// Keeps host memory that the device is using until the work has ended. Does not block.
+    pub(super) fn hold_until_ready(self, memory: impl Send + Sync + 'static) {
+        let memory = Arc::new(memory);
+        let held = Arc::clone(&memory);
+        match self.on_ready(move |_| drop(memory)) {
+            Ok(()) => drop(held),
+            Err(error) => {
+                tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
+                std::mem::forget(held);
+            }
         }
     }
 }

@@ -45,6 +45,7 @@ pub const PJRT_NamedValue_kBool: PJRT_NamedValue_Type = 4;
 pub const PJRT_HostBufferSemantics_kImmutableOnlyDuringCall: PJRT_HostBufferSemantics = 0;
 pub const PJRT_HostBufferSemantics_kImmutableUntilTransferCompletes: PJRT_HostBufferSemantics = 1;
 pub const PJRT_HostBufferSemantics_kImmutableZeroCopy: PJRT_HostBufferSemantics = 2;
+pub const PJRT_HostBufferSemantics_kMutableZeroCopy: PJRT_HostBufferSemantics = 3;
 
 pub const PJRT_Buffer_MemoryLayout_Type_Tiled: u32 = 0;
 pub const PJRT_Buffer_MemoryLayout_Type_Strides: u32 = 1;
