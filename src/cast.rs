@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use half::{bf16, f16};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::array::{ArraySpec, HostArray};
 use crate::dtype::{DType, Element};
@@ -49,38 +50,110 @@ impl Cast {
     /// # Errors
     /// [`Error::InvalidArgument`] for types between which [`can_cast`] is false.
     pub fn new(bytes: &[u8], from: DType, to: DType) -> Result<Cast> {
-        match (from, to) {
-            (DType::F16, _) => cast_from::<f16>(bytes, to),
-            (DType::BF16, _) => cast_from::<bf16>(bytes, to),
-            (DType::F32, _) => cast_from::<f32>(bytes, to),
-            (DType::F64, _) => cast_from::<f64>(bytes, to),
-            _ => None,
-        }
-        .ok_or_else(|| Error::InvalidArgument(format!("a cast from {from} to {to} is not supported")))
+        let mut cast = vec![0; bytes.len() / (from.bits() / 8).max(1) * (to.bits() / 8)];
+        let overflows = cast_into(bytes, from, to, &mut cast)?;
+        Ok(Cast { bytes: cast, overflows })
     }
 }
 
-fn cast_from<F: Float>(bytes: &[u8], to: DType) -> Option<Cast> {
-    match to {
-        DType::F16 => Some(cast::<F, f16>(bytes)),
-        DType::BF16 => Some(cast::<F, bf16>(bytes)),
-        DType::F32 => Some(cast::<F, f32>(bytes)),
-        DType::F64 => Some(cast::<F, f64>(bytes)),
-        _ => None,
-    }
-}
+/// Elements that are cast at a time: few enough to stay in the first level cache, as f32.
+const BLOCK: usize = 1024;
 
-fn cast<F: Float, T: Float>(bytes: &[u8]) -> Cast {
-    let mut elements: Vec<T> = Vec::with_capacity(bytes.len() / size_of::<F>());
+/// Casts elements, rounding to nearest, ties to even, into memory that is as long as they become. Returns the
+/// number of finite elements that became infinite.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for types between which [`can_cast`] is false, and for memory of another length.
+pub(crate) fn cast_into(bytes: &[u8], from: DType, to: DType, cast: &mut [u8]) -> Result<usize> {
+    if !can_cast(from, to) {
+        return Err(Error::InvalidArgument(format!("a cast from {from} to {to} is not supported")));
+    }
+    let (from_bytes, to_bytes) = (from.bits() / 8, to.bits() / 8);
+    if bytes.len() / from_bytes * to_bytes != cast.len() {
+        return Err(Error::InvalidArgument(format!(
+            "{} bytes of {from} do not become {} of {to}",
+            bytes.len(),
+            cast.len()
+        )));
+    }
+    let mut single = [0f32; BLOCK];
     let mut overflows = 0;
-    // The file's bytes need not be aligned to their elements.
-    for chunk in bytes.chunks_exact(size_of::<F>()) {
-        let element: F = bytemuck::pod_read_unaligned(chunk);
-        let cast = T::from_f64(element.to_f64());
-        overflows += usize::from(element.to_f64().is_finite() && !cast.to_f64().is_finite());
-        elements.push(cast);
+    for (bytes, cast) in bytes.chunks(BLOCK * from_bytes).zip(cast.chunks_mut(BLOCK * to_bytes)) {
+        let single = &mut single[..bytes.len() / from_bytes];
+        overflows += widen(bytes, from, to, single);
+        overflows += narrow(single, bytes, from, to, cast);
     }
-    Cast { bytes: bytemuck::cast_slice(&elements).to_vec(), overflows }
+    Ok(overflows)
+}
+
+/// The elements as f32: exactly, or so that rounding on to `to` gives what rounding at once would. Returns how
+/// many became infinite.
+fn widen(bytes: &[u8], from: DType, to: DType, single: &mut [f32]) -> usize {
+    match from {
+        DType::F32 => bytemuck::cast_slice_mut(single).copy_from_slice(bytes),
+        DType::BF16 => {
+            for (element, wide) in bytes.chunks_exact(2).zip(single) {
+                *wide = f32::from_bits(u32::from(u16::from_le_bytes([element[0], element[1]])) << 16);
+            }
+        }
+        DType::F16 => {
+            let mut halves = [f16::ZERO; BLOCK];
+            let halves = &mut halves[..single.len()];
+            bytemuck::cast_slice_mut(halves).copy_from_slice(bytes);
+            halves.convert_to_f32_slice(single);
+        }
+        _ => {
+            let round = if to == DType::F32 { |value: f64| value as f32 } else { to_f32_odd };
+            let mut overflows = 0;
+            for (element, narrow) in bytes.chunks_exact(8).zip(single) {
+                let value: f64 = bytemuck::pod_read_unaligned(element);
+                *narrow = round(value);
+                overflows += usize::from(value.is_finite() && narrow.is_infinite());
+            }
+            return overflows;
+        }
+    }
+    0
+}
+
+/// The elements in their new type. Returns how many of the finite ones became infinite.
+fn narrow(single: &[f32], bytes: &[u8], from: DType, to: DType, cast: &mut [u8]) -> usize {
+    match (from, to) {
+        (DType::F64, DType::F64) => cast.copy_from_slice(bytes),
+        (_, DType::F64) => {
+            for (&value, element) in single.iter().zip(cast.chunks_exact_mut(8)) {
+                element.copy_from_slice(&f64::from(value).to_le_bytes());
+            }
+        }
+        (_, DType::F32) => cast.copy_from_slice(bytemuck::cast_slice(single)),
+        (_, DType::BF16) => {
+            let mut overflows = 0u32;
+            for (&value, element) in single.iter().zip(cast.chunks_exact_mut(2)) {
+                let bits = bf16_bits(value.to_bits());
+                overflows += u32::from(value.is_finite() && bits & 0x7fff == 0x7f80);
+                element.copy_from_slice(&(bits as u16).to_le_bytes());
+            }
+            return overflows as usize;
+        }
+        _ => {
+            let mut halves = [f16::ZERO; BLOCK];
+            let halves = &mut halves[..single.len()];
+            halves.convert_from_f32_slice(single);
+            cast.copy_from_slice(bytemuck::cast_slice(halves));
+            let became = |(value, half): (&f32, &f16)| value.is_finite() && half.is_infinite();
+            return single.iter().zip(&*halves).filter(|&pair| became(pair)).count();
+        }
+    }
+    0
+}
+
+/// The bfloat16 nearest to a f32, in the low half. Written without branches, so that compilers make vector
+/// instructions of a loop over it, which they do not of `half`'s.
+fn bf16_bits(bits: u32) -> u32 {
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // A NaN stays one whatever of it is cut off.
+    let nan = (bits >> 16) | 0x40;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
 }
 
 /// Whether [`convert`] can convert between these types, if the values allow it.
@@ -164,32 +237,6 @@ fn write<T: Element + TryFrom<i128>>(values: &[i128]) -> Result<Vec<u8>> {
     Ok(bytemuck::cast_slice(&values.iter().map(element).collect::<Result<Vec<T>>>()?).to_vec())
 }
 
-/// A floating point type that f64 holds exactly, so that going through it rounds once.
-trait Float: Element {
-    fn to_f64(self) -> f64;
-    fn from_f64(value: f64) -> Self;
-}
-
-macro_rules! floats {
-    ($($type:ty: $to:expr, $from:expr);* $(;)?) => {$(
-        impl Float for $type {
-            fn to_f64(self) -> f64 {
-                $to(self)
-            }
-            fn from_f64(value: f64) -> $type {
-                $from(value)
-            }
-        }
-    )*};
-}
-
-floats! {
-    f16: f16::to_f64, |value| f16::from_f32(to_f32_odd(value));
-    bf16: bf16::to_f64, |value| bf16::from_f32(to_f32_odd(value));
-    f32: f64::from, |value| value as f32;
-    f64: |value| value, |value| value;
-}
-
 /// Rounds to a f32 so that rounding on to a narrower type gives what rounding at once would: a value
 /// between two goes to the one whose last bit is set. (`half`'s own conversions from f64 drop the low half
 /// of the value, and with it whether it is past the middle.)
@@ -205,6 +252,8 @@ fn to_f32_odd(value: f64) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn f32_bytes(values: &[f32]) -> Vec<u8> {
@@ -239,6 +288,31 @@ mod tests {
         let f16_of = |value| bytemuck::pod_read_unaligned::<f16>(&cast(value, DType::F16).bytes);
         assert_eq!(f16_of(1.0 + 2f64.powi(-11) + 2f64.powi(-45)), f16::from_f32(1.0 + 2f32.powi(-10)));
         assert!(bf16_of(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn every_half_survives_and_every_kind_of_float_becomes_the_bfloat16_that_half_says() {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        for dtype in [DType::F16, DType::BF16] {
+            let wide = Cast::new(bytemuck::cast_slice(&all), dtype, DType::F32).unwrap();
+            let back = Cast::new(&wide.bytes, DType::F32, dtype).unwrap();
+            let is_nan = |bits: u16| match dtype {
+                DType::F16 => f16::from_bits(bits).is_nan(),
+                _ => bf16::from_bits(bits).is_nan(),
+            };
+            for (&before, after) in all.iter().zip(bytemuck::pod_collect_to_vec::<_, u16>(&back.bytes)) {
+                assert!(
+                    before == after || (is_nan(before) && is_nan(after)),
+                    "{dtype} {before:#x} {after:#x}"
+                );
+            }
+            assert_eq!(back.overflows, 0);
+        }
+        let floats: Vec<f32> = (0..=u32::MAX).step_by(4097).map(f32::from_bits).collect();
+        let cast = Cast::new(&f32_bytes(&floats), DType::F32, DType::BF16).unwrap();
+        for (value, cast) in floats.iter().zip(bytemuck::pod_collect_to_vec::<_, u16>(&cast.bytes)) {
+            assert_eq!(cast, bf16::from_f32(*value).to_bits(), "{value}");
+        }
     }
 
     #[test]

@@ -6,23 +6,34 @@ mod digest;
 mod header;
 pub mod layout;
 mod mapping;
+mod reader;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use memmap2::Mmap;
 
+pub(crate) use digest::DigestState;
 pub use digest::{DIGEST_KEY, read_digests, sha256};
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
 pub(crate) use mapping::map as read_file;
+pub use reader::Io;
+pub(crate) use reader::Reader;
 pub(crate) use writer::write_atomically;
 pub use writer::{CheckpointWriter, WriteOptions};
 
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+
+/// What Linux before 5.14 says of advice that it does not know.
+#[cfg(target_os = "linux")]
+const EINVAL: i32 = 22;
 
 /// A safetensors file, or its bytes, with the header read and checked.
 ///
@@ -33,6 +44,9 @@ use crate::error::{Error, Result};
 pub struct Checkpoint {
     origin: String,
     path: Option<PathBuf>,
+    /// The file that is open, and its map, where the data is that of a file.
+    file: Option<Arc<File>>,
+    map: Option<Arc<Mmap>>,
     data: Bytes,
     data_start: usize,
     tensors: Vec<TensorInfo>,
@@ -66,9 +80,11 @@ impl Checkpoint {
     /// file, naming the tensor and the rule that is broken.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
-        let data = mapping::map(path)?;
-        let mut checkpoint = Checkpoint::parse(path.display().to_string(), data)?;
+        let opened = mapping::open(path)?;
+        let mut checkpoint = Checkpoint::parse(path.display().to_string(), opened.data)?;
         checkpoint.path = Some(path.to_owned());
+        checkpoint.file = Some(opened.file);
+        checkpoint.map = opened.map;
         Ok(checkpoint)
     }
 
@@ -101,7 +117,17 @@ impl Checkpoint {
         });
         let by_name = tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Checkpoint { origin, path: None, data, data_start, tensors, by_name, metadata })
+        Ok(Checkpoint {
+            origin,
+            path: None,
+            file: None,
+            map: None,
+            data,
+            data_start,
+            tensors,
+            by_name,
+            metadata,
+        })
     }
 
     /// The file, or what else the data came from, for messages.
@@ -152,6 +178,31 @@ impl Checkpoint {
     /// Where the tensors' data starts, in bytes: the size of the header and of its length.
     pub fn data_start(&self) -> usize {
         self.data_start
+    }
+
+    /// Has the system read these bytes of the file soon, in the background; does nothing where they are in memory.
+    pub(crate) fn will_need(&self, range: Range<usize>) -> Result<()> {
+        self.advise(range, memmap2::Advice::WillNeed)
+    }
+
+    /// Has the system read these bytes of the file, and map them into the process, before this returns; as
+    /// [`Checkpoint::will_need`] where it cannot.
+    pub(crate) fn populate(&self, range: Range<usize>) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        match self.advise(range.clone(), memmap2::Advice::PopulateRead) {
+            Err(Error::Io { source, .. }) if source.raw_os_error() == Some(EINVAL) => {}
+            result => return result,
+        }
+        self.will_need(range)
+    }
+
+    fn advise(&self, range: Range<usize>, advice: memmap2::Advice) -> Result<()> {
+        match &self.map {
+            Some(map) if !range.is_empty() => map
+                .advise_range(advice, range.start, range.len())
+                .map_err(|error| Error::io("advise the system about", &self.origin, error)),
+            _ => Ok(()),
+        }
     }
 
     /// The whole file's bytes.

@@ -1,50 +1,109 @@
 //! From a checkpoint to a device: a plan is made first, then carried out, then reported.
 
+mod arena;
+mod blocks;
+mod carry;
+mod fill;
 mod names;
 mod options;
 mod plan;
+mod report;
+mod ring;
+mod sink;
+mod stream;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use bytes::Bytes;
-
-pub use options::{LoadOptions, Rename, Sharing, Strictness, Structure, Template, Verification};
-pub use plan::{LoadPlan, Route, Step, Target};
+pub use options::{
+    Delivery, LoadOptions, Prefetch, Rename, Sharing, Strictness, Structure, Template, Verification,
+};
+pub use plan::{Change, LoadPlan, Route, Step};
+pub use report::{LoadReport, LoadSeconds};
+pub use ring::Staging;
 
 use crate::array::ArraySpec;
-use crate::cast::Cast;
-use crate::checkpoint::{Checkpoint, TensorInfo, read_digests, sha256};
-use crate::error::{Context, Error, Result};
+use crate::checkpoint::{Checkpoint, Io, TensorInfo, read_digests};
+use crate::error::{Error, Result};
+use crate::monitor::Tracker;
 use crate::params::Params;
-use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
-use crate::sub_byte;
+use crate::pjrt::{Buffer, Client, Placement};
 use crate::tree::{Framework, KeyMap, Node, record};
+use plan::Target;
+use sink::Sink;
 
 /// XLA:CPU uses host memory in place only at this alignment, in bytes (`cpu_function_runtime::MinAlign`).
 const CPU_ALIAS_ALIGNMENT: usize = 64;
 
-/// What a load did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct LoadReport {
-    /// The framework whose names these are: as it was given, recorded or recognised.
-    pub framework: Framework,
-    /// Whether the tree came from a structure record, rather than from the names.
-    pub has_record: bool,
-    /// Tensors that were loaded.
-    pub tensors: usize,
-    /// Their bytes in the file.
-    pub bytes: u64,
-    /// Tensors that use the file's memory map in place.
-    pub aliased_tensors: usize,
-    /// Their bytes.
-    pub aliased_bytes: u64,
-    /// Tensors that were copied.
-    pub copied_tensors: usize,
-    /// Their bytes.
-    pub copied_bytes: u64,
-    /// Tensors whose elements were cast.
-    pub cast_tensors: usize,
+/// Bytes that are read into an arena at once: large enough that the calls do not count, small enough that
+/// threads end together.
+const ARENA_BLOCK_BYTES: usize = 4 << 20;
+
+/// The most threads that a load starts by itself.
+const MAX_THREADS: usize = 16;
+
+/// Bytes that are worth a further thread.
+const BYTES_PER_THREAD: usize = 4 << 20;
+
+/// A load that is about to be carried out.
+struct Prepared {
+    plan: LoadPlan,
+    keys: KeyMap,
+    report: LoadReport,
+    digests: BTreeMap<String, String>,
+    to: Placement,
+}
+
+/// What a load of this checkpoint with these options would do.
+///
+/// # Errors
+/// As for [`Params::load_with`], as far as they can be known before.
+pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
+    prepare(client, checkpoint, options).map(|prepared| prepared.plan)
+}
+
+fn prepare(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Prepared> {
+    let to = match &options.to {
+        Some(placement) => placement.clone(),
+        None => Placement::from(&client.device(0)?),
+    };
+    let selection =
+        names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
+    let digests = match options.verification {
+        Verification::Digests => read_digests(checkpoint.metadata())?,
+        Verification::None => BTreeMap::new(),
+    };
+    let tensors = selection.tensors();
+    let (io, target) = (checkpoint.resolve(options.io), target(client, &to, options));
+    let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
+    let address = checkpoint.data().as_ptr() as usize;
+    let mut plan = LoadPlan::new(&tensors, address, io, target, &options.dtypes)?;
+    if io == Io::Auto {
+        plan.io = checkpoint.choose_reads(&plan.copied_ranges());
+    }
+    let report = LoadReport {
+        framework: selection.framework,
+        has_record: selection.has_record,
+        ..LoadReport::default()
+    };
+    drop(tensors);
+    Ok(Prepared { plan, keys: selection.keys, report, digests, to })
+}
+
+/// What the device can do, and what of it is wanted.
+fn target(client: &Client, to: &Placement, options: &LoadOptions) -> Target {
+    let alias_alignment = match options.delivery {
+        Delivery::Auto => alias_alignment(client),
+        Delivery::Stream | Delivery::Whole => None,
+    };
+    let streams = alias_alignment.is_none() && options.delivery != Delivery::Whole;
+    Target {
+        alias_alignment,
+        use_map: options.sharing == Sharing::Allowed,
+        has_pieces: streams && stream::has_pieces(client, stream::memory_of(to).as_ref()),
+        block_bytes: if alias_alignment.is_some() { ARENA_BLOCK_BYTES } else { options.staging.chunk_bytes },
+    }
 }
 
 /// Loads a checkpoint, and reports how.
@@ -53,45 +112,27 @@ pub(crate) fn load(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Params, LoadReport)> {
-    let to = match &options.to {
-        Some(placement) => placement.clone(),
-        None => Placement::from(&client.device(0)?),
-    };
-    let target = Target {
-        alias_alignment: (options.sharing == Sharing::Allowed).then(|| alias_alignment(client)).flatten(),
-    };
-    let selection =
-        names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
-    let digests = match options.verification {
-        Verification::Digests => read_digests(checkpoint.metadata())?,
-        Verification::None => Default::default(),
-    };
-    let plan =
-        LoadPlan::new(&selection.tensors(), checkpoint.data().as_ptr() as usize, target, &options.dtypes)?;
+    let start = Instant::now();
+    let Prepared { plan, keys, report: named, digests, to } = prepare(client, checkpoint, options)?;
+    let planned = start.elapsed();
+    let total_bytes = plan.steps.iter().map(|step| step.range.len() as u64).sum();
+    let tracker = Tracker::new(&options.monitor, total_bytes);
+    let sink = Sink::new(client, &plan, &to, &tracker);
+    let done = carry::carry_out(&sink, checkpoint, options, &digests)?;
+    done.warn_of_overflows(&plan);
+    let buffers = sink.into_buffers();
+    let not_in_place = plan.not_in_place(checkpoint, &buffers);
     let mut report = LoadReport {
-        framework: selection.framework,
-        has_record: selection.has_record,
-        ..LoadReport::default()
+        framework: named.framework,
+        has_record: named.has_record,
+        threads: done.threads,
+        is_registered: done.is_registered,
+        ..LoadReport::new(&plan, not_in_place)
     };
-    let mut buffers: Vec<Option<Buffer>> = vec![None; plan.steps.len()];
-    // In the order of the bytes, so that reads are sequential.
-    for &position in &plan.order {
-        let step = &plan.steps[position];
-        let bytes = checkpoint.data().slice(step.range.clone());
-        if let Some(expected) = digests.get(&step.name) {
-            check_digest(&bytes, expected).for_tensor(&step.name)?;
-        }
-        let buffer = carry_out(client, step, bytes.clone(), &to).for_tensor(&step.name)?;
-        report.add(step, step.route == Route::Alias && is_in_place(&buffer, &bytes));
-        buffers[position] = Some(buffer);
-    }
+    report.add_times(planned, start.elapsed(), done.spent);
     tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
-    let params = Params::from_parts(selection.keys, buffers.into_iter().flatten().collect());
-    if options.sharing == Sharing::Never {
-        // Until the copies are made, they still need the file.
-        params.wait()?;
-    }
-    Ok((params.with_metadata(record::strip(checkpoint.metadata()), selection.framework), report))
+    let params = Params::from_parts(keys, buffers);
+    Ok((params.with_metadata(record::strip(checkpoint.metadata()), report.framework), report))
 }
 
 /// A checkpoint's tree, without its bytes.
@@ -140,43 +181,20 @@ fn alias_alignment(client: &Client) -> Option<usize> {
     (client.platform_name() == "cpu").then_some(CPU_ALIAS_ALIGNMENT)
 }
 
-fn carry_out(client: &Client, step: &Step, bytes: Bytes, to: &Placement) -> Result<Buffer> {
-    let (bytes, semantics): (Bytes, _) = match step.route {
-        Route::Alias => (bytes, HostSemantics::Alias),
-        Route::Copy => (bytes, HostSemantics::Copy),
-        Route::Unpack => (sub_byte::unpack(&bytes, step.spec.dtype).into(), HostSemantics::Copy),
-        Route::Cast { from } => {
-            let cast = Cast::new(&bytes, from, step.spec.dtype)?;
-            if cast.overflows > 0 {
-                tracing::warn!(
-                    tensor = step.name,
-                    elements = cast.overflows,
-                    "elements became infinite in a cast"
-                );
-            }
-            (cast.bytes.into(), HostSemantics::Copy)
-        }
-    };
-    client.buffer_from_host(&step.spec, bytes, to, semantics)
-}
-
-fn check_digest(bytes: &[u8], expected: &str) -> Result<()> {
-    let found = sha256(bytes);
-    if found == expected {
-        return Ok(());
+impl LoadPlan {
+    /// Tensors that the plugin copied although it was told that it need not, and their bytes.
+    fn not_in_place(&self, checkpoint: &Checkpoint, buffers: &[Buffer]) -> (usize, u64) {
+        let is_elsewhere = |step: &Step, buffer: &Buffer| {
+            let bytes = checkpoint.data()[step.range.clone()].as_ptr();
+            !buffer
+                .external_reference()
+                .is_ok_and(|reference| reference.as_ptr().cast_const() == bytes.cast())
+        };
+        self.on_route(Route::Alias)
+            .map(|position| (&self.steps[position], &buffers[position]))
+            .filter(|(step, buffer)| is_elsewhere(step, buffer))
+            .fold((0, 0), |(count, bytes), (step, _)| (count + 1, bytes + step.range.len() as u64))
     }
-    Err(Error::Malformed {
-        origin: "the tensor".into(),
-        format: "copy of what was written",
-        problem: format!("its sha256 is {found}, and {expected} was recorded"),
-    })
-}
-
-/// Whether the buffer really uses these bytes: a plugin may copy although it was told that it need not.
-fn is_in_place(buffer: &Buffer, bytes: &Bytes) -> bool {
-    buffer
-        .external_reference()
-        .is_ok_and(|reference| reference.as_ptr().cast_const() == bytes.as_ptr().cast())
 }
 
 /// Names the file in an error about its names.
@@ -184,22 +202,6 @@ fn in_file(error: Error, origin: &str) -> Error {
     match error {
         Error::Tree(problem) => Error::Tree(format!("in {origin}, {problem}")),
         other => other,
-    }
-}
-
-impl LoadReport {
-    fn add(&mut self, step: &Step, in_place: bool) {
-        let bytes = step.range.len() as u64;
-        self.tensors += 1;
-        self.bytes += bytes;
-        self.cast_tensors += usize::from(matches!(step.route, Route::Cast { .. }));
-        let (tensors, sum) = if in_place {
-            (&mut self.aliased_tensors, &mut self.aliased_bytes)
-        } else {
-            (&mut self.copied_tensors, &mut self.copied_bytes)
-        };
-        *tensors += 1;
-        *sum += bytes;
     }
 }
 

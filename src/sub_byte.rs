@@ -9,9 +9,20 @@ use crate::dtype::DType;
 
 /// One byte per element, its bits in the low end.
 pub(crate) fn unpack(packed: &[u8], dtype: DType) -> Vec<u8> {
+    let mut unpacked = vec![0; packed.len() * (8 / dtype.bits())];
+    unpack_into(packed, dtype, &mut unpacked);
+    unpacked
+}
+
+/// As [`unpack`], into memory that is as long as the elements are many.
+pub(crate) fn unpack_into(packed: &[u8], dtype: DType, unpacked: &mut [u8]) {
     let bits = dtype.bits();
     let mask = (1u8 << bits) - 1;
-    packed.iter().flat_map(|byte| (0..8 / bits).map(move |slot| (byte >> (slot * bits)) & mask)).collect()
+    for (byte, elements) in packed.iter().zip(unpacked.chunks_exact_mut(8 / bits)) {
+        for (slot, element) in elements.iter_mut().enumerate() {
+            *element = (byte >> (slot * bits)) & mask;
+        }
+    }
 }
 
 /// The elements packed again; their number fills whole bytes.

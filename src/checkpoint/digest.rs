@@ -11,7 +11,25 @@ pub const DIGEST_KEY: &str = "safejax.sha256";
 
 /// The sha256 of a tensor's bytes as they are in the file, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut state = DigestState::default();
+    state.update(bytes);
+    state.finish()
+}
+
+/// A digest of bytes that come piece by piece, in order.
+#[derive(Clone, Default)]
+pub(crate) struct DigestState(Sha256);
+
+impl DigestState {
+    /// Adds the bytes that come next.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The sha256 of all of them, in hex.
+    pub fn finish(self) -> String {
+        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// The digests that are recorded; empty if there are none.

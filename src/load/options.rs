@@ -1,7 +1,10 @@
 //! How a checkpoint is loaded.
 
+use super::ring::Staging;
 use crate::array::ArraySpec;
+use crate::checkpoint::Io;
 use crate::dtype::DType;
+use crate::monitor::Monitor;
 use crate::params::Params;
 use crate::pjrt::Placement;
 use crate::tree::{Framework, TreeDef, matches_glob};
@@ -30,6 +33,46 @@ pub struct LoadOptions {
     pub template: Option<Template>,
     /// What is checked of the bytes.
     pub verification: Verification,
+    /// How the bytes that must be copied are read.
+    pub io: Io,
+    /// What is done before the load returns for the tensors that use the file's memory map in place.
+    pub prefetch: Prefetch,
+    /// How tensors that cannot be used in place get to the device.
+    pub delivery: Delivery,
+    /// How much host memory a load through the staging ring uses.
+    pub staging: Staging,
+    /// Threads that read, cast and check; as many as there are processors, up to 16, if `None`.
+    pub threads: Option<usize>,
+    /// Who watches the load, and who may stop it.
+    pub monitor: Monitor,
+}
+
+/// What is done for tensors that use the file's memory map in place, whose bytes are otherwise read when they are
+/// first used, page by page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Prefetch {
+    /// Nothing.
+    #[default]
+    None,
+    /// The system is asked to read them soon, in the background (`MADV_WILLNEED`).
+    WillNeed,
+    /// They are read, and mapped into the process, before the load returns (`MADV_POPULATE_READ`, Linux 5.14 or
+    /// newer; as `WillNeed` elsewhere).
+    Populate,
+}
+
+/// How tensors that cannot be used in place get to the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Delivery {
+    /// Through aligned host memory that the device uses in place, where it can; else as `Stream`.
+    #[default]
+    Auto,
+    /// Through the staging ring piece by piece, all of them, on every device; as `Whole` where the plugin has no
+    /// transfer manager, or does not lay elements out row-major.
+    Stream,
+    /// Through the staging ring, each tensor whole, all of them.
+    Whole,
 }
 
 /// Whether buffers may use the file's memory map in place, where the platform can.
@@ -186,6 +229,42 @@ impl LoadOptions {
     /// Says what is checked of the bytes.
     pub fn verification(mut self, verification: Verification) -> LoadOptions {
         self.verification = verification;
+        self
+    }
+
+    /// Says how the bytes that must be copied are read.
+    pub fn io(mut self, io: Io) -> LoadOptions {
+        self.io = io;
+        self
+    }
+
+    /// Says what is done for tensors that use the file's memory map in place.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> LoadOptions {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// Says how tensors that cannot be used in place get to the device.
+    pub fn delivery(mut self, delivery: Delivery) -> LoadOptions {
+        self.delivery = delivery;
+        self
+    }
+
+    /// Says how much host memory a load through the staging ring uses.
+    pub fn staging(mut self, staging: Staging) -> LoadOptions {
+        self.staging = staging;
+        self
+    }
+
+    /// Says how many threads read, cast and check.
+    pub fn threads(mut self, threads: usize) -> LoadOptions {
+        self.threads = Some(threads.max(1));
+        self
+    }
+
+    /// Says who watches the load, and who may stop it.
+    pub fn monitor(mut self, monitor: Monitor) -> LoadOptions {
+        self.monitor = monitor;
         self
     }
 }

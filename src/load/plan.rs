@@ -4,31 +4,54 @@ use std::fmt;
 use std::ops::Range;
 
 use super::Selected;
+use super::blocks::{self, Block};
 use super::names::loaded_dtype;
 use crate::array::ArraySpec;
+use crate::checkpoint::Io;
 use crate::dtype::DType;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
-/// What the destination of a load can do.
+/// What the destination of a load can do, and what of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// What host memory must be aligned to for the device to use it in place, in bytes; `None` where it
     /// does not, or must not.
     pub alias_alignment: Option<usize>,
+    /// Whether the file's memory map may be used in place.
+    pub use_map: bool,
+    /// Whether buffers can be filled piece by piece.
+    pub has_pieces: bool,
+    /// The most bytes that are read at once; of a stream, the size of a staging chunk.
+    pub block_bytes: usize,
 }
 
 /// How one tensor gets to the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Route {
+    /// It has no bytes.
+    Empty,
     /// The device uses the file's memory map in place.
     Alias,
-    /// The device copies the bytes out of the memory map.
-    Copy,
-    /// Sub-byte elements are unpacked to a byte each, which the device copies.
+    /// It is read into aligned host memory, which the device uses in place.
+    Arena,
+    /// It goes through the staging ring, in one or more pieces.
+    Stream,
+    /// It goes through the staging ring, whole: for devices, layouts and types without pieces.
+    Whole,
+}
+
+/// What is done to a tensor's elements on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Sub-byte elements are unpacked to a byte each.
     Unpack,
-    /// Elements are cast from this type, and the device copies the result.
+    /// They are cast from this type.
     Cast {
         /// Their type in the file.
         from: DType,
@@ -36,7 +59,7 @@ pub enum Route {
 }
 
 /// One tensor of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Step {
     /// Its name on disk, after renaming.
     pub name: String,
@@ -46,57 +69,163 @@ pub struct Step {
     pub range: Range<usize>,
     /// How they get to the device.
     pub route: Route,
+    /// What is done to them on the way.
+    pub change: Change,
+    /// Bytes of its elements as they are passed to the device.
+    pub device_bytes: usize,
+    /// The arena or transfer that it belongs to.
+    pub(super) group: usize,
+    /// Its position in that.
+    pub(super) slot: usize,
 }
 
-/// What a load will do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a load will do. Printed, it is a table with a row a tensor, in the order of their bytes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct LoadPlan {
     /// The tensors, in the order of the tree's leaves.
     pub steps: Vec<Step>,
     /// The positions of the steps in the order of their bytes, in which they are carried out.
     pub order: Vec<usize>,
+    /// How the bytes that are copied are read.
+    pub io: Io,
+    /// What is read at once, in order.
+    #[serde(skip)]
+    pub(super) blocks: Vec<Block>,
+    /// The steps of each arena or transfer, in the order of their bytes.
+    #[serde(skip)]
+    pub(super) groups: Vec<Vec<usize>>,
 }
+
+/// What an arena or transfer holds at most, in bytes, unless one tensor is larger: so that a buffer that
+/// outlives the others keeps no more than this of their memory.
+const GROUP_BYTES: usize = 256 << 20;
+
+/// Tensors in one arena or transfer at most.
+const GROUP_TENSORS: usize = 4096;
+
+/// What tensors are aligned to in arenas and staging chunks, in bytes.
+pub(super) const PLACE_ALIGNMENT: usize = 64;
 
 impl LoadPlan {
     /// Plans a load of these tensors from a file whose first byte is at `base_address` in memory.
     pub(crate) fn new(
         tensors: &[Selected<'_>],
         base_address: usize,
+        io: Io,
         target: Target,
         dtypes: &[(String, DType)],
     ) -> Result<LoadPlan> {
         let step = |(name, tensor): &Selected<'_>| -> Result<Step> {
             let from = tensor.spec.dtype;
             let dtype = loaded_dtype(&tensor.name, from, dtypes).for_tensor(&tensor.name)?;
-            let route = match target.alias_alignment {
-                _ if dtype != from => Route::Cast { from },
-                _ if dtype.is_sub_byte() => Route::Unpack,
-                Some(alignment)
-                    if !tensor.range.is_empty()
-                        && (base_address + tensor.range.start).is_multiple_of(alignment) =>
-                {
-                    Route::Alias
-                }
-                _ => Route::Copy,
-            };
             let spec = ArraySpec::new(dtype, tensor.spec.shape.clone());
-            Ok(Step { name: name.to_string(), spec, range: tensor.range.clone(), route })
+            let change = match dtype {
+                _ if dtype != from => Change::Cast { from },
+                _ if dtype.is_sub_byte() => Change::Unpack,
+                _ => Change::None,
+            };
+            let device_bytes = spec.host_bytes().for_tensor(&tensor.name)?;
+            if dtype.to_pjrt().is_none() {
+                let unsupported = Error::UnsupportedDType { dtype, context: "PJRT".into() };
+                return Err(unsupported).for_tensor(&tensor.name);
+            }
+            let address = base_address.wrapping_add(tensor.range.start);
+            let route = route(&tensor.range, address, change, target);
+            let (name, range) = (name.to_string(), tensor.range.clone());
+            Ok(Step { name, spec, range, route, change, device_bytes, group: 0, slot: 0 })
         };
-        let steps = tensors.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let mut steps = tensors.iter().map(step).collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..steps.len()).collect();
         order.sort_by_key(|&position| steps[position].range.start);
-        Ok(LoadPlan { steps, order })
+        let groups = group(&mut steps, &order);
+        let blocks = blocks::cut(&steps, &order, target.block_bytes);
+        Ok(LoadPlan { steps, order, io, blocks, groups })
+    }
+
+    /// The positions of the steps on this route, in the order of their bytes.
+    pub(super) fn on_route(&self, route: Route) -> impl Iterator<Item = usize> + '_ {
+        self.order.iter().copied().filter(move |&position| self.steps[position].route == route)
+    }
+
+    /// What is read to be copied, in the order of the bytes.
+    pub(super) fn copied_ranges(&self) -> Vec<Range<usize>> {
+        let is_copied = |step: &&Step| !matches!(step.route, Route::Alias | Route::Empty);
+        let steps = self.order.iter().map(|&position| &self.steps[position]);
+        steps.filter(is_copied).map(|step| step.range.clone()).collect()
+    }
+
+    /// The steps whose elements are cast.
+    pub(super) fn cast_steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| matches!(step.change, Change::Cast { .. }))
+    }
+
+    /// Tensors on this route, and their bytes in the file.
+    pub fn sum(&self, route: Route) -> (usize, u64) {
+        self.on_route(route).fold((0, 0), |(count, bytes), position| {
+            (count + 1, bytes + self.steps[position].range.len() as u64)
+        })
+    }
+}
+
+fn route(range: &Range<usize>, address: usize, change: Change, target: Target) -> Route {
+    match target.alias_alignment {
+        _ if range.is_empty() => Route::Empty,
+        Some(alignment) if target.use_map && change == Change::None && address.is_multiple_of(alignment) => {
+            Route::Alias
+        }
+        Some(_) => Route::Arena,
+        // What a device holds of sub-byte elements is its own matter.
+        None if target.has_pieces && change != Change::Unpack => Route::Stream,
+        None => Route::Whole,
+    }
+}
+
+/// Assigns the steps that share memory or a transfer to groups.
+fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut bytes = 0;
+    for &position in order {
+        let step = &mut steps[position];
+        if !matches!(step.route, Route::Arena | Route::Stream) {
+            continue;
+        }
+        let place = step.device_bytes.next_multiple_of(PLACE_ALIGNMENT);
+        match groups.last_mut() {
+            Some(last) if bytes + place <= GROUP_BYTES && last.len() < GROUP_TENSORS => last.push(position),
+            _ => {
+                groups.push(vec![position]);
+                bytes = 0;
+            }
+        }
+        bytes += place;
+        step.group = groups.len() - 1;
+        step.slot = groups[step.group].len() - 1;
+    }
+    groups
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Route::Empty => "empty",
+            Route::Alias => "alias",
+            Route::Arena => "arena",
+            Route::Stream => "stream",
+            Route::Whole => "whole",
+        })
     }
 }
 
 impl fmt::Display for LoadPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.steps.iter().map(|step| step.range.end).max().unwrap_or(0).to_string().len();
         self.order.iter().map(|&position| &self.steps[position]).try_for_each(|step| {
-            writeln!(
-                f,
-                "{:?} {}..{} {} {}",
-                step.route, step.range.start, step.range.end, step.spec, step.name
-            )
+            let Range { start, end } = step.range;
+            let from = match step.change {
+                Change::Cast { from } => format!(" from {from}"),
+                _ => String::new(),
+            };
+            writeln!(f, "{:6} {start:digits$}..{end:digits$}  {}  {}{from}", step.route, step.name, step.spec)
         })
     }
 }
@@ -110,15 +239,13 @@ mod tests {
         TensorInfo { name: format!("{dtype}@{}", range.start), spec: ArraySpec::new(dtype, []), range }
     }
 
-    fn plan(
-        tensors: &[TensorInfo],
-        base: usize,
-        alignment: Option<usize>,
-        dtypes: &[(String, DType)],
-    ) -> LoadPlan {
+    const CPU: Target =
+        Target { alias_alignment: Some(64), use_map: true, has_pieces: true, block_bytes: 1 << 20 };
+
+    fn plan(tensors: &[TensorInfo], base: usize, target: Target, dtypes: &[(String, DType)]) -> LoadPlan {
         let selected: Vec<Selected<'_>> =
             tensors.iter().map(|tensor| (tensor.name.as_str().into(), tensor)).collect();
-        LoadPlan::new(&selected, base, Target { alias_alignment: alignment }, dtypes).unwrap()
+        LoadPlan::new(&selected, base, Io::Auto, target, dtypes).unwrap()
     }
 
     #[test]
@@ -130,17 +257,25 @@ mod tests {
             tensor(DType::F32, 192..192),
             tensor(DType::F64, 320..384),
         ];
-        let cpu = plan(&tensors, 4096, Some(64), &[("float64*".into(), DType::BF16)]);
+        let cpu = plan(&tensors, 4096, CPU, &[("float64*".into(), DType::BF16)]);
         insta::assert_snapshot!(cpu.to_string(), @r"
-        Alias 128..192 float32[] float32@128
-        Copy 136..140 float32[] float32@136
-        Copy 192..192 float32[] float32@192
-        Unpack 256..260 float4_e2m1fn[] float4_e2m1fn@256
-        Cast { from: F64 } 320..384 bfloat16[] float64@320
+        alias  128..192  float32@128  float32[]
+        arena  136..140  float32@136  float32[]
+        empty  192..192  float32@192  float32[]
+        arena  256..260  float4_e2m1fn@256  float4_e2m1fn[]
+        arena  320..384  float64@320  bfloat16[] from float64
         ");
-        let gpu = plan(&tensors, 4096, None, &[]);
-        assert!(gpu.steps.iter().all(|step| step.route != Route::Alias));
+        let gpu = plan(&tensors, 4096, Target { alias_alignment: None, ..CPU }, &[]);
+        insta::assert_snapshot!(gpu.to_string(), @r"
+        stream 128..192  float32@128  float32[]
+        stream 136..140  float32@136  float32[]
+        empty  192..192  float32@192  float32[]
+        whole  256..260  float4_e2m1fn@256  float4_e2m1fn[]
+        stream 320..384  float64@320  float64[]
+        ");
+        let tpu = Target { alias_alignment: None, has_pieces: false, ..CPU };
+        assert!(plan(&tensors, 4096, tpu, &[]).on_route(Route::Stream).next().is_none());
         // Bytes in memory need not begin at a page.
-        assert_eq!(plan(&tensors, 4096 + 8, Some(64), &[]).steps[1].route, Route::Copy);
+        assert_eq!(plan(&tensors, 4096 + 8, CPU, &[]).steps[1].route, Route::Arena);
     }
 }

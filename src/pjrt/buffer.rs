@@ -174,6 +174,24 @@ impl Buffer {
         Ok(Some(order.to_vec()))
     }
 
+    /// Whether the elements lie in device memory as they do on the host: row-major, without tiles.
+    ///
+    /// # Errors
+    /// When the plugin cannot say.
+    pub fn is_row_major(&self) -> Result<bool> {
+        let args = ffi::PJRT_Buffer_GetMemoryLayout_Args::new();
+        let layout = self.query(ffi::PJRT_Buffer_GetMemoryLayout, args, |a, b| a.buffer = b)?.layout;
+        if layout.type_ != ffi::PJRT_Buffer_MemoryLayout_Type_Tiled {
+            return Ok(false);
+        }
+        // SAFETY: the type says that `tiled` is the active field; what it points to lives as long as the buffer.
+        let (order, tiles) = unsafe {
+            let tiled = layout.layout.tiled;
+            (slice(tiled.minor_to_major, tiled.minor_to_major_size), tiled.num_tiles)
+        };
+        Ok(tiles == 0 && order.iter().copied().eq((0..order.len() as i64).rev()))
+    }
+
     /// The event of the buffer's content being there. Does not block.
     ///
     /// # Errors

@@ -1,0 +1,185 @@
+//! The staging ring: a bounded number of chunks of host memory, each of which comes back when the device is done
+//! with it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::Result;
+use crate::pjrt::{Client, DmaRegion, HostMemory};
+
+/// How much host memory a load through a staging ring uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Staging {
+    /// The size of a chunk in bytes, at least 64 KiB.
+    pub chunk_bytes: usize,
+    /// How many there are, at least 2.
+    pub chunks: usize,
+}
+
+impl Default for Staging {
+    /// Four chunks of 16 MiB.
+    fn default() -> Staging {
+        Staging { chunk_bytes: 16 << 20, chunks: 4 }
+    }
+}
+
+impl Staging {
+    /// A ring of so many chunks of so many bytes; fewer than 2, or smaller than 64 KiB, are taken as that.
+    pub fn new(chunks: usize, chunk_bytes: usize) -> Staging {
+        Staging { chunk_bytes: chunk_bytes.max(64 << 10), chunks: chunks.max(2) }
+    }
+}
+
+/// The chunks of one load.
+pub struct Ring {
+    staging: Staging,
+    client: Client,
+    state: Mutex<State>,
+    returned: Condvar,
+}
+
+struct State {
+    free: Vec<Chunk>,
+    /// Chunks that were made.
+    made: usize,
+    /// Chunks that somebody has, larger ones included.
+    out: usize,
+    /// Whether somebody has a chunk that is larger than the others.
+    large: bool,
+    /// Whether the plugin registers memory; `None` until it was asked to.
+    registers: Option<bool>,
+}
+
+enum Chunk {
+    Plain(HostMemory),
+    Registered(DmaRegion),
+}
+
+impl Ring {
+    pub fn new(client: &Client, staging: Staging) -> Arc<Ring> {
+        let state = State { free: Vec::new(), made: 0, out: 0, large: false, registers: None };
+        let (client, state) = (client.clone(), Mutex::new(state));
+        Arc::new(Ring { staging, client, state, returned: Condvar::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.returned.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there is
+    /// one at a time.
+    ///
+    /// # Errors
+    /// [`crate::Error::HostMemory`].
+    pub fn take(self: &Arc<Ring>, bytes: usize) -> Result<Lease> {
+        let is_large = bytes > self.staging.chunk_bytes;
+        let mut state = self.state();
+        loop {
+            if is_large && !state.large {
+                let memory = HostMemory::allocate(bytes)?;
+                state.large = true;
+                return Ok(self.lease(&mut state, Chunk::Plain(memory), is_large));
+            }
+            if !is_large && let Some(chunk) = state.free.pop() {
+                return Ok(self.lease(&mut state, chunk, is_large));
+            }
+            if !is_large && state.made < self.staging.chunks {
+                let memory = HostMemory::allocate(self.staging.chunk_bytes)?;
+                let chunk = self.register(&mut state, memory)?;
+                state.made += 1;
+                return Ok(self.lease(&mut state, chunk, is_large));
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn lease(self: &Arc<Ring>, state: &mut State, chunk: Chunk, is_large: bool) -> Lease {
+        state.out += 1;
+        Lease { chunk: Some(chunk), is_large, ring: Arc::clone(self) }
+    }
+
+    /// Registers memory for direct access, where the plugin does that.
+    fn register(&self, state: &mut State, memory: HostMemory) -> Result<Chunk> {
+        if state.registers == Some(false) {
+            return Ok(Chunk::Plain(memory));
+        }
+        match DmaRegion::new(&self.client, memory) {
+            Ok(region) => {
+                state.registers = Some(true);
+                Ok(Chunk::Registered(region))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "staging memory is not registered with the device");
+                state.registers = Some(false);
+                HostMemory::allocate(self.staging.chunk_bytes).map(Chunk::Plain)
+            }
+        }
+    }
+
+    /// Blocks until every chunk has come back.
+    pub fn drain(&self) {
+        let mut state = self.state();
+        while state.out > 0 {
+            state = self.wait(state);
+        }
+    }
+
+    /// Whether chunks are registered with the device.
+    pub fn is_registered(&self) -> bool {
+        self.state().registers == Some(true)
+    }
+}
+
+/// A chunk that somebody fills, or that the device reads. Dropping it gives it back.
+pub struct Lease {
+    chunk: Option<Chunk>,
+    is_large: bool,
+    ring: Arc<Ring>,
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.chunk {
+            Some(Chunk::Plain(memory)) => memory,
+            Some(Chunk::Registered(region)) => region,
+            None => &[],
+        }
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.chunk {
+            Some(Chunk::Plain(memory)) => memory,
+            Some(Chunk::Registered(region)) => region,
+            None => &mut [],
+        }
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let chunk = self.chunk.take();
+        let mut state = self.ring.state();
+        state.out -= 1;
+        if self.is_large {
+            state.large = false;
+        } else {
+            state.free.extend(chunk);
+        }
+        drop(state);
+        self.ring.returned.notify_all();
+    }
+}
