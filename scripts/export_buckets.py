@@ -54,12 +54,15 @@ def named_shapes(dims, buckets, shapes_of_buckets):
 def export_buckets(function, args, sizes, path, platforms=None):
     """Writes `function` at every combination of `sizes` (name -> list of sizes) to `path`."""
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    # A dimension of one size is no dimension of the bundle's.
+    fixed = {name: values[0] for name, values in sizes.items() if len(values) == 1}
+    sizes = {name: values for name, values in sizes.items() if name not in fixed}
     dims = list(sizes)
     buckets = list(itertools.product(*sizes.values()))
     function = function if hasattr(function, "lower") else jax.jit(function)
     exported = []
     for bucket in buckets:
-        given = args(**dict(zip(dims, bucket)))
+        given = args(**fixed, **dict(zip(dims, bucket)))
         exported.append(jax.export.export(function, platforms=platforms)(*given))
     description = {
         "version": VERSION,

@@ -60,6 +60,15 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// Something failed while working on one argument of a call.
+    #[error("{argument}")]
+    Argument {
+        /// The argument, as JAX writes it: `args[0]['w']`.
+        argument: String,
+        /// What failed.
+        source: Box<Error>,
+    },
+
     /// There is no tensor or node of this name.
     #[error("there is no {what} `{name}`{}", suggestion(.nearest))]
     NotFound {
@@ -246,6 +255,11 @@ impl fmt::Display for ErrorCode {
 }
 
 impl Error {
+    /// Says which argument of a call the error is about.
+    pub(crate) fn in_argument(self, argument: &str) -> Error {
+        Error::Argument { argument: argument.to_owned(), source: Box::new(self) }
+    }
+
     /// Whose fault this is.
     pub fn blame(&self) -> Blame {
         match self {
@@ -263,7 +277,7 @@ impl Error {
             | Error::Unsupported { .. } => Blame::Plugin,
             Error::Pjrt { code: ErrorCode::InvalidArgument, .. } => Blame::Caller,
             Error::Pjrt { .. } => Blame::Plugin,
-            Error::Tensor { source, .. } => source.blame(),
+            Error::Tensor { source, .. } | Error::Argument { source, .. } => source.blame(),
         }
     }
 
@@ -271,7 +285,7 @@ impl Error {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Error::Pjrt { code, .. } => Some(*code),
-            Error::Tensor { source, .. } => source.code(),
+            Error::Tensor { source, .. } | Error::Argument { source, .. } => source.code(),
             _ => None,
         }
     }

@@ -258,7 +258,7 @@ impl Client {
         let executable = match program.exported() {
             Some(exported) => compile_exported(self, exported, program.origin(), options)?,
             None => cache::compile(self, program.code(), program.format(), options)
-                .map_err(|error| about_program(error, program.origin(), program.stablehlo_version()))?,
+                .map_err(|error| about_program(error, self, program.origin(), program.stablehlo_version()))?,
         };
         let compiled = Compiled::new(executable, program.exported())?;
         Function::of_one(compiled, program.exported.clone())
@@ -278,7 +278,7 @@ fn compile_exported(
     options.partitions = exported.device_count;
     options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
     cache::compile(client, &exported.module, ProgramFormat::Mlir, &options)
-        .map_err(|error| about_program(error, origin, stablehlo_version(&exported.module)))
+        .map_err(|error| about_program(error, client, origin, stablehlo_version(&exported.module)))
 }
 
 /// The calling convention from which on shardings are Shardy's.
@@ -304,12 +304,27 @@ fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
 }
 
 /// Names the program, and what it needs, in the compiler's error.
-fn about_program(error: Error, origin: &str, version: Option<String>) -> Error {
+fn about_program(error: Error, client: &Client, origin: &str, version: Option<String>) -> Error {
     match error {
         Error::Pjrt { function, code, message } => {
+            let (minimum, maximum) =
+                (client.plugin().stablehlo_minimum_version(), client.plugin().stablehlo_version());
+            let remedy = match (&version, maximum) {
+                (Some(version), Some(maximum))
+                    if is_within(version, minimum.as_deref(), &maximum) == Some(false) =>
+                {
+                    format!(
+                        "; this plugin reads StableHLO {} to {maximum}: use another one, or export the function with a \
+                         jax of its age",
+                        minimum.as_deref().unwrap_or("(an unknown version)")
+                    )
+                }
+                _ => String::new(),
+            };
             let version = version.map_or(String::new(), |version| format!(" (StableHLO {version})"));
-            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}") }
+            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}{remedy}") }
         }
+        Error::InvalidArgument(problem) => Error::InvalidArgument(format!("{origin}: {problem}")),
         other => other,
     }
 }

@@ -307,6 +307,18 @@ fn bound_arguments_need_not_be_given_again() {
 }
 
 #[test]
+fn a_fixed_leaf_that_was_used_up_elsewhere_is_named_by_its_path() {
+    let (program, recorded) =
+        (Program::open(file("jax0120-mlp.jaxexport")).unwrap(), recorded("jax0120-mlp"));
+    let function = client().compile(&program).unwrap();
+    let args = arguments(&recorded, "args");
+    let bound = function.bind(&[&args[0].1]).unwrap();
+    args[0].1.buffers()[0].delete().unwrap();
+    let error = bound.call(&[&args[1].1]).unwrap_err().to_string();
+    assert!(error.contains("args[0]") && error.contains("was deleted"), "{error}");
+}
+
+#[test]
 fn several_threads_call_one_function() {
     let function = client().compile(&Program::open(file("jax0120-mlp.jaxexport")).unwrap()).unwrap();
     let recorded = recorded("jax0120-mlp");

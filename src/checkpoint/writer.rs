@@ -16,11 +16,13 @@ pub struct WriteOptions {
     /// Whether the bytes are on the disk before the file takes its name; without it a crash of the system
     /// soon afterwards can leave an empty file.
     pub sync: bool,
+    /// Whether only the user may read and write the new file.
+    pub(crate) is_private: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> WriteOptions {
-        WriteOptions { sync: true }
+        WriteOptions { sync: true, is_private: false }
     }
 }
 
@@ -44,7 +46,12 @@ impl AtomicFile {
             ));
         }
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".safejax-").suffix(".tmp").permissions(permissions(existing.as_ref()));
+        let permissions = if options.is_private {
+            std::os::unix::fs::PermissionsExt::from_mode(0o600)
+        } else {
+            permissions(existing.as_ref())
+        };
+        builder.prefix(".safejax-").suffix(".tmp").permissions(permissions);
         let file = builder
             .tempfile_in(directory_of(&target))
             .map_err(|error| Error::io("create", &target, error))?;

@@ -106,7 +106,16 @@ impl Loaded {
 impl Run {
     pub fn run(self) -> Result<String> {
         let program = Program::open(&self.program)?;
-        let files = self.files_by_argument(program.exported().is_some())?;
+        let files = self.files_by_argument(program.exported())?;
+        if let Some(exported) = program.exported()
+            && exported.device_count > 1
+        {
+            bail!(
+                "{} runs on {} devices, and `run` has arguments for one; use the library: Function::executable",
+                program.origin(),
+                exported.device_count
+            );
+        }
         let (client, device) = self.device.connect()?;
         let mut options = CompileOptions::default();
         if program.exported().is_none_or(|exported| exported.device_count == 1) {
@@ -117,11 +126,15 @@ impl Run {
         let function = client.compile_with(&program, &options)?.with_conversion(conversion);
         let compile_seconds = compiling.elapsed().as_secs_f64();
         let loaded = load_arguments(&device, &function, files)?;
-        let positional: Vec<&dyn Argument> = loaded
-            .iter()
-            .filter(|(root, _)| matches!(root, Root::Position(_)))
-            .map(|(_, loaded)| loaded.as_argument())
-            .collect();
+        let nothing = Params::default();
+        let given = loaded.iter().filter_map(|(root, loaded)| match root {
+            Root::Position(position) => Some((*position, loaded.as_argument())),
+            Root::Name(_) => None,
+        });
+        let given: BTreeMap<usize, &dyn Argument> = given.collect();
+        let count = given.last_key_value().map_or(0, |(last, _)| last + 1);
+        let positional: Vec<&dyn Argument> =
+            (0..count).map(|position| given.get(&position).copied().unwrap_or(&nothing)).collect();
         let named: Vec<(&str, &dyn Argument)> = loaded
             .iter()
             .filter_map(|(root, loaded)| match root {
@@ -169,8 +182,12 @@ impl Run {
         ))
     }
 
-    /// The files of each argument. Positions must follow each other from 0.
-    fn files_by_argument(&self, is_exported: bool) -> Result<FilesByArgument<'_>> {
+    /// The files of each argument. Of a program that is no artifact, positions must follow each other from 0; an
+    /// artifact may not need those between.
+    fn files_by_argument(
+        &self,
+        exported: Option<&safejax::program::Exported>,
+    ) -> Result<FilesByArgument<'_>> {
         let mut files = FilesByArgument::new();
         for (key, file) in &self.arguments {
             let parts = files.entry(key.root.clone()).or_default();
@@ -178,7 +195,7 @@ impl Run {
             if parts.iter().any(|(other, _)| *other == path) {
                 bail!("--arg {} was given twice", key_text(key));
             }
-            if !is_exported && (path.is_some() || matches!(key.root, Root::Name(_))) {
+            if exported.is_none() && (path.is_some() || matches!(key.root, Root::Name(_))) {
                 bail!(
                     "--arg {}: only jax.export artifacts have named arguments and paths into them; give a position",
                     key_text(key)
@@ -193,6 +210,20 @@ impl Run {
                 Root::Name(_) => None,
             })
             .collect();
+        let known = |exported: &safejax::program::Exported| match &exported.in_tree {
+            safejax::TreeDef::Tuple(parts) => {
+                parts.first().map_or(0, |positional| positional.children().len())
+            }
+            _ => 0,
+        };
+        if let Some(exported) = exported {
+            match positions.last() {
+                Some(&last) if last >= known(exported) => {
+                    bail!("--arg {last}: the function takes {} positional arguments", known(exported))
+                }
+                _ => return Ok(files),
+            }
+        }
         if let Some(missing) = (0..positions.len()).find(|expected| positions[*expected] != *expected) {
             bail!("--arg {missing} is missing: the arguments given are at {positions:?}");
         }

@@ -68,7 +68,12 @@ impl LoadedExecutable {
     /// # Errors
     /// As for [`LoadedExecutable::execute`].
     pub(crate) fn execute_on_one(&self, arguments: Vec<Input<'_>>) -> Result<Vec<Buffer>> {
-        let execution = self.start(&[arguments], false)?;
+        // Without outputs, nothing but the end itself has the execution's error.
+        let is_bare = self.outputs().is_empty();
+        let execution = self.start(&[arguments], is_bare)?;
+        if is_bare {
+            execution.done.iter().try_for_each(Event::wait)?;
+        }
         Ok(execution.outputs.into_iter().next().unwrap_or_default())
     }
 

@@ -7,6 +7,7 @@ use super::bundle::{Bundle, at_sizes};
 use super::compiled::{Compiled, upload};
 use super::exported::Exported;
 use super::pad;
+use super::signature::Signature;
 use super::{Program, compile_exported};
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
@@ -67,14 +68,20 @@ impl Buckets {
 
     /// Runs the function in the smallest bucket for these sizes. Does not wait for it to end, unless outputs have
     /// to be cut back.
-    pub fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Vec<Buffer>> {
-        let wanted = self.bundle.in_order(sizes);
-        let index = self.bundle.smallest_for(&wanted).map_err(|problem| Error::Arguments {
+    pub fn run(
+        &self,
+        slots: &[Slot<'_>],
+        sizes: &Sizes<'_>,
+        signature: Option<&Signature>,
+    ) -> Result<Vec<Buffer>> {
+        let refuse = |problems: Vec<String>| Error::Arguments {
             program: self.bundle.signature.function_name.clone(),
-            problems: vec![problem],
-        })?;
+            problems,
+        };
+        let wanted = self.bundle.in_order(sizes).map_err(refuse)?;
+        let index = self.bundle.smallest_for(&wanted).map_err(|problem| refuse(vec![problem]))?;
         let compiled = self.compiled(index)?;
-        let outputs = compiled.run(slots)?;
+        let outputs = compiled.run(slots, signature)?;
         self.cut_back(outputs, &wanted)
     }
 

@@ -5,6 +5,7 @@
 //! artifact the sizes of those; `in` and `out`, for each leaf of the arguments and outputs its shape, with names
 //! for the dimensions that differ. `scripts/export_buckets.py` writes them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -71,9 +72,22 @@ impl Bundle {
         file.metadata().get(BUNDLE_KEY).map(|description| read(file, description))
     }
 
-    /// The sizes of [`Bundle::dims`], 0 for one that no argument has.
-    pub(super) fn in_order(&self, sizes: &Sizes<'_>) -> Vec<usize> {
-        self.dims.iter().map(|dim| sizes.get(dim.as_str()).copied().unwrap_or(0)).collect()
+    /// The sizes of [`Bundle::dims`]; or, for each that cannot be told from what was given, what to do.
+    pub(super) fn in_order(&self, sizes: &Sizes<'_>) -> Result<Vec<usize>, Vec<String>> {
+        let only = |position: usize| {
+            let first = self.buckets[0].sizes[position];
+            self.buckets.iter().all(|bucket| bucket.sizes[position] == first).then_some(first)
+        };
+        let known: Vec<Option<usize>> = self
+            .dims
+            .iter()
+            .enumerate()
+            .map(|(position, dim)| sizes.get(dim.as_str()).copied().or_else(|| only(position)))
+            .collect();
+        let unknown: Vec<String> = self.dims.iter().zip(&known).filter(|(_, size)| size.is_none()).map(|(dim, _)| {
+            format!("the size of `{dim}` is not known; give an argument that has it, also one that is not used otherwise")
+        }).collect();
+        if unknown.is_empty() { Ok(known.into_iter().flatten().collect()) } else { Err(unknown) }
     }
 
     /// The smallest bucket in which these sizes of the dimensions fit; or what does not fit.
@@ -122,6 +136,9 @@ fn read(file: &Checkpoint, description: &str) -> Result<Bundle, String> {
     });
     let first = buckets.first().ok_or("it has no buckets")?;
     let mut signature = (*first.exported).clone();
+    // What one size does not use, another may.
+    let kept: BTreeSet<usize> = buckets.iter().flat_map(|bucket| &bucket.exported.kept).copied().collect();
+    signature.kept = kept.into_iter().collect();
     signature.in_avals = named(&first.exported.in_avals, &description.r#in)?;
     signature.out_avals = named(&first.exported.out_avals, &description.out)?;
     let bundle = Bundle { dims: description.dims, buckets, signature: Arc::new(signature) };
@@ -143,7 +160,11 @@ fn named(avals: &[Aval], shapes: &[Vec<DescribedDim>]) -> Result<Vec<Aval>, Stri
 
 /// Every bucket must be the same function at the sizes that the description says.
 fn check(bundle: &Bundle) -> Result<(), String> {
-    for dim in &bundle.dims {
+    for (position, dim) in bundle.dims.iter().enumerate() {
+        let differs = |bucket: &Bucket| bucket.sizes[position] != bundle.buckets[0].sizes[position];
+        if !bundle.buckets.iter().any(differs) {
+            continue;
+        }
         let names_it = |other: &Dim| *other == Dim::Symbolic(dim.clone());
         if !bundle.signature.in_avals.iter().any(|aval| aval.shape.iter().any(names_it)) {
             return Err(format!("no argument has the dimension `{dim}`"));
@@ -153,6 +174,12 @@ fn check(bundle: &Bundle) -> Result<(), String> {
         let (own, all) = (&bucket.exported, &bundle.signature);
         if own.in_tree != all.in_tree || own.out_tree != all.out_tree {
             return Err(format!("the bucket {:?} has other trees than the first", bucket.sizes));
+        }
+        if own.platforms != all.platforms || own.device_count != all.device_count {
+            return Err(format!(
+                "the bucket {:?} is for other platforms or devices than the first",
+                bucket.sizes
+            ));
         }
         for (own, all) in [(&own.in_avals, &all.in_avals), (&own.out_avals, &all.out_avals)] {
             for (own, all) in own.iter().zip(all) {

@@ -84,7 +84,7 @@ impl Entry {
 
     /// The executable, if it is there and whole.
     fn load(&self, client: &Client) -> Option<LoadedExecutable> {
-        let content = fs::read(&self.path).ok()?;
+        let content = read_own(&self.path)?;
         let serialized = executable_in(&content, &self.key).or_else(|| {
             tracing::info!(entry = %self.path.display(), "a kept executable is damaged and is made again");
             None
@@ -110,7 +110,7 @@ impl Entry {
             let content = entry_content(&self.key, &serialized);
             make_room(self.path.parent().unwrap_or(Path::new(".")), content.len() as u64);
             // What is lost when the machine stops is made again.
-            write_atomically(&self.path, WriteOptions { sync: false }, |file| {
+            write_atomically(&self.path, WriteOptions { sync: false, is_private: true }, |file| {
                 std::io::Write::write_all(file, &content)
             })
             .map_err(|error| error.to_string())
@@ -170,10 +170,29 @@ fn processor() -> Option<String> {
     Some(sha256(lines.join("\n").as_bytes()))
 }
 
+/// The content of a file that is ours and that nobody else can write to.
+fn read_own(path: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?;
+    if !is_own(&file.metadata().ok()?) {
+        tracing::warn!(entry = %path.display(), "a kept executable that other users can write to is not used");
+        return None;
+    }
+    let mut content = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut content).ok().map(|_| content)
+}
+
+/// Whether a file or directory is ours, and nobody else can write to it.
+fn is_own(metadata: &fs::Metadata) -> bool {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    metadata.uid() == rustix::process::geteuid().as_raw()
+        && metadata.permissions().mode() & WRITABLE_BY_OTHERS == 0
+}
+
 /// Whether the directory is there, or could be made, and nobody else can write to it: loading an entry runs code
 /// that is in it.
 fn is_safe(directory: &Path) -> bool {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+    use std::os::unix::fs::DirBuilderExt;
     if !directory.exists()
         && let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
     {
@@ -181,9 +200,7 @@ fn is_safe(directory: &Path) -> bool {
         return false;
     }
     let Ok(metadata) = fs::metadata(directory) else { return false };
-    const WRITABLE_BY_OTHERS: u32 = 0o022;
-    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
-    if is_own && metadata.permissions().mode() & WRITABLE_BY_OTHERS == 0 {
+    if is_own(&metadata) {
         return true;
     }
     tracing::warn!(directory = %directory.display(), "executables are not kept where other users can write");

@@ -309,9 +309,10 @@ impl Function {
     }
 
     fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Outputs> {
+        let signature = self.inner.signature.as_ref();
         let buffers = match &self.inner.code {
-            Code::One(compiled) => compiled.run(slots)?,
-            Code::Buckets(buckets) => buckets.run(slots, sizes)?,
+            Code::One(compiled) => compiled.run(slots, signature)?,
+            Code::Buckets(buckets) => buckets.run(slots, sizes, signature)?,
         };
         Ok(Outputs::new(buffers, self.inner.out_keys.clone()))
     }
@@ -371,7 +372,20 @@ impl BoundFunction {
             Code::Buckets(_) => binding.check(0..self.fixed.len(), device, conversion, &mut sizes),
         }
         let slots = function.complete(binding)?;
-        function.run(&slots, &sizes)
+        function.run(&slots, &sizes).map_err(|error| self.explain(error, signature))
+    }
+
+    /// Says which fixed leaves are used up, if that is why a call failed: calls do not check them.
+    fn explain(&self, error: Error, signature: &Signature) -> Error {
+        let gone = |(buffer, parameter): (&Option<Buffer>, &super::signature::Parameter)| {
+            let gone = LeafArgument::buffer(buffer.as_ref()?).gone()?;
+            Some(format!("{}: {gone}", parameter.place))
+        };
+        let problems: Vec<String> = self.fixed.iter().zip(&signature.parameters).filter_map(gone).collect();
+        if problems.is_empty() {
+            return error;
+        }
+        Error::Arguments { program: self.function.name().to_owned(), problems }
     }
 }
 

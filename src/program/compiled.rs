@@ -4,7 +4,7 @@ use super::argument::{ArrayArgument, LeafArgument};
 use super::bind::Slot;
 use super::exported::Exported;
 use super::pad;
-use super::signature::Interface;
+use super::signature::{Interface, Signature};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
 use crate::dtype::DType;
@@ -18,8 +18,8 @@ pub struct Compiled {
     /// What the compiler says that `main` takes.
     pub interface: Option<Interface>,
     /// For each parameter of `main` after those that a call does not give: which leaf it is, and its type and shape,
-    /// if they are known.
-    taken: Vec<(usize, Option<ArraySpec>)>,
+    /// if they are known. `None` if what it takes is not known.
+    taken: Option<Vec<(usize, Option<ArraySpec>)>>,
     /// Which of its platforms the program is on, as its first argument; `None` for a program of one platform.
     platform_index: Option<Buffer>,
 }
@@ -29,12 +29,13 @@ impl Compiled {
         let interface = Interface::of(&executable);
         let taken = match (exported, &interface) {
             (Some(exported), _) => {
-                exported.kept.iter().map(|&leaf| (leaf, exported.in_avals[leaf].to_spec())).collect()
+                let kept = exported.kept.iter();
+                Some(kept.map(|&leaf| (leaf, exported.in_avals[leaf].to_spec())).collect())
             }
             (None, Some(interface)) => {
-                interface.parameters.iter().map(super::exported::Aval::to_spec).enumerate().collect()
+                Some(interface.parameters.iter().map(super::exported::Aval::to_spec).enumerate().collect())
             }
-            (None, None) => Vec::new(),
+            (None, None) => None,
         };
         let platform_index =
             exported.map(|exported| platform_index(exported, &executable)).transpose()?.flatten();
@@ -53,34 +54,42 @@ impl Compiled {
     pub fn donatable_leaves(&self) -> Vec<usize> {
         let before = usize::from(self.platform_index.is_some());
         let positions = self.interface.iter().flat_map(|interface| &interface.donatable);
-        let leaf = |position: &usize| Some(self.taken.get(position.checked_sub(before)?)?.0);
+        let leaf = |position: &usize| Some(self.taken.as_ref()?.get(position.checked_sub(before)?)?.0);
         positions.filter_map(leaf).collect()
     }
 
-    /// Runs the program on leaves that were checked. Does not wait for it to end.
-    pub fn run(&self, slots: &[Slot<'_>]) -> Result<Vec<Buffer>> {
+    /// Runs the program on leaves that were checked. Does not wait for it to end. The signature, if there is one,
+    /// says what the leaves are called.
+    pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
         let device = self.device().ok_or_else(|| {
             Error::InvalidArgument(format!(
-                "`{}` runs on {} devices; call its executable() with a list of arguments for each",
+                "`{}` runs on {} devices, which only the library does: by its executable(), with a list of arguments \
+                 for each device",
                 self.executable.name(),
                 self.executable.devices().len()
             ))
         })?;
         let mut inputs = Vec::with_capacity(slots.len() + 1);
         inputs.extend(self.platform_index.iter().map(Input::Borrow));
-        if self.taken.is_empty() && self.interface.is_none() {
-            // What the program takes is not known: everything that was given.
+        let Some(taken) = &self.taken else {
+            // Everything that was given.
             for slot in slots {
                 inputs.extend(given(slot).map(|leaf| prepare(leaf, leaf.spec(), device)).transpose()?);
             }
             return self.executable.execute_on_one(inputs);
-        }
-        for (index, spec) in &self.taken {
+        };
+        let place = |index: usize| match signature {
+            Some(signature) => signature.parameters[index].place.clone(),
+            None => format!("argument {index}"),
+        };
+        for (index, spec) in taken {
             let leaf = slots
                 .get(*index)
                 .and_then(given)
-                .ok_or_else(|| Error::InvalidArgument(format!("nothing was given for parameter {index}")))?;
-            inputs.push(prepare(leaf, spec.as_ref().unwrap_or(leaf.spec()), device)?);
+                .ok_or_else(|| Error::InvalidArgument(format!("nothing was given for {}", place(*index))))?;
+            let wanted = spec.as_ref().unwrap_or(leaf.spec());
+            let prepared = prepare(leaf, wanted, device);
+            inputs.push(prepared.map_err(|error| error.in_argument(&place(*index)))?);
         }
         self.executable.execute_on_one(inputs)
     }

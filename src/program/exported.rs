@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::flatbuffer::{Problem, Table};
+use super::flatbuffer::{Budget, Problem, Table};
 use super::sharding::{self, Sharding};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
@@ -66,6 +66,8 @@ pub struct Aval {
     pub shape: Vec<Dim>,
     /// The implementation of a PRNG key, such as `fry`; its raw integers are what the program sees.
     pub key: Option<&'static str>,
+    /// The memory that it is in, where that is not the device's own: `host` or `any`.
+    pub memory: Option<&'static str>,
 }
 
 /// A dimension.
@@ -78,6 +80,15 @@ pub enum Dim {
 }
 
 impl Aval {
+    /// Bytes that it takes in memory, about.
+    fn bytes(&self) -> usize {
+        let text = |dim: &Dim| match dim {
+            Dim::Size(_) => 0,
+            Dim::Symbolic(expression) => expression.len(),
+        };
+        size_of::<Aval>() + self.shape.iter().map(|dim| size_of::<Dim>() + text(dim)).sum::<usize>()
+    }
+
     /// The type and shape, if no dimension is symbolic.
     pub fn to_spec(&self) -> Option<ArraySpec> {
         let size = |dim: &Dim| match dim {
@@ -90,7 +101,12 @@ impl Aval {
 
 impl From<&ArraySpec> for Aval {
     fn from(spec: &ArraySpec) -> Aval {
-        Aval { dtype: spec.dtype, shape: spec.shape.iter().map(|&size| Dim::Size(size)).collect(), key: None }
+        Aval {
+            dtype: spec.dtype,
+            shape: spec.shape.iter().map(|&size| Dim::Size(size)).collect(),
+            key: None,
+            memory: None,
+        }
     }
 }
 
@@ -102,7 +118,8 @@ impl fmt::Display for Aval {
         };
         let dims: Vec<String> = self.shape.iter().map(dim).collect();
         write!(f, "{}[{}]", self.dtype, dims.join(","))?;
-        self.key.map_or(Ok(()), |key| write!(f, " (a PRNG key of {key})"))
+        self.key.map_or(Ok(()), |key| write!(f, " (a PRNG key of {key})"))?;
+        self.memory.map_or(Ok(()), |memory| write!(f, " in {memory} memory"))
     }
 }
 
@@ -111,7 +128,7 @@ const MAX_VJP_DEPTH: usize = 8;
 
 /// Whether bytes look like an artifact: a FlatBuffer's root, and a module within it.
 pub fn is_artifact(data: &[u8]) -> bool {
-    Table::root(data).is_ok_and(
+    Table::root(data, &Budget::of(data)).is_ok_and(
         |root| matches!(root.bytes(13), Ok(Some(module)) if module.starts_with(super::MLIR_BYTECODE_MAGIC)),
     )
 }
@@ -122,7 +139,7 @@ impl Exported {
 
     /// Reads an artifact, or says what is wrong with it.
     pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
-        read(Table::root(data)?, 0)
+        read(Table::root(data, &Budget::of(data))?, 0)
     }
 
     /// The expressions of the dimensions that are symbolic, in the order of the arguments.
@@ -146,8 +163,7 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
     let missing = |what: &str| format!("it has no {what}");
     let tree = |slot: usize, what: &str| -> Result<TreeDef, Problem> {
         let root = table.table(slot)?.ok_or_else(|| missing(what))?;
-        let mut nodes = 0;
-        read_tree(root, 0, &mut nodes)
+        read_tree(root, 0, 0)
     };
     let uniques: Vec<Aval> = table.tables(19)?.into_iter().map(read_aval).collect::<Result<_, _>>()?;
     let avals = |indices_slot: usize, own_slot: usize| -> Result<Vec<Aval>, Problem> {
@@ -155,7 +171,10 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
             Some(indices) => indices
                 .into_iter()
                 .map(|index| {
-                    uniques.get(index as usize).cloned().ok_or_else(|| format!("there is no type {index}"))
+                    let aval =
+                        uniques.get(index as usize).ok_or_else(|| format!("there is no type {index}"))?;
+                    table.budget().charge(aval.bytes())?;
+                    Ok(aval.clone())
                 })
                 .collect(),
             None => table.tables(own_slot)?.into_iter().map(read_aval).collect(),
@@ -257,17 +276,20 @@ fn check(exported: &Exported) -> Result<(), Problem> {
     }
 }
 
-/// The most nodes that a tree may have: offsets can lead to one node many times over.
-const MAX_NODES: usize = 1 << 20;
-
-fn read_tree(table: Table<'_>, depth: usize, nodes: &mut usize) -> Result<TreeDef, Problem> {
-    *nodes += 1;
-    if depth > MAX_DEPTH || *nodes > MAX_NODES {
-        return Err(format!("a tree has more than {MAX_DEPTH} levels or {MAX_NODES} nodes"));
+/// Reads a node to which the keys of this many bytes lead.
+fn read_tree(table: Table<'_>, depth: usize, path_bytes: usize) -> Result<TreeDef, Problem> {
+    if depth > MAX_DEPTH {
+        return Err(format!("a tree has more than {MAX_DEPTH} levels"));
     }
+    // Every leaf has a path of its own.
+    table.budget().charge(size_of::<TreeDef>() + path_bytes)?;
+    let names = table.strings(2)?;
+    let auxiliary = table.bytes(4)?.unwrap_or_default();
     let mut children = Vec::new();
-    for child in table.tables(1)? {
-        children.push(read_tree(child, depth + 1, nodes)?);
+    for (index, child) in table.tables(1)?.into_iter().enumerate() {
+        // A custom node's keys are within these bytes.
+        let key_bytes = names.get(index).map_or(auxiliary.len(), |name| name.len());
+        children.push(read_tree(child, depth + 1, path_bytes + size_of::<Key>() + key_bytes)?);
     }
     match table.u8(0)?.unwrap_or(0) {
         0 => Ok(TreeDef::Leaf(LeafKind::Array)),
@@ -275,22 +297,20 @@ fn read_tree(table: Table<'_>, depth: usize, nodes: &mut usize) -> Result<TreeDe
         2 => Ok(TreeDef::Tuple(children)),
         3 => Ok(TreeDef::List(children)),
         4 => {
-            let names = table.strings(2)?;
             if names.len() != children.len() {
                 return Err(format!("a dictionary has {} keys and {} entries", names.len(), children.len()));
             }
             let entries = names.into_iter().map(DictKey::from).zip(children);
             TreeDef::dict(entries).map_err(|error| error.to_string())
         }
-        5 => custom(table, children),
+        5 => custom(table, auxiliary, children),
         kind => Err(format!("a node is of kind {kind}, which is not known")),
     }
 }
 
 /// A registered type: OrderedDicts and named tuples write their keys as JSON.
-fn custom(table: Table<'_>, children: Vec<TreeDef>) -> Result<TreeDef, Problem> {
+fn custom(table: Table<'_>, auxiliary: &[u8], children: Vec<TreeDef>) -> Result<TreeDef, Problem> {
     let name = table.string(3)?.unwrap_or_default().to_owned();
-    let auxiliary = table.bytes(4)?.unwrap_or_default();
     let keys: Option<Vec<String>> = serde_json::from_slice(auxiliary).ok();
     match keys.filter(|keys| keys.len() == children.len()) {
         Some(keys) if name == "collections.OrderedDict" => {
@@ -340,7 +360,21 @@ const DTYPES: [Option<DType>; 27] = [
 /// PRNG keys by number, from 27: the implementation, and how many 32-bit integers a key is.
 const KEYS: [(&str, usize); 3] = [("fry", 2), ("rbg", 4), ("unsafe_rbg", 4)];
 
+/// `AbstractValue.kind`: an array; there is no other yet.
+const SHAPED: u8 = 0;
+
+/// `MemorySpace`: not said, a device's, the host's, any.
+const MEMORY_SPACES: [Option<&str>; 4] = [None, None, Some("host"), Some("any")];
+
 fn read_aval(table: Table<'_>) -> Result<Aval, Problem> {
+    let kind = table.u8(0)?.unwrap_or(SHAPED);
+    if kind != SHAPED {
+        return Err(format!("a type is of kind {kind}, which is not known"));
+    }
+    let space = table.u8(3)?.unwrap_or(0);
+    let memory = MEMORY_SPACES
+        .get(usize::from(space))
+        .ok_or_else(|| format!("a type is in the memory space {space}, which is not known"))?;
     let mut shape: Vec<Dim> = table
         .strings(1)?
         .into_iter()
@@ -349,12 +383,12 @@ fn read_aval(table: Table<'_>) -> Result<Aval, Problem> {
     let number = usize::from(table.u8(2)?.unwrap_or(0));
     if let Some((key, words)) = number.checked_sub(DTYPES.len()).and_then(|index| KEYS.get(index)) {
         shape.push(Dim::Size(*words));
-        return Ok(Aval { dtype: DType::U32, shape, key: Some(key) });
+        return Ok(Aval { dtype: DType::U32, shape, key: Some(key), memory: *memory });
     }
     match DTYPES.get(number) {
-        Some(Some(dtype)) => Ok(Aval { dtype: *dtype, shape, key: None }),
+        Some(Some(dtype)) => Ok(Aval { dtype: *dtype, shape, key: None, memory: *memory }),
         // float0 arrays are passed as booleans.
-        Some(None) => Ok(Aval { dtype: DType::Bool, shape, key: None }),
+        Some(None) => Ok(Aval { dtype: DType::Bool, shape, key: None, memory: *memory }),
         None => Err(format!("a type has the number {number}, which is not known")),
     }
 }

@@ -4,10 +4,34 @@
 //! which has two bytes of its own size, two of the table's, then two for every field; a vector or string is
 //! its length, then its elements. All offsets and numbers are little-endian.
 
+use std::cell::Cell;
+
+/// How much may still be read of a buffer. Offsets can lead to the same place many times over, so that what is read
+/// of a small buffer could be more than any memory.
+pub struct Budget(Cell<usize>);
+
+impl Budget {
+    /// Enough for any real buffer of this size.
+    pub fn of(buffer: &[u8]) -> Budget {
+        const TIMES: usize = 64;
+        const LEAST: usize = 1 << 20;
+        Budget(Cell::new(buffer.len().saturating_mul(TIMES).saturating_add(LEAST)))
+    }
+
+    /// Takes away what is about to be kept, in bytes.
+    pub fn charge(&self, bytes: usize) -> Result<(), Problem> {
+        let left = self.0.get().checked_sub(bytes);
+        self.0
+            .set(left.ok_or("its parts refer to each other so often that they would be larger than memory")?);
+        Ok(())
+    }
+}
+
 /// A table within a buffer.
 #[derive(Clone, Copy)]
 pub struct Table<'a> {
     buffer: &'a [u8],
+    budget: &'a Budget,
     position: usize,
     vtable: usize,
     /// Bytes of the vtable.
@@ -38,11 +62,17 @@ fn follow(buffer: &[u8], position: usize) -> Result<usize, Problem> {
 
 impl<'a> Table<'a> {
     /// The root table of a buffer.
-    pub fn root(buffer: &'a [u8]) -> Result<Table<'a>, Problem> {
-        Table::at(buffer, follow(buffer, 0)?)
+    pub fn root(buffer: &'a [u8], budget: &'a Budget) -> Result<Table<'a>, Problem> {
+        Table::at(buffer, budget, follow(buffer, 0)?)
     }
 
-    fn at(buffer: &'a [u8], position: usize) -> Result<Table<'a>, Problem> {
+    /// What may still be read.
+    pub fn budget(&self) -> &'a Budget {
+        self.budget
+    }
+
+    fn at(buffer: &'a [u8], budget: &'a Budget, position: usize) -> Result<Table<'a>, Problem> {
+        budget.charge(size_of::<Table<'_>>())?;
         let back = i32::from_le_bytes(bytes(buffer, position)?);
         let vtable = i64::try_from(position)
             .ok()
@@ -55,7 +85,7 @@ impl<'a> Table<'a> {
         if vtable_size < 4 || !fits(vtable, vtable_size) || table_size < 4 || !fits(position, table_size) {
             return Err(format!("the table at byte {position} does not fit into the buffer"));
         }
-        Ok(Table { buffer, position, vtable, vtable_size, table_size })
+        Ok(Table { buffer, budget, position, vtable, vtable_size, table_size })
     }
 
     /// Where a field is stored; `None` if it is absent.
@@ -87,7 +117,7 @@ impl<'a> Table<'a> {
 
     pub fn table(&self, slot: usize) -> Result<Option<Table<'a>>, Problem> {
         let Some(field) = self.field(slot, 4)? else { return Ok(None) };
-        Table::at(self.buffer, follow(self.buffer, field)?).map(Some)
+        Table::at(self.buffer, self.budget, follow(self.buffer, field)?).map(Some)
     }
 
     /// The elements of a vector as bytes, each of this size, and where they begin.
@@ -100,6 +130,7 @@ impl<'a> Table<'a> {
         let end = end.filter(|end| *end <= self.buffer.len());
         let end =
             end.ok_or_else(|| format!("the vector at byte {start} of {count} elements leads past the end"))?;
+        self.budget.charge(end - first)?;
         Ok(Some((first, &self.buffer[first..end])))
     }
 
@@ -131,7 +162,7 @@ impl<'a> Table<'a> {
     }
 
     pub fn tables(&self, slot: usize) -> Result<Vec<Table<'a>>, Problem> {
-        self.targets(slot)?.into_iter().map(|target| Table::at(self.buffer, target)).collect()
+        self.targets(slot)?.into_iter().map(|target| Table::at(self.buffer, self.budget, target)).collect()
     }
 
     pub fn strings(&self, slot: usize) -> Result<Vec<&'a str>, Problem> {
@@ -139,6 +170,7 @@ impl<'a> Table<'a> {
             let end =
                 u32_at(self.buffer, start)?.checked_add(start + 4).filter(|end| *end <= self.buffer.len());
             let end = end.ok_or_else(|| format!("the string at byte {start} leads past the end"))?;
+            self.budget.charge(size_of::<String>() + end - start)?;
             text(&self.buffer[start + 4..end])
         };
         self.targets(slot)?.into_iter().map(string).collect()
@@ -147,4 +179,34 @@ impl<'a> Table<'a> {
 
 fn text(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| "a string is not UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer whose root has, in field 0, `count` strings that are all the same bytes, `length` of them.
+    fn repeated(count: u32, length: u32) -> Vec<u8> {
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let mut buffer = words(&[12]);
+        // The vtable: its size, the table's, where field 0 is; then padding, and the table at byte 12.
+        buffer.extend([6u16, 8, 4, 0].iter().flat_map(|half| half.to_le_bytes()));
+        buffer.extend(words(&[8, 4, count]));
+        let string = 24 + 4 * count;
+        (0..count).for_each(|index| buffer.extend((string - (24 + 4 * index)).to_le_bytes()));
+        buffer.extend(length.to_le_bytes());
+        buffer.resize(buffer.len() + length as usize, b'x');
+        buffer
+    }
+
+    #[test]
+    fn strings_are_read_but_not_if_they_would_be_larger_than_memory() {
+        let few = repeated(3, 5);
+        let budget = Budget::of(&few);
+        assert_eq!(Table::root(&few, &budget).unwrap().strings(0).unwrap(), ["xxxxx"; 3]);
+        let many = repeated(100_000, 500_000);
+        let budget = Budget::of(&many);
+        let problem = Table::root(&many, &budget).unwrap().strings(0).unwrap_err();
+        assert!(problem.contains("larger than memory"), "{problem}");
+    }
 }

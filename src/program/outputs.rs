@@ -62,9 +62,10 @@ impl Outputs {
     /// Blocks until every output is there.
     ///
     /// # Errors
-    /// The error of the execution.
+    /// The error of the execution, naming the first output that it keeps from being there.
     pub fn wait(&self) -> Result<()> {
-        self.buffers.iter().try_for_each(Buffer::wait)
+        let named = self.keys.leaves().iter().zip(&self.buffers);
+        named.into_iter().try_for_each(|(leaf, buffer)| buffer.wait().for_tensor(&leaf.name))
     }
 
     /// Starts copying every output to the host. Does not block: the next call can run meanwhile.
@@ -73,7 +74,7 @@ impl Outputs {
     /// The first output that was donated or deleted, or that the plugin cannot copy.
     pub fn start_to_host(&self) -> Result<OutputTransfer> {
         let start = |(leaf, buffer): (&crate::tree::Leaf, &Buffer)| {
-            buffer.start_to_host().for_tensor(&leaf.name).map(|transfer| (buffer.clone(), transfer))
+            buffer.start_to_host().for_tensor(&leaf.name).map(|transfer| (transfer, buffer.clone()))
         };
         let transfers = self.keys.leaves().iter().zip(&self.buffers).map(start).collect::<Result<_>>()?;
         Ok(OutputTransfer { keys: self.keys.clone(), transfers })
@@ -111,8 +112,8 @@ impl Argument for Outputs {
 #[derive(Debug)]
 pub struct OutputTransfer {
     keys: Arc<KeyMap>,
-    /// Each with its buffer, which must not be freed before.
-    transfers: Vec<(Buffer, HostTransfer)>,
+    /// Each with its buffer, which is freed after it.
+    transfers: Vec<(HostTransfer, Buffer)>,
 }
 
 impl OutputTransfer {
@@ -122,7 +123,7 @@ impl OutputTransfer {
     /// The error of the execution, or of a copy, naming the output.
     pub fn wait(self) -> Result<Tree<HostArray>> {
         let names = self.keys.leaves().iter().map(|leaf| &leaf.name);
-        let finish = |(name, (buffer, transfer)): (&String, (Buffer, HostTransfer))| {
+        let finish = |(name, (transfer, buffer)): (&String, (HostTransfer, Buffer))| {
             let bytes = transfer.wait().for_tensor(name)?;
             HostArray::from_bytes(buffer.spec().clone(), bytes)
         };

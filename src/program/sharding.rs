@@ -20,6 +20,10 @@ pub enum Sharding {
         /// For each dimension the axes that it is split over; none for one that is whole. Dimensions after these are
         /// whole.
         spec: Vec<Vec<String>>,
+        /// The axes that it is the same along, having been summed over them.
+        reduced: Vec<String>,
+        /// The axes along which it is still to be summed.
+        unreduced: Vec<String>,
         /// The kind of memory, if the artifact names one.
         memory_kind: Option<String>,
     },
@@ -46,11 +50,16 @@ impl fmt::Display for Sharding {
             axes => format!("('{}')", axes.join("', '")),
         };
         match self {
-            Sharding::Named { mesh, spec, memory_kind } => {
+            Sharding::Named { mesh, spec, reduced, unreduced, memory_kind } => {
                 let axes: Vec<String> =
                     mesh.axes.iter().map(|(name, size)| format!("{name}={size}")).collect();
                 let spec: Vec<String> = spec.iter().map(dimension).collect();
                 write!(f, "P({}) over {}", spec.join(", "), axes.join(", "))?;
+                for (what, axes) in [("reduced", reduced), ("unreduced", unreduced)] {
+                    if !axes.is_empty() {
+                        write!(f, ", {what} over {}", axes.join(", "))?;
+                    }
+                }
                 memory_kind.as_ref().map_or(Ok(()), |kind| write!(f, " in {kind}"))
             }
             Sharding::Replicated => write!(f, "on every device"),
@@ -75,12 +84,20 @@ mod kind {
     pub const OTHER: i32 = 3;
 }
 
+/// `AxisType`: the last that is known, after missing, auto and explicit.
+const MANUAL: u8 = 3;
+
 /// Reads a table `AbstractMesh`.
 pub(super) fn read_mesh(table: Table<'_>) -> Result<Mesh, Problem> {
     let sizes = table.u32s(0)?.unwrap_or_default();
     let names = table.strings(1)?;
     if sizes.len() != names.len() {
         return Err(format!("a mesh has {} axes, but {} names for them", sizes.len(), names.len()));
+    }
+    for axis_type in table.bytes(2)?.unwrap_or_default() {
+        if *axis_type > MANUAL {
+            return Err(format!("an axis of a mesh is of type {axis_type}, which is not known"));
+        }
     }
     Ok(Mesh {
         axes: names.into_iter().map(str::to_owned).zip(sizes.into_iter().map(|size| size as usize)).collect(),
@@ -90,12 +107,17 @@ pub(super) fn read_mesh(table: Table<'_>) -> Result<Mesh, Problem> {
 /// Reads a table `NamedSharding`, whose mesh is one of `meshes`.
 pub(super) fn read_named(table: Table<'_>, meshes: &[Mesh]) -> Result<Sharding, Problem> {
     let index = table.u32(3)?.unwrap_or(0) as usize;
+    let memory_kind = table.string(2)?.filter(|kind| !kind.is_empty()).map(str::to_owned);
     // Before meshes were written once for all, each sharding had its own.
     let own = if meshes.is_empty() { table.table(0)?.map(read_mesh).transpose()? } else { None };
     let mesh = own.as_ref().or(meshes.get(index)).ok_or_else(|| format!("there is no mesh {index}"))?;
-    let partitions = match table.table(1)? {
-        Some(spec) => spec.tables(0)?,
-        None => Vec::new(),
+    table
+        .budget()
+        .charge(mesh.axes.iter().map(|(name, _)| size_of::<(String, usize)>() + name.len()).sum())?;
+    let spec = table.table(1)?;
+    let partitions = spec.map_or(Ok(Vec::new()), |spec| spec.tables(0))?;
+    let names = |slot: usize| -> Result<Vec<String>, Problem> {
+        Ok(spec.map_or(Ok(Vec::new()), |spec| spec.strings(slot))?.into_iter().map(str::to_owned).collect())
     };
     let axes = |dimension: Table<'_>| -> Result<Vec<String>, Problem> {
         Ok(dimension.strings(0)?.into_iter().map(str::to_owned).collect())
@@ -103,7 +125,9 @@ pub(super) fn read_named(table: Table<'_>, meshes: &[Mesh]) -> Result<Sharding, 
     Ok(Sharding::Named {
         mesh: mesh.clone(),
         spec: partitions.into_iter().map(axes).collect::<Result<_, _>>()?,
-        memory_kind: table.string(2)?.filter(|kind| !kind.is_empty()).map(str::to_owned),
+        reduced: names(1)?,
+        unreduced: names(2)?,
+        memory_kind,
     })
 }
 

@@ -192,7 +192,14 @@ impl KeyMap {
     /// # Errors
     /// [`Error::NotFound`] when there is nothing there.
     pub fn subtree(&self, name: &str) -> Result<(KeyMap, Range<usize>)> {
-        let (range, depth) = self.range(name)?;
+        let (range, depth) = match self.range(name) {
+            Ok(found) => found,
+            // A node without leaves is in no leaf's path.
+            Err(error) => match name.parse().ok().and_then(|path| self.def.node(&path)) {
+                Some(node) if node.leaf_count() == 0 => return Ok((KeyMap::new(node.clone())?, 0..0)),
+                _ => return Err(error),
+            },
+        };
         let first = &self.leaves[range.start].path;
         let is_leaf = first.keys().len() == depth;
         let cut = if is_leaf { depth.saturating_sub(1) } else { depth };
@@ -343,5 +350,14 @@ mod tests {
                 prop_assert_eq!(paths, sorted);
             }
         }
+    }
+
+    #[test]
+    fn a_node_without_leaves_is_a_tree_too() {
+        let def = TreeDef::Tuple(vec![TreeDef::LEAF, TreeDef::Tuple(vec![TreeDef::None]), TreeDef::LEAF]);
+        let map = KeyMap::new(def).unwrap();
+        let (empty, range) = map.subtree("1").unwrap();
+        assert_eq!((empty.def(), range), (&TreeDef::Tuple(vec![TreeDef::None]), 0..0));
+        assert!(map.subtree("3").is_err());
     }
 }

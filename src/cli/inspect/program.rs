@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use safejax::pjrt::Plugin;
 use safejax::program::exported::Aval;
-use safejax::program::{Bucket, Bundle, Exported};
+use safejax::program::{Bucket, Bundle, Exported, Sharding};
 use safejax::tree::record;
 use safejax::{Program, plugins};
 use serde_json::{Value, json};
@@ -136,11 +136,24 @@ fn exported_text(program: &Program, exported: &Exported) -> String {
     if exported.vjp.is_some() {
         text += "with its gradient\n";
     }
-    text + "takes\n" + &program.signature_text().unwrap_or_default()
+    let text = text + "takes\n" + &program.signature_text().unwrap_or_default();
+    // An artifact's own words cannot move the cursor.
+    text.lines().map(|line| printable(line) + "\n").collect()
+}
+
+/// A line without control characters.
+fn printable(line: &str) -> String {
+    let escape = |letter: char| {
+        if letter.is_control() { letter.escape_debug().to_string() } else { letter.to_string() }
+    };
+    line.chars().map(escape).collect()
 }
 
 fn exported_json(program: &Program, exported: &Exported) -> Value {
     let avals = |avals: &[Aval]| avals.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shardings = |shardings: &[Option<Sharding>]| {
+        shardings.iter().map(|sharding| sharding.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
+    };
     json!({
         "file": program.origin(),
         "format": "jax.export",
@@ -153,9 +166,11 @@ fn exported_json(program: &Program, exported: &Exported) -> Value {
         "device_count": exported.device_count,
         "in_tree": record::to_json(&exported.in_tree),
         "in_avals": avals(&exported.in_avals),
+        "in_shardings": shardings(&exported.in_shardings),
         "kept": exported.kept,
         "out_tree": record::to_json(&exported.out_tree),
         "out_avals": avals(&exported.out_avals),
+        "out_shardings": shardings(&exported.out_shardings),
         "buckets": program.bundle().map(buckets),
         "disabled_checks": exported.disabled_checks,
         "symbolic_dimensions": exported.symbolic_dimensions(),
