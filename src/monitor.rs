@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress<'a> {
-    /// The tensor that has just been done.
+    /// The tensor that was worked on last.
     pub tensor: &'a str,
-    /// Bytes that are done, this tensor's included, as they are in the file.
+    /// Bytes that are done, as they are in the file.
     pub bytes: u64,
     /// Bytes that there are to do.
     pub total_bytes: u64,
@@ -49,7 +49,8 @@ pub struct Monitor {
 type OnProgress = dyn Fn(&Progress<'_>) + Send + Sync;
 
 impl Monitor {
-    /// Calls this after every tensor, one call at a time, from whichever thread did it: it should be quick.
+    /// Calls this after every tensor, or part of a large one, one call at a time, from whichever thread did it: it
+    /// should be quick.
     pub fn on_progress(mut self, call: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Monitor {
         self.on_progress = Some(Arc::new(call));
         self
@@ -91,8 +92,8 @@ impl<'a> Tracker<'a> {
         }
     }
 
-    /// Says that this tensor is done.
-    pub fn finished(&self, tensor: &str, bytes: u64) {
+    /// Says that so many more bytes, of this tensor, are done.
+    pub fn progressed(&self, tensor: &str, bytes: u64) {
         let Some(call) = &self.monitor.on_progress else { return };
         // Held across the call, so that the calls come one at a time and count upwards.
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);

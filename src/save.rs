@@ -1,27 +1,28 @@
-//! From a device to a checkpoint: a layout is made first, then the tensors are fetched and written in its
-//! order, the next one on its way from the device while one is written.
+//! From a device to a checkpoint: a layout is made first, then threads write its parts, from the device's own memory
+//! where the host can read that, and else from memory that each part is fetched into.
 
 mod file;
+mod supply;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bytes::Bytes;
-
 pub(crate) use file::FilePlan;
+pub(crate) use supply::{Change, Content, Supplied, Supply};
 
 use crate::array::ArraySpec;
-use crate::cast::{Cast, cast_dtype};
+use crate::cast::cast_dtype;
 use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
+use crate::monitor::Monitor;
 use crate::params::Params;
-use crate::pjrt::{Buffer, HostTransfer};
-use crate::sub_byte;
+use crate::pjrt::Buffer;
 use crate::tree::{Framework, record};
+use supply::DeviceSupply;
 
 /// How parameters are saved.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SaveOptions {
     /// What tensors are aligned to in the file where they can be, in bytes: a power of two, 8 to 4096.
@@ -38,6 +39,8 @@ pub struct SaveOptions {
     pub digests: Digests,
     /// How the file is written.
     pub write: WriteOptions,
+    /// Who watches the save, and who may stop it.
+    pub monitor: Monitor,
 }
 
 /// What is recorded in the metadata beside the user's strings.
@@ -70,6 +73,7 @@ impl Default for SaveOptions {
             record: Record::default(),
             digests: Digests::default(),
             write: WriteOptions::default(),
+            monitor: Monitor::default(),
         }
     }
 }
@@ -102,6 +106,12 @@ impl SaveOptions {
     /// Says how the file is written.
     pub fn write(mut self, write: WriteOptions) -> SaveOptions {
         self.write = write;
+        self
+    }
+
+    /// Says who watches the save, and who may stop it.
+    pub fn monitor(mut self, monitor: Monitor) -> SaveOptions {
+        self.monitor = monitor;
         self
     }
 
@@ -147,59 +157,23 @@ fn plan(params: &Params, options: &SaveOptions) -> Result<FilePlan> {
     FilePlan::new(specs, metadata(params, options)?, options.alignment, options.digests)
 }
 
+/// The types that parameters have in their file, in JAX's order.
+fn supply<'a>(params: &'a Params, options: &SaveOptions) -> Result<DeviceSupply<'a>> {
+    let dtype = |(name, buffer): (&str, &Buffer)| cast_dtype(buffer.dtype(), options.dtype).for_tensor(name);
+    Ok(DeviceSupply { params, dtypes: params.iter().map(dtype).collect::<Result<_>>()? })
+}
+
 /// Saves to a file.
 pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Result<()> {
-    let plan = plan(params, options)?;
-    let mut fetch = Fetch::new(params, &plan)?;
-    plan.write(path, options.write, |index, dtype| fetch.next(index, dtype))
+    let written =
+        plan(params, options)?.write(path, options.write, &supply(params, options)?, &options.monitor)?;
+    for (tensor, elements) in written.overflows {
+        tracing::warn!(tensor, elements, "elements became infinite in a cast");
+    }
+    Ok(())
 }
 
 /// Saves to memory.
 pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
-    let plan = plan(params, options)?;
-    let mut fetch = Fetch::new(params, &plan)?;
-    plan.to_bytes(|index, dtype| fetch.next(index, dtype))
-}
-
-/// Tensors on their way from the device, the next one started before the current one is waited for: at most
-/// two are on the host at a time.
-struct Fetch<'a> {
-    params: &'a Params,
-    /// Positions in the order of the file.
-    order: std::iter::Peekable<std::vec::IntoIter<usize>>,
-    ahead: Option<HostTransfer>,
-}
-
-impl<'a> Fetch<'a> {
-    fn new(params: &'a Params, plan: &FilePlan) -> Result<Fetch<'a>> {
-        let mut fetch = Fetch { params, order: plan.order().into_iter().peekable(), ahead: None };
-        fetch.ahead = fetch.start_next()?;
-        Ok(fetch)
-    }
-
-    fn start_next(&mut self) -> Result<Option<HostTransfer>> {
-        let Some(&index) = self.order.peek() else { return Ok(None) };
-        let transfer = self.params.buffers()[index].start_to_host();
-        transfer.for_tensor(&self.params.keys().leaves()[index].name).map(Some)
-    }
-
-    /// The bytes of the tensor at this position, which is the next in order, as they are in the file.
-    fn next(&mut self, index: usize, dtype: DType) -> Result<Bytes> {
-        let current = self.ahead.take();
-        self.order.next();
-        self.ahead = self.start_next()?;
-        let current = match current {
-            Some(transfer) => transfer,
-            None => self.params.buffers()[index].start_to_host()?,
-        };
-        on_disk(current.wait()?, self.params.buffers()[index].dtype(), dtype)
-    }
-}
-
-/// The bytes of a host transfer as they are in a file.
-fn on_disk(bytes: Vec<u8>, from: DType, to: DType) -> Result<Bytes> {
-    if from != to {
-        return Ok(Cast::new(&bytes, from, to)?.bytes.into());
-    }
-    Ok(if from.is_sub_byte() { sub_byte::pack(&bytes, from).into() } else { bytes.into() })
+    plan(params, options)?.to_bytes(&supply(params, options)?, &options.monitor)
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::NamedTempFile;
 
@@ -102,6 +103,8 @@ pub struct CheckpointWriter {
     atomic: AtomicFile,
     layout: Layout,
     next: usize,
+    /// Bytes of tensors that were written.
+    written: AtomicUsize,
 }
 
 impl CheckpointWriter {
@@ -119,7 +122,7 @@ impl CheckpointWriter {
         reserve(&atomic.file, layout.file_bytes)
             .map_err(|error| Error::io("reserve space for", &atomic.target, error))?;
         atomic.file.write_all(&layout.head).map_err(|error| atomic.failed(error))?;
-        Ok(CheckpointWriter { atomic, layout, next: 0 })
+        Ok(CheckpointWriter { atomic, layout, next: 0, written: AtomicUsize::new(0) })
     }
 
     /// The position, in the list that the layout was made from, of the tensor that is to be written next;
@@ -140,8 +143,20 @@ impl CheckpointWriter {
                 bytes.len()
             )));
         }
-        self.atomic.file.write_all(bytes).map_err(|error| self.atomic.failed(error))?;
+        self.write_at(self.next, 0, bytes)?;
         self.next += 1;
+        Ok(())
+    }
+
+    /// Writes a part of a tensor, given by its position in the layout, from `start` of its bytes on. Every byte of
+    /// the file is to be written once; several threads may write at the same time.
+    pub(crate) fn write_at(&self, placed: usize, start: usize, bytes: &[u8]) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let range = &self.layout.tensors[placed].range;
+        debug_assert!(start + bytes.len() <= range.len());
+        let file = self.atomic.file.as_file();
+        file.write_all_at(bytes, (range.start + start) as u64).map_err(|error| self.atomic.failed(error))?;
+        self.written.fetch_add(bytes.len(), Ordering::Relaxed);
         Ok(())
     }
 
@@ -149,7 +164,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the length differs; [`Error::Io`].
-    pub fn replace_head(&mut self, head: &[u8]) -> Result<()> {
+    pub fn replace_head(&self, head: &[u8]) -> Result<()> {
         use std::os::unix::fs::FileExt;
         if head.len() != self.layout.head.len() {
             return Err(Error::InvalidArgument(format!(
@@ -166,8 +181,12 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::InvalidArgument`] when tensors are missing; [`Error::Io`].
     pub fn finish(self) -> Result<()> {
-        if let Some(index) = self.next_index() {
-            return Err(Error::InvalidArgument(format!("tensor {index} of the layout was not written")));
+        let (written, expected) =
+            (self.written.load(Ordering::Relaxed), self.layout.file_bytes - self.layout.head.len());
+        if written != expected {
+            return Err(Error::InvalidArgument(format!(
+                "{written} bytes of tensors were written, and the layout has {expected}"
+            )));
         }
         self.atomic.finish()
     }

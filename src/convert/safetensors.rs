@@ -49,6 +49,10 @@ impl Source for SafetensorsSource {
         self.outline.framework
     }
 
+    fn is_mapped(&self) -> bool {
+        true
+    }
+
     fn read(&self, index: usize) -> Result<Bytes> {
         Ok(self.checkpoint.data().slice(self.outline.ranges[index].clone()))
     }

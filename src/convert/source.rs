@@ -14,7 +14,7 @@ use crate::load::LoadOptions;
 use crate::tree::{Framework, KeyMap};
 
 /// A file of arrays, of any format that is read.
-pub trait Source {
+pub trait Source: Sync {
     /// The file, for messages.
     fn origin(&self) -> &str;
 
@@ -35,6 +35,11 @@ pub trait Source {
     /// The framework whose names these are.
     fn framework(&self) -> Framework {
         Framework::Plain
+    }
+
+    /// Whether reading a leaf costs nothing, since its bytes are those of the file's memory map.
+    fn is_mapped(&self) -> bool {
+        false
     }
 
     /// The bytes of the leaf at this position: row-major, little-endian, sub-byte elements packed.
@@ -200,6 +205,10 @@ impl Source for Selection {
 
     fn framework(&self) -> Framework {
         self.inner.framework()
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.inner.is_mapped()
     }
 
     fn read(&self, index: usize) -> Result<Bytes> {

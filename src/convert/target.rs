@@ -13,12 +13,13 @@ use crate::cast::{Cast, cast_dtype};
 use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::save::{Digests, FilePlan};
+use crate::monitor::Monitor;
+use crate::save::{Change, Content, Digests, FilePlan, Supplied, Supply};
 use crate::sub_byte;
 use crate::tree::{Framework, matches_glob, record};
 
 /// How a file is converted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConvertOptions {
     /// The format that is written; that of the target's name if `None`.
@@ -31,6 +32,8 @@ pub struct ConvertOptions {
     pub digests: Digests,
     /// How the file is written.
     pub write: WriteOptions,
+    /// Who watches the conversion, and who may stop it. Safetensors only.
+    pub monitor: Monitor,
 }
 
 impl Default for ConvertOptions {
@@ -41,6 +44,7 @@ impl Default for ConvertOptions {
             alignment: DEFAULT_ALIGNMENT,
             digests: Digests::None,
             write: WriteOptions::default(),
+            monitor: Monitor::default(),
         }
     }
 }
@@ -137,6 +141,23 @@ pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> 
     Ok(conversion.report)
 }
 
+/// The tensors of a source, to be written in these types.
+struct SourceSupply<'a> {
+    source: &'a dyn Source,
+    specs: &'a [ArraySpec],
+}
+
+impl Supply for SourceSupply<'_> {
+    fn supply(&self, index: usize) -> Result<Supplied> {
+        let change = Change::between(self.source.specs()[index].dtype, self.specs[index].dtype);
+        Ok(Supplied { content: Content::Host(self.source.read(index)?), change })
+    }
+
+    fn is_divisible(&self, _index: usize) -> bool {
+        self.source.is_mapped()
+    }
+}
+
 /// A source with the types that its tensors get.
 pub(super) struct Conversion<'a> {
     pub source: &'a dyn Source,
@@ -196,7 +217,12 @@ impl<'a> Conversion<'a> {
         let specs = names.zip(self.specs.iter().cloned()).collect();
         let plan = FilePlan::new(specs, metadata, options.alignment, options.digests)?;
         self.report.unaligned_tensors = plan.layout().unaligned().count();
-        plan.write(target, options.write, |index, _| self.packed(index))
+        let supply = SourceSupply { source: self.source, specs: &self.specs };
+        let written = plan.write(target, options.write, &supply, &options.monitor)?;
+        let specs = self.source.specs().iter().zip(&self.specs);
+        self.report.cast_tensors = specs.filter(|(from, to)| from.dtype != to.dtype).count();
+        self.report.overflows = written.overflows;
+        Ok(())
     }
 
     fn write_npy(&mut self, target: &Path) -> Result<()> {

@@ -30,7 +30,7 @@ impl<'a> Sink<'a> {
         // A step is carried out once.
         let _ = self.buffers[step].set(buffer);
         let step = &self.plan.steps[step];
-        self.tracker.finished(&step.name, step.range.len() as u64);
+        self.tracker.progressed(&step.name, step.range.len() as u64);
     }
 
     /// The buffers, in the order of the tree's leaves.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
 use super::device::Device;
@@ -330,25 +332,65 @@ impl Buffer {
     /// [`Error::InvalidArgument`] when the range is not within [`Buffer::on_device_bytes`]; when the plugin
     /// cannot.
     pub fn start_raw_to_host(&self, offset: usize, length: usize) -> Result<HostTransfer> {
+        let mut data = vec![0u8; length];
+        // SAFETY: `HostTransfer` keeps `data` until the event is over.
+        let event = unsafe { self.copy_raw_into(offset, &mut data) }?;
+        Ok(HostTransfer { data, event: Some(event) })
+    }
+
+    /// Starts copying bytes as they lie on the device, from `offset` on, into `destination`.
+    ///
+    /// # Safety
+    /// `destination` stays valid and unused until the event is over.
+    unsafe fn copy_raw_into(&self, offset: usize, destination: &mut [u8]) -> Result<Event> {
         const FUNCTION: &str = "PJRT_Buffer_CopyRawToHost";
-        let size = self.on_device_bytes()?;
+        self.check_alive()?;
+        let (size, length) = (self.on_device_bytes()?, destination.len());
         if offset.checked_add(length).is_none_or(|end| end > size) {
             return Err(Error::InvalidArgument(format!(
                 "bytes {offset} to {offset} + {length} are not within the buffer's {size}"
             )));
         }
-        let mut data = vec![0u8; length];
         let mut args = ffi::PJRT_Buffer_CopyRawToHost_Args::new();
         args.buffer = self.raw();
-        args.dst = data.as_mut_ptr().cast();
+        args.dst = destination.as_mut_ptr().cast();
         args.offset = offset as i64;
         args.transfer_size = length as i64;
-        // SAFETY: the buffer is alive, and `HostTransfer` keeps `data` until the event is over.
-        let event = unsafe {
+        // SAFETY: the buffer is alive, and the caller vouches for the destination, which is as long as is said.
+        unsafe {
             self.client().api().call(ffi::PJRT_Buffer_CopyRawToHost, &mut args)?;
-            Event::from_raw(self.client(), args.event, FUNCTION)
-        };
-        Ok(HostTransfer { data, event: Some(event) })
+            Ok(Event::from_raw(self.client(), args.event, FUNCTION))
+        }
+    }
+
+    /// Copies bytes as they lie on the device, from `offset` on, into `destination`, and blocks until they are there.
+    ///
+    /// # Errors
+    /// As for [`Buffer::start_raw_to_host`]; the error of the work that fills the buffer.
+    pub fn read_raw_into(&self, offset: usize, destination: &mut [u8]) -> Result<()> {
+        // SAFETY: `destination` is borrowed until the event is over.
+        unsafe { self.copy_raw_into(offset, destination) }?.wait()
+    }
+
+    /// Whether the elements lie in device memory exactly as in a host transfer, so that any part of the one is that
+    /// part of the other. False where the plugin cannot say.
+    pub(crate) fn has_host_layout(&self) -> bool {
+        let sizes = || Ok::<bool, Error>(self.on_device_bytes()? == self.spec().host_bytes()?);
+        !self.dtype().is_sub_byte() && sizes().unwrap_or(false) && self.is_row_major().unwrap_or(false)
+    }
+
+    /// The elements where they are, for a buffer whose content is there ([`Buffer::wait`]), and that has the host's
+    /// layout in memory that the host can read; `None` for others. Keeps the buffer from being freed or donated.
+    pub(crate) fn host_view(&self) -> Result<Option<Bytes>> {
+        let bytes = self.spec().host_bytes()?;
+        if bytes == 0 || !self.has_host_layout() || !self.is_on_cpu().unwrap_or(false) {
+            return Ok(None);
+        }
+        let reference = self.external_reference()?;
+        if reference.as_ptr().is_null() {
+            return Ok(None);
+        }
+        Ok(Some(Bytes::from_owner(HostView { reference, bytes })))
     }
 
     /// Starts copying the buffer to another device or memory of the same client. Does not block.
@@ -469,6 +511,20 @@ impl ExternalReference {
     /// [`Buffer::is_on_cpu`] to say, and its content is there once [`Buffer::wait`] returns.
     pub fn as_ptr(&self) -> *mut c_void {
         self.pointer
+    }
+}
+
+/// The bytes of a buffer, where they are.
+struct HostView {
+    reference: ExternalReference,
+    bytes: usize,
+}
+
+impl AsRef<[u8]> for HostView {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `Buffer::host_view` made sure that the memory is the host's and holds so many bytes; while the
+        // reference is held, the buffer is neither freed nor donated, and nothing else writes to it.
+        unsafe { std::slice::from_raw_parts(self.reference.as_ptr().cast(), self.bytes) }
     }
 }
 

@@ -1,0 +1,136 @@
+//! One load or save of a checkpoint on the CPU plugin, in a process of its own that `scripts/bench_load.py` starts,
+//! times from within and watches from outside.
+//!
+//! ```text
+//! cargo bench --bench checkpoint -- MODE FILE [OTHER]
+//! ```
+//!
+//! The process says `ready`, waits for a line, works, says `done SECONDS`, and so on until its modes' parts are
+//! done. OTHER is, for loads, the artifact of a reduction over every tensor, which is run after the load; for saves,
+//! the file that is written.
+
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use safejax::checkpoint::WriteOptions;
+use safejax::load::{Delivery, Prefetch};
+use safejax::pjrt::{HostMemory, HostSemantics};
+use safejax::save::SaveOptions;
+use safejax::{Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [mode, file, rest @ ..] = &arguments[..] else {
+        println!("run by scripts/bench_load.py");
+        return Ok(());
+    };
+    let other = rest.first().map(String::as_str);
+    match mode.as_str() {
+        "limit" => limit(file),
+        "save" | "save-fsync" => save(mode == "save-fsync", file, other.context("no file to write")?),
+        _ => load(mode, file, other),
+    }
+}
+
+/// Says that the next part can begin, waits until it shall, and says what it took.
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("ready");
+    std::io::stdin().lock().read_line(&mut String::new())?;
+    let start = Instant::now();
+    let result = work()?;
+    println!("done {}", start.elapsed().as_secs_f64());
+    std::io::stdout().flush()?;
+    Ok(result)
+}
+
+fn client() -> Result<Client> {
+    Ok(Client::cpu()?)
+}
+
+fn load(mode: &str, file: &str, artifact: Option<&str>) -> Result<()> {
+    let client = client()?;
+    let reduce = artifact.map(|path| client.compile(&Program::open(path)?)).transpose()?;
+    let options = LoadOptions::default();
+    let options = match mode {
+        "ours" => options,
+        "ours-populate" => options.prefetch(Prefetch::Populate),
+        "ours-copy" => options.sharing(Sharing::Never),
+        "ours-stream" => options.delivery(Delivery::Stream),
+        "ours-whole" => options.delivery(Delivery::Whole),
+        "ours-bf16" => options.dtype("*", DType::BF16),
+        "bare" => return loaded(reduce, || bare(&client, file)),
+        _ => bail!("there is no mode {mode}"),
+    };
+    loaded(reduce, || {
+        let (params, _) = Params::load_with(&client, file, &options)?;
+        params.wait()?;
+        Ok(params)
+    })
+}
+
+/// Times a load, then the reduction.
+fn loaded(reduce: Option<Function>, load: impl FnOnce() -> Result<Params>) -> Result<()> {
+    let params = timed(load)?;
+    if let Some(reduce) = reduce {
+        timed(|| Ok(reduce.call(&[&params])?.to_host()?))?;
+    }
+    Ok(())
+}
+
+/// What one writes by hand: a map of the file, and `BufferFromHostBuffer` tensor by tensor.
+fn bare(client: &Client, file: &str) -> Result<Params> {
+    let checkpoint = Checkpoint::open(file)?;
+    let to = Placement::from(&client.device(0)?);
+    let buffers = checkpoint.tensors().iter().map(|tensor| -> Result<(String, Buffer)> {
+        let bytes: Bytes = checkpoint.bytes(&tensor.name)?;
+        Ok((tensor.name.clone(), client.buffer_from_host(&tensor.spec, bytes, &to, HostSemantics::Copy)?))
+    });
+    let params = Params::from_buffers(buffers.collect::<Result<Vec<_>>>()?)?;
+    params.wait()?;
+    Ok(params)
+}
+
+/// The machine's limit: the file's bytes read by every processor into memory on huge pages, and nothing else.
+fn limit(file: &str) -> Result<()> {
+    const BLOCK: usize = 4 << 20;
+    let memory = timed(|| {
+        let file = File::open(file)?;
+        let length = file.metadata()?.len() as usize;
+        let mut memory = HostMemory::allocate(length)?;
+        let blocks: Vec<_> = memory.chunks_mut(BLOCK).map(|block| std::sync::Mutex::new(Some(block))).collect();
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(block) = blocks.get(index).and_then(|block| block.lock().ok()?.take()) else { break };
+                file.read_exact_at(block, (index * BLOCK) as u64)?;
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism()?.get();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            work()?;
+            others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        })?;
+        drop(blocks);
+        Ok(memory)
+    })?;
+    // The least that a reduction costs: every byte is looked at.
+    timed(|| Ok(memory.chunks_exact(8).fold(0u8, |sum, word| sum ^ word[0])))?;
+    Ok(())
+}
+
+fn save(sync: bool, file: &str, target: &str) -> Result<()> {
+    let client = client()?;
+    let params = Params::load_with(&client, file, &LoadOptions::default().sharing(Sharing::Never))?.0;
+    params.wait()?;
+    let mut write = WriteOptions::default();
+    write.sync = sync;
+    timed(|| Ok(params.save_with(target, &SaveOptions::default().write(write))?))
+}

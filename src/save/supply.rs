@@ -1,0 +1,134 @@
+//! Where the bytes of a file that is written come from.
+
+use bytes::Bytes;
+
+use crate::cast::cast_into;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::params::Params;
+use crate::pjrt::Buffer;
+use crate::sub_byte;
+
+/// The tensors of a file that is about to be written, by position. Asked by several threads at once.
+pub trait Supply: Sync {
+    /// Where the bytes of the tensor at this position are.
+    ///
+    /// # Errors
+    /// When they cannot be fetched or read.
+    fn supply(&self, index: usize) -> Result<Supplied>;
+
+    /// Whether asking for this tensor costs nothing, so that parts of it can be asked for one by one.
+    fn is_divisible(&self, index: usize) -> bool;
+}
+
+/// Where the bytes of a tensor are, and what is to be done to them.
+pub struct Supplied {
+    pub content: Content,
+    pub change: Change,
+}
+
+/// Where the bytes of a tensor are.
+pub enum Content {
+    /// In memory that the host can read, row-major.
+    Host(Bytes),
+    /// On the device, which has them row-major, and copies any part of them.
+    Device(Buffer),
+}
+
+/// What is done to elements on their way to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// They are cast.
+    Cast { from: DType, to: DType },
+    /// Sub-byte elements are packed.
+    Pack(DType),
+}
+
+impl Change {
+    /// What makes elements in memory of one type elements in the file of another.
+    pub fn between(from: DType, to: DType) -> Change {
+        if from == to { Change::None } else { Change::Cast { from, to } }
+    }
+
+    /// Bytes that become so many in the file.
+    fn source_bytes(self, file_bytes: usize) -> usize {
+        match self {
+            Change::None => file_bytes,
+            Change::Cast { from, to } => file_bytes / (to.bits() / 8) * (from.bits() / 8),
+            Change::Pack(dtype) => file_bytes * (8 / dtype.bits()),
+        }
+    }
+
+    /// The bytes as they are in the file, in memory of that length; the number of finite elements that became
+    /// infinite.
+    fn apply(self, source: &[u8], target: &mut [u8]) -> Result<usize> {
+        match self {
+            Change::None => target.copy_from_slice(source),
+            Change::Cast { from, to } => return cast_into(source, from, to, target),
+            Change::Pack(dtype) => target.copy_from_slice(&sub_byte::pack(source, dtype)),
+        }
+        Ok(0)
+    }
+}
+
+/// Memory of one thread for bytes that cannot be written from where they are.
+#[derive(Default)]
+pub struct Staging {
+    fetched: Vec<u8>,
+    changed: Vec<u8>,
+    /// Finite elements that a cast made infinite.
+    pub overflows: usize,
+}
+
+impl Supplied {
+    /// A part of the tensor, as it is in the file: `start` and `bytes` count the bytes there.
+    pub fn part<'a>(&'a self, start: usize, bytes: usize, staging: &'a mut Staging) -> Result<&'a [u8]> {
+        let (from, length) = (self.change.source_bytes(start), self.change.source_bytes(bytes));
+        let source: &[u8] = match &self.content {
+            Content::Host(content) => &content[from..from + length],
+            Content::Device(buffer) => {
+                staging.fetched.resize(length, 0);
+                buffer.read_raw_into(from, &mut staging.fetched)?;
+                &staging.fetched
+            }
+        };
+        if self.change == Change::None {
+            return Ok(source);
+        }
+        staging.changed.resize(bytes, 0);
+        staging.overflows += self.change.apply(source, &mut staging.changed)?;
+        Ok(&staging.changed)
+    }
+}
+
+/// Parameters on a device, to be written in these types.
+pub struct DeviceSupply<'a> {
+    pub params: &'a Params,
+    pub dtypes: Vec<DType>,
+}
+
+impl Supply for DeviceSupply<'_> {
+    fn supply(&self, index: usize) -> Result<Supplied> {
+        let buffer = &self.params.buffers()[index];
+        let change = match Change::between(buffer.dtype(), self.dtypes[index]) {
+            Change::None if buffer.dtype().is_sub_byte() => Change::Pack(buffer.dtype()),
+            change => change,
+        };
+        let content = if !buffer.has_host_layout() {
+            Content::Host(buffer.start_to_host()?.wait()?.into())
+        } else {
+            buffer.wait()?;
+            match buffer.host_view()? {
+                Some(view) => Content::Host(view),
+                None => Content::Device(buffer.clone()),
+            }
+        };
+        Ok(Supplied { content, change })
+    }
+
+    fn is_divisible(&self, index: usize) -> bool {
+        self.params.buffers()[index].has_host_layout()
+    }
+}
