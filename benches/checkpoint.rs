@@ -59,6 +59,7 @@ fn load(mode: &str, file: &str, artifact: Option<&str>) -> Result<()> {
     let options = match mode {
         "ours" => options,
         "ours-populate" => options.prefetch(Prefetch::Populate),
+        "ours-direct" => options.io(safejax::checkpoint::Io::Direct),
         "ours-copy" => options.sharing(Sharing::Never),
         "ours-stream" => options.delivery(Delivery::Stream),
         "ours-whole" => options.delivery(Delivery::Whole),

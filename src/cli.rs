@@ -11,6 +11,7 @@ mod plugin;
 mod progress;
 mod run;
 mod select;
+mod transfer;
 mod verify;
 
 use anyhow::Result;

@@ -11,6 +11,7 @@ use safejax::save::Digests;
 use serde_json::json;
 
 use super::OutputArgs;
+use super::progress;
 use super::select::SelectArgs;
 
 #[derive(Args)]
@@ -38,6 +39,10 @@ pub struct Convert {
     #[arg(long)]
     digests: bool,
 
+    /// Do not wait until the bytes are on the disk
+    #[arg(long)]
+    no_sync: bool,
+
     #[command(flatten)]
     select: SelectArgs,
 
@@ -60,6 +65,8 @@ impl Convert {
         options.dtypes = self.dtypes;
         options.alignment = self.align;
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
+        options.write.sync = !self.no_sync;
+        options.monitor = progress::watch();
         let report = convert::convert(&*source, &self.file, &options)?;
         let text = || {
             let mut text =

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::load::Verification;
-use safejax::{Params, Sharing};
+use safejax::load::{self, Verification};
+use safejax::{Checkpoint, Params, Sharing};
 use serde_json::json;
 
 use super::OutputArgs;
 use super::client::DeviceArgs;
+use super::progress;
 use super::select::SelectArgs;
+use super::transfer::TransferArgs;
 
 #[derive(Args)]
 pub struct Load {
@@ -36,6 +38,13 @@ pub struct Load {
     #[arg(long)]
     copy: bool,
 
+    /// Say for every tensor how it gets to the device, and where the time went
+    #[arg(long)]
+    explain: bool,
+
+    #[command(flatten)]
+    transfer: TransferArgs,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -44,20 +53,24 @@ impl Load {
     pub fn run(self) -> Result<String> {
         let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
-        let mut options = self.select.options().to(&device).sharing(sharing);
+        let options = self.select.options().to(&device).sharing(sharing).monitor(progress::watch());
+        let mut options = self.transfer.apply(options);
         options.dtypes = self.dtypes.clone();
         if self.verify {
             options.verification = Verification::Digests;
         }
         let start = Instant::now();
-        let (params, report) = Params::load_with(&client, &self.file, &options)?;
+        let checkpoint = Checkpoint::open(&self.file)?;
+        let (params, report) = Params::load_checkpoint(&client, &checkpoint, &options)?;
         params.wait()?;
         let seconds = start.elapsed().as_secs_f64();
+        let plan = self.explain.then(|| load::plan(&client, &checkpoint, &options)).transpose()?;
         let gigabytes_per_second = report.bytes as f64 / seconds / 1e9;
         Ok(self.output.choose(
             || {
+                let explained = plan.as_ref().map_or(String::new(), |plan| format!("{plan}{report}"));
                 format!(
-                    "{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
+                    "{explained}{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
                      used in place: {} tensors, {} bytes\n\
                      copied:        {} tensors, {} bytes\n\
                      names as {} has them\n",
@@ -77,6 +90,7 @@ impl Load {
                     "seconds": seconds,
                     "gigabytes_per_second": gigabytes_per_second,
                     "report": report,
+                    "plan": plan,
                 })
             },
         ))

@@ -1,0 +1,46 @@
+//! As `benches/checkpoint.rs`, for candle: MODE FILE [TARGET], `ready` and `done SECONDS`.
+
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::safetensors::{MmapedSafetensors, load, save};
+use candle_core::{DType, Device, Tensor};
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("ready");
+    std::io::stdin().lock().read_line(&mut String::new())?;
+    let start = Instant::now();
+    let result = work()?;
+    println!("done {}", start.elapsed().as_secs_f64());
+    std::io::stdout().flush()?;
+    Ok(result)
+}
+
+fn map(file: &str) -> Result<HashMap<String, Tensor>> {
+    // SAFETY: nothing writes to the file meanwhile.
+    let mapped = unsafe { MmapedSafetensors::new(file) }?;
+    let load = |(name, _): (String, _)| Ok((name.clone(), mapped.load(&name, &Device::Cpu)?));
+    mapped.tensors().into_iter().map(load).collect()
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [mode, file, rest @ ..] = &arguments[..] else { bail!("MODE FILE [TARGET]") };
+    let tensors = match mode.as_str() {
+        "load" => timed(|| Ok(load(file, &Device::Cpu)?))?,
+        "map" => timed(|| map(file))?,
+        "save" => {
+            let tensors = map(file)?;
+            let target = rest.first().context("no target")?;
+            return timed(|| Ok(save(&tensors, target)?));
+        }
+        _ => bail!("there is no mode {mode}"),
+    };
+    timed(|| {
+        let sum = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>();
+        Ok(tensors.values().map(sum).collect::<Result<Vec<f32>, _>>()?)
+    })?;
+    Ok(())
+}
