@@ -21,7 +21,9 @@ use safejax::checkpoint::WriteOptions;
 use safejax::load::{Delivery, Prefetch};
 use safejax::pjrt::{HostMemory, HostSemantics};
 use safejax::save::SaveOptions;
-use safejax::{Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing};
+use safejax::{
+    Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -103,12 +105,15 @@ fn limit(file: &str) -> Result<()> {
         let file = File::open(file)?;
         let length = file.metadata()?.len() as usize;
         let mut memory = HostMemory::allocate(length)?;
-        let blocks: Vec<_> = memory.chunks_mut(BLOCK).map(|block| std::sync::Mutex::new(Some(block))).collect();
+        let blocks: Vec<_> =
+            memory.chunks_mut(BLOCK).map(|block| std::sync::Mutex::new(Some(block))).collect();
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(block) = blocks.get(index).and_then(|block| block.lock().ok()?.take()) else { break };
+                let Some(block) = blocks.get(index).and_then(|block| block.lock().ok()?.take()) else {
+                    break;
+                };
                 file.read_exact_at(block, (index * BLOCK) as u64)?;
             }
             Ok(())
@@ -117,7 +122,9 @@ fn limit(file: &str) -> Result<()> {
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             work()?;
-            others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|_| bail!("a thread panicked")))
+            others
+                .into_iter()
+                .try_for_each(|other| other.join().unwrap_or_else(|_| bail!("a thread panicked")))
         })?;
         drop(blocks);
         Ok(memory)

@@ -13,6 +13,7 @@ mod run;
 mod select;
 mod transfer;
 mod verify;
+mod work_bar;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};

@@ -48,10 +48,7 @@ fn write(path: &Path, digests: bool) {
         let dtype = dtype.to_safetensors().unwrap().to_string();
         let offsets = [data.len(), data.len() + bytes.len()];
         sums.insert(name.clone(), safejax::checkpoint::sha256(&bytes));
-        entries.insert(
-            name,
-            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}),
-        );
+        entries.insert(name, serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
         data.extend(bytes);
     }
     if digests {
@@ -89,7 +86,8 @@ fn directory() -> tempfile::TempDir {
 #[test]
 fn every_way_gives_the_same_bytes() {
     let directory = directory();
-    let (odd, aligned) = (directory.path().join("odd.safetensors"), directory.path().join("ours.safetensors"));
+    let (odd, aligned) =
+        (directory.path().join("odd.safetensors"), directory.path().join("ours.safetensors"));
     write(&odd, true);
     let whole = Params::load(client(), &odd).unwrap();
     whole.save_with(&aligned, &SaveOptions::default().digests(Digests::Sha256)).unwrap();
@@ -122,8 +120,7 @@ fn every_way_casts_on_the_way_in() {
     for to in [DType::BF16, DType::F64, DType::F16] {
         let mut expected: Option<Vec<u8>> = None;
         for (way, options) in ways() {
-            let options =
-                options.exclude("e.*").dtype("*", to).verification(Verification::Digests);
+            let options = options.exclude("e.*").dtype("*", to).verification(Verification::Digests);
             let (params, report) = Params::load_with(client(), &path, &options).unwrap();
             assert!(params.buffers().iter().all(|buffer| [to, DType::U8].contains(&buffer.dtype())));
             assert!(report.cast_tensors >= 2, "{report:?}");
@@ -193,7 +190,8 @@ fn progress_counts_every_byte_once_and_a_cancelled_load_leaves_nothing() {
         let error = params.save_with(&aligned, &SaveOptions::default().monitor(monitor)).unwrap_err();
         assert!(matches!(innermost(&error), Error::Cancelled), "{way}: {error:?}");
     }
-    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [path]);
 }
 
@@ -223,13 +221,17 @@ fn the_plan_says_what_the_load_will_do() {
         .map(|step| step.name.as_str())
         .collect();
     assert_eq!(whole, ["e.four_bits"]);
-    let printed = succeeds(
-        safejax().arg("load").arg(&path).args(["--device", "cpu", "--explain", "--dtype", "h.*=bf16"]),
-    );
+    let printed = succeeds(safejax().arg("load").arg(&path).args([
+        "--device",
+        "cpu",
+        "--explain",
+        "--dtype",
+        "h.*=bf16",
+    ]));
     assert!(printed.contains("h.double  bfloat16[50001] from float64\n"), "{printed}");
     assert!(printed.contains("read by:"), "{printed}");
-    let error = fails(safejax().arg("load").arg(&path).args(["--device", "cpu", "--include", "nothing.*", "--dtype", "i8"]));
-    assert!(!error.is_empty());
+    let error = fails(safejax().arg("load").arg(&path).args(["--device", "cpu", "--dtype", "i8"]));
+    assert!(error.contains("a cast from"), "{error}");
 }
 
 /// A file that is much larger than what it takes on the disk: zeros, but for its header.

@@ -11,8 +11,8 @@ use safejax::save::Digests;
 use serde_json::json;
 
 use super::OutputArgs;
-use super::progress;
 use super::select::SelectArgs;
+use super::work_bar;
 
 #[derive(Args)]
 pub struct Convert {
@@ -66,7 +66,7 @@ impl Convert {
         options.alignment = self.align;
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
         options.write.sync = !self.no_sync;
-        options.monitor = progress::watch();
+        options.monitor = work_bar::watch();
         let report = convert::convert(&*source, &self.file, &options)?;
         let text = || {
             let mut text =

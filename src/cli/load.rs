@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::OutputArgs;
 use super::client::DeviceArgs;
-use super::progress;
 use super::select::SelectArgs;
 use super::transfer::TransferArgs;
+use super::work_bar;
 
 #[derive(Args)]
 pub struct Load {
@@ -53,7 +53,7 @@ impl Load {
     pub fn run(self) -> Result<String> {
         let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
-        let options = self.select.options().to(&device).sharing(sharing).monitor(progress::watch());
+        let options = self.select.options().to(&device).sharing(sharing).monitor(work_bar::watch());
         let mut options = self.transfer.apply(options);
         options.dtypes = self.dtypes.clone();
         if self.verify {

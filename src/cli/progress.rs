@@ -1,48 +1,9 @@
-//! The progress of an installation, on a terminal or line by line; and of loads and saves, on a terminal.
+//! The progress of an installation, on a terminal or line by line.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use safejax::Monitor;
 use safejax::plugins::{InstallProgress, InstallStage};
-
-/// Work that ends sooner has no bar.
-const SHOWN_AFTER: Duration = Duration::from_secs(1);
-
-/// A bar that goes when the work ends, however it does.
-struct WorkBar(Option<ProgressBar>);
-
-impl Drop for WorkBar {
-    fn drop(&mut self) {
-        if let Some(bar) = self.0.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// Shows how far a load or save is, once it has taken a second; nothing where stderr is no terminal.
-pub fn watch() -> Monitor {
-    let (start, bar) = (Instant::now(), Mutex::new(WorkBar(None)));
-    Monitor::default().on_progress(move |progress| {
-        if start.elapsed() < SHOWN_AFTER {
-            return;
-        }
-        let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bar.0.get_or_insert_with(|| {
-            styled(ProgressBar::new(progress.total_bytes), "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}  {msg}")
-        });
-        bar.set_position(progress.bytes);
-        bar.set_message(progress.tensor.to_owned());
-    })
-}
-
-fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
 
 /// Says once that something is being installed, then how far it is.
 #[derive(Default)]
@@ -81,7 +42,9 @@ fn start(progress: &InstallProgress) -> ProgressBar {
         Some(bytes) => (ProgressBar::new(bytes), "{bar:40} {bytes} of {total_bytes}, {elapsed}"),
         None => (ProgressBar::no_length(), "{spinner} {bytes}, {elapsed}"),
     };
-    let bar = styled(bar, template);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

@@ -296,7 +296,7 @@ fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loade
             file.display()
         );
     }
-    let options = LoadOptions::default().to(device).monitor(super::progress::watch());
+    let options = LoadOptions::default().to(device).monitor(super::work_bar::watch());
     Ok(Loaded::Tree(Params::load_with(client, file, &options)?.0))
 }
 

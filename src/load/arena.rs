@@ -58,6 +58,7 @@ impl Arena {
             std::mem::take(&mut *self.blocks[index].lock().unwrap_or_else(PoisonError::into_inner));
         filler.fill(block, &mut memory.iter_mut().map(|memory| &mut **memory).collect::<Vec<_>>())?;
         for (piece, memory) in block.pieces.iter().zip(memory) {
+            sink.tracker.check()?;
             let step = &sink.plan.steps[piece.step];
             let Some(memory) = self.complete(piece.step, piece.target.start, step.device_bytes, memory)
             else {

@@ -89,6 +89,7 @@ impl Stream {
         let chunk = Bytes::from_owner(lease);
         let mut start = 0;
         for piece in &block.pieces {
+            sink.tracker.check()?;
             let bytes = chunk.slice(start..start + piece.target.len());
             start += piece.place();
             let pass = || match block.route {

@@ -1,0 +1,43 @@
+//! The progress of loads and saves, on a terminal.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use safejax::Monitor;
+
+/// Work that ends sooner has no bar.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
+
+/// A bar that goes when the work ends, however it does.
+struct WorkBar(Option<ProgressBar>);
+
+impl Drop for WorkBar {
+    fn drop(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how far a load or save is, once it has taken a second; nothing where stderr is no terminal.
+pub fn watch() -> Monitor {
+    let (start, bar) = (Instant::now(), Mutex::new(WorkBar(None)));
+    Monitor::default().on_progress(move |progress| {
+        if start.elapsed() < SHOWN_AFTER {
+            return;
+        }
+        let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bar.0.get_or_insert_with(|| start_bar(progress.total_bytes));
+        bar.set_position(progress.bytes);
+        bar.set_message(progress.tensor.to_owned());
+    })
+}
+
+fn start_bar(bytes: u64) -> ProgressBar {
+    let bar = ProgressBar::new(bytes);
+    match ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}  {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
