@@ -449,3 +449,19 @@ fn bytes_of_the_wrong_length_never_reach_the_plugin() {
         client().uninitialized_buffer(&ArraySpec::new(DType::F32, [usize::MAX]), &first_device()).is_err()
     );
 }
+
+#[test]
+fn external_references_are_taken_and_given_back_by_several_threads() {
+    let buffer = client().buffer_from_slice(&f32s(64), &[0; 256], &first_device()).unwrap();
+    buffer.wait().unwrap();
+    let pointer = buffer.external_reference().unwrap().as_ptr().addr();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5000 {
+                    assert_eq!(buffer.external_reference().unwrap().as_ptr().addr(), pointer);
+                }
+            });
+        }
+    });
+}

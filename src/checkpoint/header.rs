@@ -69,7 +69,11 @@ fn duplicate(header: &str) -> Option<String> {
         metadata: Option<Entries<IgnoredAny>>,
     }
     let entries: Entries<IgnoredAny> = serde_json::from_str(header).ok()?;
+    let has_metadata = entries.0.iter().any(|(name, _)| name == "__metadata__");
     twice(&entries.0).or_else(|| {
+        if !has_metadata {
+            return None;
+        }
         let metadata = serde_json::from_str::<Metadata>(header).ok()?.metadata?;
         twice(&metadata.0).map(|key| format!("__metadata__.{key}"))
     })

@@ -121,12 +121,16 @@ impl Ring {
         }
     }
 
-    /// Blocks until every chunk has come back.
+    /// Blocks until every chunk has come back, and frees them: here, since the last to hold the ring can be a thread of
+    /// the plugin's that must not unregister memory.
     pub fn drain(&self) {
         let mut state = self.state();
         while state.out > 0 {
             state = self.wait(state);
         }
+        let free = std::mem::take(&mut state.free);
+        drop(state);
+        drop(free);
     }
 
     /// Whether chunks are registered with the device.

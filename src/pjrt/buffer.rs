@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -28,6 +28,9 @@ struct BufferInner {
     spec: Arc<ArraySpec>,
     client: Client,
     device: OnceLock<Device>,
+    /// Held while external references are counted up or down: plugins keep them in a list that they do not guard
+    /// against several threads (`PJRT_Buffer::external_references` in `pjrt_c_api_wrapper_impl.h`).
+    references: Mutex<()>,
     /// One of the constants of [`state`]. Nothing but this crate ends a buffer, so that asking the plugin
     /// before every use would only cost time.
     state: AtomicU8,
@@ -57,7 +60,14 @@ impl Buffer {
     ) -> Buffer {
         let (device, state) = (OnceLock::new(), AtomicU8::new(state::ALIVE));
         Buffer {
-            inner: Arc::new(BufferInner { raw, spec: spec.into(), client: client.clone(), device, state }),
+            inner: Arc::new(BufferInner {
+                raw,
+                spec: spec.into(),
+                client: client.clone(),
+                device,
+                references: Mutex::new(()),
+                state,
+            }),
         }
     }
 
@@ -420,14 +430,20 @@ impl Buffer {
         }
     }
 
+    fn counting(&self) -> MutexGuard<'_, ()> {
+        self.inner.references.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where the elements lie in device memory, held in place until the reference is dropped.
     ///
     /// # Errors
     /// When the buffer was donated or deleted, or the plugin cannot.
     pub fn external_reference(&self) -> Result<ExternalReference> {
         self.check_alive()?;
+        let counting = self.counting();
         let args = ffi::PJRT_Buffer_IncreaseExternalReferenceCount_Args::new();
         self.query(ffi::PJRT_Buffer_IncreaseExternalReferenceCount, args, |a, b| a.buffer = b)?;
+        drop(counting);
         // Made before the pointer is asked for, so that the count goes down if that fails.
         let mut reference = ExternalReference { buffer: self.clone(), pointer: std::ptr::null_mut() };
         let args = ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args::new();
@@ -530,6 +546,7 @@ impl AsRef<[u8]> for HostView {
 
 impl Drop for ExternalReference {
     fn drop(&mut self) {
+        let _counting = self.buffer.counting();
         let args = ffi::PJRT_Buffer_DecreaseExternalReferenceCount_Args::new();
         if let Err(error) =
             self.buffer.query(ffi::PJRT_Buffer_DecreaseExternalReferenceCount, args, |a, b| a.buffer = b)
