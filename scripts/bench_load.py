@@ -193,8 +193,8 @@ class Watched:
                 return line.split()[1:]
         raise RuntimeError(f"a process ended with {self.process.wait()} before it was {word}")
 
-    def part(self):
-        warm_up()
+    def part(self, warmed=4 << 30):
+        warm_up(warmed)
         return self.watched_part()
 
     def watched_part(self):
@@ -225,13 +225,18 @@ class Watched:
         self.process.wait()
 
 
-def warm_up(size=4 << 30):
+def warm_up(size):
     """Takes memory and gives it back. What a virtual machine has not used for a while can be with its host, and comes
     back slowly, which would be counted for whoever happens to be next."""
     with mmap.mmap(-1, size) as memory:
         memory.madvise(mmap.MADV_HUGEPAGE)
         for position in range(0, size, 4096):
             memory[position] = 1
+
+
+def most_memory():
+    """Most of the memory that is free: a file that is written takes any of it."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
 
 def uncache(path):
@@ -258,13 +263,13 @@ def run_save(command, target):
     # The pages that the one before left to be written are not to slow this one down.
     os.sync()
     if command[0] == "cp":
-        warm_up()
+        warm_up(most_memory())
         started = time.perf_counter()
         subprocess.run(list(map(str, command)), check=True)
         return time.perf_counter() - started, 0, None
     watched = Watched(command)
     watched.wait_for("ready")
-    result = watched.part()
+    result = watched.part(most_memory())
     watched.end()
     return *result, None
 
