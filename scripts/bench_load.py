@@ -10,7 +10,8 @@ checkpoint of 12 llama-like layers (110 tensors, 1.36 GB of bfloat16) as safeten
 Every row is a process of its own, which says `ready`, waits, loads, and says what that took; then a compiled
 reduction over every tensor runs, so that bytes that were only mapped are paid for. Meanwhile this script watches the
 process's anonymous memory. The rows take turns, round by round, and the medians are printed. With --cold, the file is
-taken out of the page cache before each load. Saves are without fsync, as the others', but for the row that says so.
+taken out of the page cache before each load. Saves are without fsync, as the others', but for the row that says so; before
+each, most of the free memory is warmed up, which can take half a minute.
 """
 
 import argparse
