@@ -57,17 +57,6 @@ def child_timed(work):
     return result
 
 
-def nested(flat):
-    tree = {}
-    for name, leaf in flat.items():
-        *path, last = name.split(".")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
-
-
 def reduce(tree):
     import jax
     import jax.numpy as jnp
@@ -119,6 +108,8 @@ def make(directory, safejax):
     import ml_dtypes
     import numpy as np
     import safetensors.numpy
+
+    from export_minilm import nested
 
     jax.config.update("jax_traceback_in_locations_limit", 0)
     random = np.random.default_rng(0)

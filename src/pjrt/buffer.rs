@@ -174,16 +174,7 @@ impl Buffer {
     /// # Errors
     /// When the plugin cannot say.
     pub fn minor_to_major(&self) -> Result<Option<Vec<i64>>> {
-        let args = ffi::PJRT_Buffer_GetMemoryLayout_Args::new();
-        let layout = self.query(ffi::PJRT_Buffer_GetMemoryLayout, args, |a, b| a.buffer = b)?.layout;
-        if layout.type_ != ffi::PJRT_Buffer_MemoryLayout_Type_Tiled {
-            return Ok(None);
-        }
-        // SAFETY: the type says that `tiled` is the active field; what it points to lives as long as the
-        // buffer and is copied.
-        let order =
-            unsafe { slice(layout.layout.tiled.minor_to_major, layout.layout.tiled.minor_to_major_size) };
-        Ok(Some(order.to_vec()))
+        Ok(self.tiled_layout()?.map(|(order, _)| order))
     }
 
     /// Whether the elements lie in device memory as they do on the host: row-major, without tiles.
@@ -191,17 +182,26 @@ impl Buffer {
     /// # Errors
     /// When the plugin cannot say.
     pub fn is_row_major(&self) -> Result<bool> {
+        let is_plain = |(order, tiles): (Vec<i64>, usize)| {
+            tiles == 0 && order == RowMajor::new(order.len()).minor_to_major
+        };
+        Ok(self.tiled_layout()?.is_some_and(is_plain))
+    }
+
+    /// The order of the dimensions, the fastest first, and the number of tiles; `None` for a layout by strides.
+    fn tiled_layout(&self) -> Result<Option<(Vec<i64>, usize)>> {
         let args = ffi::PJRT_Buffer_GetMemoryLayout_Args::new();
         let layout = self.query(ffi::PJRT_Buffer_GetMemoryLayout, args, |a, b| a.buffer = b)?.layout;
         if layout.type_ != ffi::PJRT_Buffer_MemoryLayout_Type_Tiled {
-            return Ok(false);
+            return Ok(None);
         }
-        // SAFETY: the type says that `tiled` is the active field; what it points to lives as long as the buffer.
+        // SAFETY: the type says that `tiled` is the active field; what it points to lives as long as the
+        // buffer and is copied.
         let (order, tiles) = unsafe {
             let tiled = layout.layout.tiled;
             (slice(tiled.minor_to_major, tiled.minor_to_major_size), tiled.num_tiles)
         };
-        Ok(tiles == 0 && order.iter().copied().eq((0..order.len() as i64).rev()))
+        Ok(Some((order.to_vec(), tiles)))
     }
 
     /// The event of the buffer's content being there. Does not block.

@@ -596,7 +596,7 @@ unsafe impl Send for SendPtr {}
 
 /// The layout of row-major elements, which must outlive the raw form that points into it.
 pub(super) struct RowMajor {
-    minor_to_major: Vec<i64>,
+    pub minor_to_major: Vec<i64>,
 }
 
 impl RowMajor {
