@@ -9,7 +9,7 @@ mod mapping;
 mod reader;
 mod writer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,8 @@ pub struct Checkpoint {
     data: Bytes,
     data_start: usize,
     tensors: Vec<TensorInfo>,
-    by_name: HashMap<String, usize>,
+    /// The positions of the tensors in the order of their names.
+    by_name: Vec<usize>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -102,21 +103,20 @@ impl Checkpoint {
             format: "safetensors file",
             problem,
         };
-        let (data_start, header) = header::read(&data).map_err(malformed)?;
-        let mut tensors = Vec::with_capacity(header.tensors().len());
-        for (name, info) in header.tensors() {
-            let dtype = DType::from_safetensors(info.dtype).ok_or_else(|| {
-                malformed(format!("tensor `{name}` is of type {}, which is not supported", info.dtype))
-            })?;
-            // The parser has checked that the offsets lie within the file, in order and without overlap.
-            let range = data_start + info.data_offsets.0..data_start + info.data_offsets.1;
-            tensors.push(TensorInfo { name, spec: ArraySpec::new(dtype, info.shape.clone()), range });
-        }
-        tensors.sort_by(|a, b| {
-            (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name))
-        });
-        let by_name = tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
-        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let header = header::read(&data).map_err(malformed)?;
+        let data_start = header.data_start;
+        let tensor = |(name, entry): (String, header::Entry)| match DType::from_safetensors(entry.dtype) {
+            // That the offsets lie within the file was checked, so they fit.
+            Some(dtype) => {
+                let (start, end) = (entry.data_offsets.0 as usize, entry.data_offsets.1 as usize);
+                let spec = ArraySpec::new(dtype, entry.shape);
+                Ok(TensorInfo { name, spec, range: data_start + start..data_start + end })
+            }
+            None => {
+                Err(malformed(format!("tensor `{name}` is of type {}, which is not supported", entry.dtype)))
+            }
+        };
+        let tensors = header.tensors.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
         Ok(Checkpoint {
             origin,
             path: None,
@@ -125,8 +125,8 @@ impl Checkpoint {
             data,
             data_start,
             tensors,
-            by_name,
-            metadata,
+            by_name: header.by_name,
+            metadata: header.metadata,
         })
     }
 
@@ -150,9 +150,12 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NotFound`] with the names that look alike.
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo> {
-        match self.by_name.get(name) {
-            Some(&index) => Ok(&self.tensors[index]),
-            None => Err(Error::not_found("tensor", name, self.by_name.keys().map(String::as_str))),
+        let found = self.by_name.binary_search_by(|&index| self.tensors[index].name.as_str().cmp(name));
+        match found {
+            Ok(place) => Ok(&self.tensors[self.by_name[place]]),
+            Err(_) => {
+                Err(Error::not_found("tensor", name, self.tensors.iter().map(|tensor| tensor.name.as_str())))
+            }
         }
     }
 

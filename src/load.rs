@@ -12,7 +12,6 @@ mod ring;
 mod sink;
 mod stream;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -28,7 +27,7 @@ use crate::checkpoint::{Checkpoint, Io, TensorInfo, read_digests};
 use crate::error::{Error, Result};
 use crate::monitor::Tracker;
 use crate::params::Params;
-use crate::pjrt::{Buffer, Client, Placement};
+use crate::pjrt::{Client, Placement};
 use crate::tree::{Framework, KeyMap, Node, record};
 use plan::Target;
 use sink::Sink;
@@ -45,6 +44,9 @@ const MAX_THREADS: usize = 16;
 
 /// Bytes that are worth a further thread.
 const BYTES_PER_THREAD: usize = 4 << 20;
+
+/// Tensors that are worth a further thread: about a millisecond of the plugin's time.
+const TENSORS_PER_THREAD: usize = 1000;
 
 /// A load that is about to be carried out.
 struct Prepared {
@@ -74,11 +76,10 @@ fn prepare(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> R
         Verification::Digests => read_digests(checkpoint.metadata())?,
         Verification::None => BTreeMap::new(),
     };
-    let tensors = selection.tensors();
     let (io, target) = (checkpoint.resolve(options.io), target(client, &to, options));
     let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
     let address = checkpoint.data().as_ptr() as usize;
-    let mut plan = LoadPlan::new(&tensors, address, io, target, &options.dtypes)?;
+    let mut plan = LoadPlan::new(selection.named_tensors(), address, io, target, &options.dtypes)?;
     if io == Io::Auto {
         plan.io = checkpoint.choose_reads(&plan.copied_ranges());
     }
@@ -87,7 +88,6 @@ fn prepare(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> R
         has_record: selection.has_record,
         ..LoadReport::default()
     };
-    drop(tensors);
     Ok(Prepared { plan, keys: selection.keys, report, digests, to })
 }
 
@@ -121,13 +121,12 @@ pub(crate) fn load(
     let done = carry::carry_out(&sink, checkpoint, options, &digests)?;
     done.warn_of_overflows(&plan);
     let buffers = sink.into_buffers();
-    let not_in_place = plan.not_in_place(checkpoint, &buffers);
     let mut report = LoadReport {
         framework: named.framework,
         has_record: named.has_record,
         threads: done.threads,
         is_registered: done.is_registered,
-        ..LoadReport::new(&plan, not_in_place)
+        ..LoadReport::new(&plan, done.not_in_place)
     };
     report.add_times(planned, start.elapsed(), done.spent);
     tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
@@ -164,9 +163,8 @@ impl Outline {
 pub fn outline(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Outline> {
     let selection =
         names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
-    let tensors = selection.tensors();
-    let specs = tensors.iter().map(|(_, tensor)| tensor.spec.clone()).collect();
-    let ranges = tensors.iter().map(|(_, tensor)| tensor.range.clone()).collect();
+    let specs = selection.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
+    let ranges = selection.tensors.iter().map(|tensor| tensor.range.clone()).collect();
     Ok(Outline {
         specs,
         ranges,
@@ -181,22 +179,6 @@ fn alias_alignment(client: &Client) -> Option<usize> {
     (client.platform_name() == "cpu").then_some(CPU_ALIAS_ALIGNMENT)
 }
 
-impl LoadPlan {
-    /// Tensors that the plugin copied although it was told that it need not, and their bytes.
-    fn not_in_place(&self, checkpoint: &Checkpoint, buffers: &[Buffer]) -> (usize, u64) {
-        let is_elsewhere = |step: &Step, buffer: &Buffer| {
-            let bytes = checkpoint.data()[step.range.clone()].as_ptr();
-            !buffer
-                .external_reference()
-                .is_ok_and(|reference| reference.as_ptr().cast_const() == bytes.cast())
-        };
-        self.on_route(Route::Alias)
-            .map(|position| (&self.steps[position], &buffers[position]))
-            .filter(|(step, buffer)| is_elsewhere(step, buffer))
-            .fold((0, 0), |(count, bytes), (step, _)| (count + 1, bytes + step.range.len() as u64))
-    }
-}
-
 /// Names the file in an error about its names.
 fn in_file(error: Error, origin: &str) -> Error {
     match error {
@@ -206,4 +188,4 @@ fn in_file(error: Error, origin: &str) -> Error {
 }
 
 /// A tensor of the file under the name that it is loaded by.
-pub(crate) type Selected<'a> = (Cow<'a, str>, &'a TensorInfo);
+pub(crate) type Selected<'a> = (&'a str, &'a TensorInfo);

@@ -1,13 +1,12 @@
-//! The header of a safetensors file: the `safetensors` crate parses it; what is added here is that a name
-//! that stands twice is an error, and that an error names the tensor and the offsets.
+//! The header of a safetensors file. It is read in one pass, since files of many small tensors are mostly header, and
+//! errors name the tensor and the offsets; the tests hold it against the `safetensors` crate's own reader.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 /// The bytes of the header's length, a little-endian u64, with which a file begins.
 pub const LENGTH_BYTES: usize = 8;
@@ -15,17 +14,51 @@ pub const LENGTH_BYTES: usize = 8;
 /// The longest header that the official readers accept, in bytes.
 pub const MAX_HEADER_BYTES: usize = 100_000_000;
 
-/// Reads and checks the header. Returns where the data starts, and the header, or else what is wrong.
-pub fn read(file: &[u8]) -> Result<(usize, Metadata), String> {
-    let header = header_text(file)?;
-    let (length, metadata) = SafeTensors::read_metadata(file)
-        .map_err(|error| diagnose(header, file.len()).unwrap_or_else(|| error.to_string()))?;
-    if let Some(name) = duplicate(header) {
+/// A header, read and checked.
+#[derive(Debug)]
+pub struct Header {
+    /// Where the tensors' data starts.
+    pub data_start: usize,
+    /// The tensors by name, in the order of their bytes.
+    pub tensors: Vec<(String, Entry)>,
+    /// The positions of the tensors in the order of their names.
+    pub by_name: Vec<usize>,
+    /// The strings beside the tensors.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One tensor as the header describes it.
+#[derive(Debug, Deserialize)]
+pub struct Entry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Where its bytes begin and end, from the beginning of the data.
+    pub data_offsets: (u64, u64),
+}
+
+/// Reads and checks the header, by the rules of the safetensors crate's own reader and one more: names, of tensors and
+/// of metadata, stand once. Says what is wrong with it otherwise.
+pub fn read(file: &[u8]) -> Result<Header, String> {
+    let text = header_text(file)?;
+    let Content { mut tensors, metadata } = serde_json::from_str(text).map_err(|error| {
+        format!("the header is not a JSON object of tensors: {error} (column counts from the header's start)")
+    })?;
+    // Tensors without bytes may lie between others, or all at one place.
+    tensors.sort_by(|(a_name, a), (b_name, b)| (a.data_offsets, a_name).cmp(&(b.data_offsets, b_name)));
+    let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+    by_name.sort_by(|&a, &b| tensors[a].0.cmp(&tensors[b].0));
+    let twice = |pair: &&[usize]| tensors[pair[0]].0 == tensors[pair[1]].0;
+    if let Some(pair) = by_name.windows(2).find(twice) {
+        let name = &tensors[pair[0]].0;
         return Err(format!(
             "the name `{name}` stands twice in the header; write the file again with distinct names"
         ));
     }
-    Ok((LENGTH_BYTES + length, metadata))
+    let data_start = LENGTH_BYTES + text.len();
+    match broken_rule(&tensors, file.len() - data_start) {
+        None => Ok(Header { data_start, tensors, by_name, metadata }),
+        Some(problem) => Err(problem),
+    }
 }
 
 /// The header's text, with everything about its length checked.
@@ -57,69 +90,8 @@ fn header_text(file: &[u8]) -> Result<&str, String> {
     })
 }
 
-/// The first name that stands twice in the header, or in its metadata.
-fn duplicate(header: &str) -> Option<String> {
-    fn twice<T>(entries: &[(String, T)]) -> Option<String> {
-        let mut seen = HashSet::with_capacity(entries.len());
-        entries.iter().map(|(name, _)| name).find(|name| !seen.insert(*name)).cloned()
-    }
-    #[derive(Deserialize)]
-    struct Metadata {
-        #[serde(rename = "__metadata__")]
-        metadata: Option<Entries<IgnoredAny>>,
-    }
-    let entries: Entries<IgnoredAny> = serde_json::from_str(header).ok()?;
-    let has_metadata = entries.0.iter().any(|(name, _)| name == "__metadata__");
-    twice(&entries.0).or_else(|| {
-        if !has_metadata {
-            return None;
-        }
-        let metadata = serde_json::from_str::<Metadata>(header).ok()?.metadata?;
-        twice(&metadata.0).map(|key| format!("__metadata__.{key}"))
-    })
-}
-
-/// The longest header of which it is told in detail what is wrong; taking one apart takes many times its size.
-const MAX_DIAGNOSED_BYTES: usize = 8_000_000;
-
-/// Why the parser refused a header, in words that name the tensor; `None` if that cannot be told.
-fn diagnose(header: &str, file_bytes: usize) -> Option<String> {
-    if header.len() > MAX_DIAGNOSED_BYTES {
-        return None;
-    }
-    let entries = match serde_json::from_str::<Entries<serde_json::Value>>(header) {
-        Ok(entries) => entries.0,
-        Err(error) => {
-            return Some(format!(
-                "the header is not a JSON object: {error} (column counts from the header's start)"
-            ));
-        }
-    };
-    let mut seen = HashSet::new();
-    let mut tensors = Vec::new();
-    for (name, value) in entries {
-        if !seen.insert(name.clone()) {
-            return Some(format!("the name `{name}` stands twice in the header"));
-        }
-        if name == "__metadata__" {
-            let strings = value.as_object().is_some_and(|map| map.values().all(serde_json::Value::is_string));
-            if !strings && !value.is_null() {
-                return Some("`__metadata__` must map strings to strings".into());
-            }
-            continue;
-        }
-        match Entry::deserialize(&value) {
-            Ok(entry) => tensors.push((name, entry)),
-            Err(error) => return Some(format!("tensor `{name}`: {error}")),
-        }
-    }
-    tensors.sort_by_key(|(_, entry)| entry.data_offsets);
-    let data_bytes = file_bytes - LENGTH_BYTES - header.len();
-    diagnose_tensors(&tensors, data_bytes)
-}
-
-/// What is wrong with tensors that are in the order of their offsets.
-fn diagnose_tensors(tensors: &[(String, Entry)], data_bytes: usize) -> Option<String> {
+/// What is wrong with tensors that are in the order of their offsets, if anything.
+fn broken_rule(tensors: &[(String, Entry)], data_bytes: usize) -> Option<String> {
     for (name, entry) in tensors {
         let (start, end) = entry.data_offsets;
         if end < start {
@@ -131,8 +103,10 @@ fn diagnose_tensors(tensors: &[(String, Entry)], data_bytes: usize) -> Option<St
                  is cut off or the offsets are wrong"
             ));
         }
-        let bits =
-            entry.shape.iter().try_fold(entry.dtype.bitsize() as u64, |bits, &dim| bits.checked_mul(dim));
+        let bits = entry
+            .shape
+            .iter()
+            .try_fold(entry.dtype.bitsize() as u64, |bits, &dim| bits.checked_mul(dim as u64));
         let Some(bits) = bits else {
             return Some(format!(
                 "tensor `{name}` of shape {:?} has more elements than can be counted",
@@ -176,40 +150,82 @@ fn diagnose_tensors(tensors: &[(String, Entry)], data_bytes: usize) -> Option<St
     })
 }
 
-/// One tensor as the header describes it.
-#[derive(Deserialize)]
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
+/// What stands in a header.
+struct Content {
+    tensors: Vec<(String, Entry)>,
+    metadata: BTreeMap<String, String>,
 }
 
-/// A JSON object as the list of its entries, duplicates included.
-struct Entries<T>(Vec<(String, T)>);
+/// The key of the strings beside the tensors.
+const METADATA_KEY: &str = "__metadata__";
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Collect<T> {
-            type Value = Entries<T>;
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Content, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Content;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
+                f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<T>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+                let (mut tensors, mut metadata) = (Vec::new(), None);
+                while let Some(name) = map.next_key::<String>()? {
+                    if name != METADATA_KEY {
+                        let entry = map.next_value().map_err(|error| {
+                            // The position stays at the end of the message, where serde_json finds it again.
+                            A::Error::custom(format_args!("tensor `{name}`: {error}"))
+                        })?;
+                        tensors.push((name, entry));
+                    } else if metadata.is_some() {
+                        return Err(A::Error::custom(format_args!("`{METADATA_KEY}` stands twice")));
+                    } else {
+                        metadata = Some(map.next_value::<Option<Strings>>().map_err(|error| {
+                            A::Error::custom(format_args!(
+                                "`{METADATA_KEY}` must map strings to strings: {error}"
+                            ))
+                        })?);
+                    }
                 }
-                Ok(Entries(entries))
+                let metadata = metadata.flatten().map(|strings| strings.0).unwrap_or_default();
+                Ok(Content { tensors, metadata })
             }
         }
-        deserializer.deserialize_map(Collect(std::marker::PhantomData))
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// An object of strings, whose keys stand once.
+struct Strings(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Strings, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Strings;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
+                let mut strings = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, String>()? {
+                    match strings.entry(key) {
+                        btree_map::Entry::Vacant(place) => place.insert(value),
+                        btree_map::Entry::Occupied(place) => {
+                            return Err(A::Error::custom(format_args!("`{}` stands twice", place.key())));
+                        }
+                    };
+                }
+                Ok(Strings(strings))
+            }
+        }
+        deserializer.deserialize_map(Collect)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn file(header: &str, data_bytes: usize) -> Vec<u8> {
         let mut file = (header.len() as u64).to_le_bytes().to_vec();
@@ -225,9 +241,11 @@ mod tests {
     #[test]
     fn a_valid_file_is_read() {
         let header = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}   "#;
-        let (start, metadata) = read(&file(header, 8)).unwrap();
-        assert_eq!(start, 8 + header.len());
-        assert_eq!(metadata.tensors().len(), 1);
+        let read = read(&file(header, 8)).unwrap();
+        assert_eq!(read.data_start, 8 + header.len());
+        assert_eq!(read.tensors.len(), 1);
+        assert_eq!(read.metadata["a"], "b");
+        assert!(super::read(&file(r#"{"__metadata__":null}"#, 0)).unwrap().metadata.is_empty());
     }
 
     #[test]
@@ -288,8 +306,50 @@ mod tests {
     fn a_name_that_stands_twice_is_an_error_even_where_the_offsets_agree() {
         let entry = r#""x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
         assert!(problem(&format!("{{{entry},{entry}}}"), 4).contains("`x` stands twice"));
+        assert!(
+            problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("`__metadata__` stands twice")
+        );
         let metadata = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
-        assert!(problem(metadata, 0).contains("`__metadata__.k` stands twice"));
+        assert!(problem(metadata, 0).contains("`k` stands twice"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_is_what_the_safetensors_crate_accepts(
+            changes in proptest::collection::vec((0usize..1000, "[\\PC]|[0-9\\[\\]{},:\"]"), 0..3),
+            cut in 0usize..2,
+        ) {
+            let mut header: Vec<char> = concat!(
+                r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"#,
+                r#""b":{"dtype":"BF16","shape":[0],"data_offsets":[4,4]},"#,
+                r#""cc":{"data_offsets":[4,12],"dtype":"I64","shape":[],"other":[{}]}}"#,
+            ).chars().collect();
+            for (position, with) in changes {
+                let position = position % header.len();
+                header.splice(position..position + 1, with.chars());
+            }
+            let file = file(&header.into_iter().collect::<String>(), 12 - cut);
+            let ours = read(&file);
+            match safetensors::SafeTensors::read_metadata(&file) {
+                // Theirs keeps the last of two of one name.
+                Err(_) => prop_assert!(ours.is_err()),
+                Ok((length, theirs)) => match ours {
+                    Err(problem) => prop_assert!(problem.contains("stands twice"), "{problem}"),
+                    Ok(ours) => {
+                        prop_assert_eq!(ours.data_start, LENGTH_BYTES + length);
+                        prop_assert_eq!(ours.tensors.len(), theirs.tensors().len());
+                        for (name, entry) in &ours.tensors {
+                            let theirs = theirs.info(name).unwrap();
+                            prop_assert_eq!(entry.dtype, theirs.dtype);
+                            prop_assert_eq!(&entry.shape, &theirs.shape);
+                        }
+                        let metadata: BTreeMap<_, _> =
+                            theirs.metadata().clone().unwrap_or_default().into_iter().collect();
+                        prop_assert_eq!(ours.metadata, metadata);
+                    }
+                },
+            }
+        }
     }
 
     #[test]

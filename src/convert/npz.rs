@@ -14,7 +14,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::checkpoint::{WriteOptions, write_atomically};
 use crate::error::{Context, Error, Result};
 use crate::sub_byte;
-use crate::tree::{Key, KeyMap, KeyPath, TreeDef};
+use crate::tree::{Framework, Key, KeyMap, KeyPath, TreeDef};
 
 /// The ending of an array's name in the archive.
 const ENDING: &str = ".npy";
@@ -75,27 +75,19 @@ impl NpzSource {
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
         let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
-        let keys = keys_of(&names).map_err(|error| error.to_string())?;
-        let by_name: std::collections::HashMap<&str, usize> =
-            names.iter().enumerate().map(|(position, name)| (*name, position)).collect();
-        let order: Vec<usize> = keys.leaves().iter().map(|leaf| by_name[leaf.name.as_str()]).collect();
+        let (keys, order) = keys_of(&names).map_err(|error| error.to_string())?;
         let specs = order.iter().map(|&position| found[position].1.clone()).collect();
         let entries = order.iter().map(|&position| found[position].2).collect();
         Ok(NpzSource { origin, data, keys, specs, entries })
     }
 }
 
-/// The tree of an archive's names: one dictionary, or nested ones where the names have dots in them.
-fn keys_of(names: &[&str]) -> Result<KeyMap> {
-    match KeyMap::from_names(names.iter().copied()) {
-        Ok(keys) => Ok(keys),
-        // Names that clash as paths are still distinct keys of one dictionary.
-        Err(_) => {
-            let paths: Vec<KeyPath> =
-                names.iter().map(|name| KeyPath::from(vec![Key::dict(*name)])).collect();
-            KeyMap::new(TreeDef::from_paths(&paths)?)
-        }
-    }
+/// The tree of an archive's names: nested dictionaries where the names have dots in them, or one where that clashes.
+fn keys_of(names: &[&str]) -> Result<(KeyMap, Vec<usize>)> {
+    KeyMap::place_names(Framework::Plain, names).or_else(|_| {
+        let paths: Vec<KeyPath> = names.iter().map(|name| KeyPath::from(vec![Key::dict(*name)])).collect();
+        KeyMap::place_record(TreeDef::from_paths(&paths)?, Framework::Plain, names)
+    })
 }
 
 fn open(data: &Bytes) -> Result<ZipArchive<Cursor<Bytes>>, String> {
@@ -141,7 +133,7 @@ impl Source for NpzSource {
 /// Writes the arrays, stored, by their names on disk. The tree itself is only in the names.
 pub fn write(conversion: &mut Conversion<'_>, target: &Path, options: WriteOptions) -> Result<()> {
     let names = conversion.source.keys().leaves().iter().map(|leaf| leaf.name.as_str());
-    let read_back = keys_of(&names.collect::<Vec<_>>())?;
+    let (read_back, _) = keys_of(&names.collect::<Vec<_>>())?;
     if let Some(difference) = conversion.source.keys().def().difference(read_back.def()) {
         conversion
             .report

@@ -167,12 +167,11 @@ impl Selection {
             return Ok(Selection::boxed(inner.keys().filter(&keep)?, positions, inner));
         }
         // New names make new dictionaries.
-        let renamed: Vec<(String, usize)> =
-            positions.iter().map(|&position| (options.renamed(&leaves[position].name), position)).collect();
-        let keys = KeyMap::from_names(renamed.iter().map(|(name, _)| name.as_str()))?;
-        let by_name: std::collections::HashMap<&str, usize> =
-            renamed.iter().map(|(name, position)| (name.as_str(), *position)).collect();
-        let positions = keys.leaves().iter().map(|leaf| by_name[leaf.name.as_str()]).collect();
+        let renamed: Vec<_> =
+            positions.iter().map(|&position| options.renamed(&leaves[position].name)).collect();
+        let names: Vec<&str> = renamed.iter().map(|name| &**name).collect();
+        let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
+        let positions = order.iter().map(|&index| positions[index]).collect();
         Ok(Selection::boxed(keys, positions, inner))
     }
 

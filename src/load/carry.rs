@@ -12,7 +12,7 @@ use super::options::{LoadOptions, Prefetch, Verification};
 use super::plan::{LoadPlan, Route};
 use super::sink::Sink;
 use super::stream::Stream;
-use super::{BYTES_PER_THREAD, MAX_THREADS};
+use super::{BYTES_PER_THREAD, MAX_THREADS, TENSORS_PER_THREAD};
 use crate::checkpoint::{Checkpoint, Reader};
 use crate::error::{Context, Error, Result};
 use crate::pjrt::HostSemantics;
@@ -23,6 +23,8 @@ pub struct Done {
     pub threads: usize,
     pub spent: Spent,
     pub is_registered: bool,
+    /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
+    pub not_in_place: (usize, u64),
     /// Finite elements that a cast made infinite, by step.
     overflows: BTreeMap<usize, usize>,
 }
@@ -64,16 +66,10 @@ pub fn carry_out(
 ) -> Result<Done> {
     let plan = sink.plan;
     prefetch(plan, checkpoint, options.prefetch)?;
-    // Tensors in place need no reading, unless their digests are checked.
     let checks = options.verification == Verification::Digests;
     let jobs = blocks::jobs(&plan.blocks, checks);
-    let needs_thread = |job: &Range<usize>| checks || plan.blocks[job.start].route != Route::Alias;
-    let bytes: usize = jobs
-        .iter()
-        .filter(|job| needs_thread(job))
-        .flat_map(|job| &plan.blocks[job.clone()])
-        .map(|block| block.bytes)
-        .sum();
+    let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks));
+    let threads = threads.clamp(1, jobs.len().max(1));
     let work = Work {
         sink,
         checkpoint,
@@ -86,11 +82,6 @@ pub fn carry_out(
         has_failed: AtomicBool::new(false),
         outcome: Mutex::default(),
     };
-    let threads = options.threads.unwrap_or_else(|| {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        processors.min(MAX_THREADS).min(bytes.div_ceil(BYTES_PER_THREAD))
-    });
-    let threads = threads.clamp(1, work.jobs.len().max(1));
     std::thread::scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|| work.run());
@@ -107,6 +98,15 @@ pub fn carry_out(
         None => Ok(done),
         Some(error) => Err(error),
     }
+}
+
+/// How many threads are worth starting: for bytes that are read, and for tensors, each of which is passed to the plugin.
+fn worthwhile_threads(plan: &LoadPlan, checks: bool) -> usize {
+    // Tensors in place need no reading, unless their digests are checked.
+    let is_read = |block: &&Block| checks || block.route != Route::Alias;
+    let bytes: usize = plan.blocks.iter().filter(is_read).map(|block| block.bytes).sum();
+    let worth = bytes.div_ceil(BYTES_PER_THREAD).max(plan.steps.len() / TENSORS_PER_THREAD);
+    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(worth)
 }
 
 /// Has the system read what will be used in place.
@@ -142,6 +142,8 @@ impl Work<'_> {
         }
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         outcome.0.spent.add(filler.spent);
+        outcome.0.not_in_place.0 += filler.not_in_place.0;
+        outcome.0.not_in_place.1 += filler.not_in_place.1;
         for (step, elements) in filler.overflows {
             *outcome.0.overflows.entry(step).or_default() += elements;
         }
@@ -177,9 +179,14 @@ impl Work<'_> {
             if self.digests.contains_key(&step.name) {
                 filler.check_in_place(piece, &bytes)?;
             }
+            let data = bytes.clone();
             let make =
-                || self.sink.client.buffer_from_host(&step.spec, bytes, self.sink.to, HostSemantics::Alias);
+                || self.sink.client.buffer_from_host(&step.spec, data, self.sink.to, HostSemantics::Alias);
             let buffer = timed(&mut filler.spent.pass, make).for_tensor(&step.name)?;
+            if !buffer.is_over(&bytes) {
+                filler.not_in_place.0 += 1;
+                filler.not_in_place.1 += bytes.len() as u64;
+            }
             self.sink.deliver(piece.step, buffer);
         }
         Ok(())

@@ -28,6 +28,8 @@ pub struct Filler<'a> {
     pub spent: Spent,
     /// Finite elements that a cast made infinite, by step.
     pub overflows: BTreeMap<usize, usize>,
+    /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
+    pub not_in_place: (usize, u64),
 }
 
 /// Time that one thread, or all of them together, spent on the parts of a load.
@@ -73,7 +75,7 @@ impl<'a> Filler<'a> {
     ) -> Filler<'a> {
         let (digest, window) = (DigestState::default(), Vec::new());
         let (spent, overflows) = (Spent::default(), BTreeMap::new());
-        Filler { plan, reader, digests, tracker, digest, window, spent, overflows }
+        Filler { plan, reader, digests, tracker, digest, window, spent, overflows, not_in_place: (0, 0) }
     }
 
     /// Reads the pieces of a block into memory of their length, one each.

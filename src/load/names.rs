@@ -1,7 +1,7 @@
 //! Which tensors of a file are loaded, under which names, and where in the tree each goes.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::Selected;
 use super::options::{LoadOptions, Strictness, Structure, Template};
@@ -9,21 +9,20 @@ use crate::cast::cast_dtype;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tree::{Framework, KeyMap, matches_glob, record};
+use crate::tree::{Framework, KeyMap, TreeDef, matches_glob, record};
 
 /// The tensors that are loaded, in the order of the tree's leaves.
 pub struct Selection<'a> {
     pub keys: KeyMap,
     pub framework: Framework,
     pub has_record: bool,
-    by_name: HashMap<String, &'a TensorInfo>,
+    pub tensors: Vec<&'a TensorInfo>,
 }
 
-impl<'a> Selection<'a> {
-    /// The tensors in the order of the leaves.
-    pub fn tensors(&self) -> Vec<Selected<'a>> {
-        let tensor = |name: &String| (Cow::Owned(name.clone()), self.by_name[name]);
-        self.keys.leaves().iter().map(|leaf| tensor(&leaf.name)).collect()
+impl Selection<'_> {
+    /// The tensors under the names that they are loaded by.
+    pub fn named_tensors(&self) -> impl Iterator<Item = Selected<'_>> {
+        self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(self.tensors.iter().copied())
     }
 }
 
@@ -31,35 +30,48 @@ impl<'a> Selection<'a> {
 pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Selection<'a>> {
     let framework = framework_of(checkpoint, options)?;
     let record = match options.structure {
-        Structure::Recorded => record::read(checkpoint.metadata())?,
-        Structure::FromNames => None,
+        Structure::Recorded if options.renames.is_empty() => record::read(checkpoint.metadata())?,
+        _ => None,
     };
-    let has_record = record.is_some() && options.renames.is_empty();
-    let whole = match record.filter(|_| has_record) {
-        Some(def) => KeyMap::from_record(
-            def,
-            framework,
-            checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()),
-        )?,
-        None => {
-            let kept = checkpoint.tensors().iter().filter(|tensor| options.is_wanted(&tensor.name));
-            let names: Vec<String> = kept.map(|tensor| options.renamed(&tensor.name)).collect();
-            KeyMap::from_names_by(framework, names.iter().map(String::as_str))?
-        }
+    let has_record = record.is_some();
+    let (keys, tensors) = match record {
+        Some(def) => recorded(checkpoint, def, framework, options)?,
+        None => named(checkpoint, framework, options)?,
     };
-    let by_name: HashMap<String, &TensorInfo> = checkpoint
-        .tensors()
-        .iter()
-        .filter(|tensor| options.is_wanted(&tensor.name))
-        .map(|tensor| (options.renamed(&tensor.name), tensor))
-        .collect();
-    let keep: Vec<bool> = whole.leaves().iter().map(|leaf| by_name.contains_key(&leaf.name)).collect();
-    let keys = if keep.iter().all(|keep| *keep) { whole } else { whole.filter(&keep)? };
-    let keys = match &options.template {
-        Some(template) => fit(template, keys, framework, &by_name, &options.dtypes)?,
-        None => keys,
+    let (keys, tensors) = match &options.template {
+        Some(template) => fit(template, &keys, framework, &tensors, &options.dtypes)?,
+        None => (keys, tensors),
     };
-    Ok(Selection { keys, framework, has_record, by_name })
+    Ok(Selection { keys, framework, has_record, tensors })
+}
+
+/// A tree and its tensors, in its order.
+type Chosen<'a> = (KeyMap, Vec<&'a TensorInfo>);
+
+/// What is wanted of the recorded tree.
+fn recorded<'a>(
+    checkpoint: &'a Checkpoint,
+    def: TreeDef,
+    framework: Framework,
+    options: &LoadOptions,
+) -> Result<Chosen<'a>> {
+    let tensors = checkpoint.tensors();
+    let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let (whole, order) = KeyMap::place_record(def, framework, &names)?;
+    let keep: Vec<bool> = whole.leaves().iter().map(|leaf| options.is_wanted(&leaf.name)).collect();
+    let kept = order.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(&position, _)| &tensors[position]);
+    let kept = kept.collect();
+    Ok((if keep.iter().all(|keep| *keep) { whole } else { whole.filter(&keep)? }, kept))
+}
+
+/// The tree that the names of what is wanted stand for, under the rules for renaming.
+fn named<'a>(checkpoint: &'a Checkpoint, framework: Framework, options: &LoadOptions) -> Result<Chosen<'a>> {
+    let is_wanted = |tensor: &&TensorInfo| options.is_wanted(&tensor.name);
+    let tensors: Vec<&TensorInfo> = checkpoint.tensors().iter().filter(is_wanted).collect();
+    let names: Vec<Cow<'_, str>> = tensors.iter().map(|tensor| options.renamed(&tensor.name)).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let (keys, order) = KeyMap::place_names(framework, &names)?;
+    Ok((keys, order.iter().map(|&position| tensors[position]).collect()))
 }
 
 /// The framework that was given, recorded, or else recognised.
@@ -78,40 +90,45 @@ pub fn loaded_dtype(name: &str, dtype: DType, dtypes: &[(String, DType)]) -> Res
     cast_dtype(dtype, wanted)
 }
 
-/// The template's own key map over the tensors, or everything that does not fit, in one report.
-fn fit(
+/// The template's own tree over the tensors, or everything that does not fit, in one report.
+fn fit<'a>(
     template: &Template,
-    found: KeyMap,
+    found: &KeyMap,
     framework: Framework,
-    tensors: &HashMap<String, &TensorInfo>,
+    tensors: &[&'a TensorInfo],
     dtypes: &[(String, DType)],
-) -> Result<KeyMap> {
+) -> Result<Chosen<'a>> {
     let wanted = KeyMap::new(template.def.clone())?;
-    let mut unused: BTreeMap<String, &str> = found
+    let mut unused: BTreeMap<String, usize> = found
         .leaves()
         .iter()
-        .map(|leaf| (framework.path(&leaf.name).to_name(), leaf.name.as_str()))
+        .enumerate()
+        .map(|(position, leaf)| (framework.path(&leaf.name).to_name(), position))
         .collect();
     let mut problems = Vec::new();
-    let mut names = Vec::new();
+    let mut chosen = Vec::new();
     for (leaf, expected) in wanted.leaves().iter().zip(&template.specs) {
-        let Some(name) = unused.remove(&leaf.name) else {
+        let Some(position) = unused.remove(&leaf.name) else {
             problems.push(format!("missing: {} {expected}", leaf.path));
             continue;
         };
-        let spec = &tensors[name].spec;
-        let dtype = loaded_dtype(name, spec.dtype, dtypes)?;
+        let tensor = tensors[position];
+        let spec = &tensor.spec;
+        let dtype = loaded_dtype(&tensor.name, spec.dtype, dtypes)?;
         if spec.shape != expected.shape || dtype != expected.dtype {
             let cast = if dtype == spec.dtype { String::new() } else { format!(" (loaded as {dtype})") };
             problems.push(format!("mismatched: {} must be {expected}, and is {spec}{cast}", leaf.path));
         }
-        names.push(name);
+        chosen.push(position);
     }
+    let name = |position: usize| found.leaves()[position].name.as_str();
     if template.strictness == Strictness::Exact {
-        problems.extend(unused.values().map(|name| format!("unused: the tensor `{name}`")));
+        problems.extend(unused.values().map(|&position| format!("unused: the tensor `{}`", name(position))));
     }
-    if problems.is_empty() {
-        return KeyMap::from_record(template.def.clone(), framework, names);
+    if !problems.is_empty() {
+        return Err(Error::Template { problems });
     }
-    Err(Error::Template { problems })
+    let names: Vec<&str> = chosen.iter().map(|&position| name(position)).collect();
+    let (keys, order) = KeyMap::place_record(template.def.clone(), framework, &names)?;
+    Ok((keys, order.iter().map(|&position| tensors[chosen[position]]).collect()))
 }

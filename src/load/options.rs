@@ -1,5 +1,7 @@
 //! How a checkpoint is loaded.
 
+use std::borrow::Cow;
+
 use super::ring::Staging;
 use crate::array::ArraySpec;
 use crate::checkpoint::Io;
@@ -168,8 +170,8 @@ impl LoadOptions {
     }
 
     /// The name under the rules.
-    pub(crate) fn renamed(&self, name: &str) -> String {
-        self.renames.iter().fold(name.to_owned(), |name, rule| rule.apply(&name).unwrap_or(name))
+    pub(crate) fn renamed<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        self.renames.iter().fold(name.into(), |name, rule| rule.apply(&name).map_or(name, Cow::Owned))
     }
 
     /// Puts the buffers on this device or memory.

@@ -108,14 +108,14 @@ pub(super) const PLACE_ALIGNMENT: usize = 64;
 
 impl LoadPlan {
     /// Plans a load of these tensors from a file whose first byte is at `base_address` in memory.
-    pub(crate) fn new(
-        tensors: &[Selected<'_>],
+    pub(crate) fn new<'a>(
+        tensors: impl IntoIterator<Item = Selected<'a>>,
         base_address: usize,
         io: Io,
         target: Target,
         dtypes: &[(String, DType)],
     ) -> Result<LoadPlan> {
-        let step = |(name, tensor): &Selected<'_>| -> Result<Step> {
+        let step = |(name, tensor): Selected<'a>| -> Result<Step> {
             let from = tensor.spec.dtype;
             let dtype = loaded_dtype(&tensor.name, from, dtypes).for_tensor(&tensor.name)?;
             let spec = ArraySpec::new(dtype, tensor.spec.shape.clone());
@@ -131,10 +131,10 @@ impl LoadPlan {
             }
             let address = base_address.wrapping_add(tensor.range.start);
             let route = route(&tensor.range, address, change, target);
-            let (name, range) = (name.to_string(), tensor.range.clone());
+            let (name, range) = (name.to_owned(), tensor.range.clone());
             Ok(Step { name, spec, range, route, change, device_bytes, group: 0, slot: 0 })
         };
-        let mut steps = tensors.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let mut steps = tensors.into_iter().map(step).collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..steps.len()).collect();
         order.sort_by_key(|&position| steps[position].range.start);
         let groups = group(&mut steps, &order);
@@ -243,9 +243,8 @@ mod tests {
         Target { alias_alignment: Some(64), use_map: true, has_pieces: true, block_bytes: 1 << 20 };
 
     fn plan(tensors: &[TensorInfo], base: usize, target: Target, dtypes: &[(String, DType)]) -> LoadPlan {
-        let selected: Vec<Selected<'_>> =
-            tensors.iter().map(|tensor| (tensor.name.as_str().into(), tensor)).collect();
-        LoadPlan::new(&selected, base, Io::Auto, target, dtypes).unwrap()
+        let selected = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        LoadPlan::new(selected, base, Io::Auto, target, dtypes).unwrap()
     }
 
     #[test]

@@ -453,6 +453,16 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// Whether the device uses these bytes of the host's in place.
+    pub(crate) fn is_over(&self, bytes: &[u8]) -> bool {
+        // The address is compared and not used, so that no reference need be counted.
+        let args = ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args::new();
+        self.query(ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer, args, |a, b| a.buffer = b)
+            .is_ok_and(|args| args.device_memory_ptr.cast_const() == bytes.as_ptr().cast())
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} on {})", self.spec(), self.client().platform_name())

@@ -5,7 +5,6 @@ mod objax;
 use std::fmt;
 use std::str::FromStr;
 
-use super::def::TreeDef;
 use super::key_path::{DictKey, Key, KeyPath};
 use crate::error::Result;
 
@@ -99,15 +98,6 @@ impl Framework {
             }
         }
     }
-
-    /// The tree that these names stand for, and the place of each in it.
-    ///
-    /// # Errors
-    /// [`crate::Error::Tree`] when the names clash.
-    pub(crate) fn tree(self, names: &[&str]) -> Result<(TreeDef, Vec<KeyPath>)> {
-        let paths: Vec<KeyPath> = names.iter().map(|name| self.path(name)).collect();
-        Ok((TreeDef::from_paths(&paths)?, paths))
-    }
 }
 
 /// Haiku's modules are named by their path, with slashes: `mlp/~/linear_0.w`.
@@ -137,6 +127,7 @@ fn last_part(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::KeyMap;
 
     #[test]
     fn frameworks_are_recognised_by_their_names() {
@@ -166,7 +157,9 @@ mod tests {
         assert_eq!(Framework::Nnx.path("layers.10.kernel").to_string(), "['layers'][10]['kernel']");
         assert_eq!(Framework::Plain.path("layers.10.kernel").to_string(), "['layers']['10']['kernel']");
         // Integers sort as numbers, strings as strings.
-        let order = |framework: Framework| framework.tree(&["a.10", "a.9"]).unwrap().0.to_string();
+        let order = |framework: Framework| {
+            KeyMap::from_names_by(framework, ["a.10", "a.9"]).unwrap().def().to_string()
+        };
         assert_eq!(order(Framework::Nnx), "{'a': {9: *, 10: *}}");
         assert_eq!(order(Framework::Plain), "{'a': {'10': *, '9': *}}");
     }

@@ -100,6 +100,11 @@ impl TreeDef {
     pub fn from_paths(paths: &[KeyPath]) -> Result<TreeDef> {
         let mut sorted: Vec<&KeyPath> = paths.iter().collect();
         sorted.sort();
+        TreeDef::from_sorted_paths(&sorted)
+    }
+
+    /// As [`TreeDef::from_paths`], of paths in their order.
+    pub(super) fn from_sorted_paths(sorted: &[&KeyPath]) -> Result<TreeDef> {
         // In this order what is below a path follows it at once, so neighbours show every clash.
         for pair in sorted.windows(2) {
             let (first, second) = (pair[0], pair[1]);
@@ -121,7 +126,7 @@ impl TreeDef {
         if sorted.is_empty() {
             return Ok(TreeDef::Dict(Vec::new()));
         }
-        below(&sorted, 0)
+        below(sorted, 0)
     }
 
     /// The children with their keys, in JAX's order.

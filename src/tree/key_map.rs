@@ -1,5 +1,7 @@
 //! The key map: a tree's leaves in JAX's order, by path and by name on disk.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -23,12 +25,16 @@ pub struct Leaf {
 pub struct KeyMap {
     def: TreeDef,
     leaves: Vec<Leaf>,
-    by_name: HashMap<String, usize>,
+    /// The positions of the leaves in the order of their names' parts, which is mostly their own.
+    by_name: Vec<usize>,
 }
+
+/// A key map, and for each of its leaves the position of its name among those that it was made of.
+pub(crate) type Placed = (KeyMap, Vec<usize>);
 
 impl Default for KeyMap {
     fn default() -> KeyMap {
-        KeyMap { def: TreeDef::Dict(Vec::new()), leaves: Vec::new(), by_name: HashMap::new() }
+        KeyMap { def: TreeDef::Dict(Vec::new()), leaves: Vec::new(), by_name: Vec::new() }
     }
 }
 
@@ -44,8 +50,9 @@ impl KeyMap {
     }
 
     fn with_leaves(def: TreeDef, leaves: Vec<Leaf>) -> Result<KeyMap> {
-        check_names(&leaves)?;
-        let by_name = leaves.iter().enumerate().map(|(index, leaf)| (leaf.name.clone(), index)).collect();
+        let mut by_name: Vec<usize> = (0..leaves.len()).collect();
+        by_name.sort_by(|&a, &b| compare_names(&leaves[a].name, &leaves[b].name));
+        check_names(&leaves, &by_name)?;
         Ok(KeyMap { def, leaves, by_name })
     }
 
@@ -59,11 +66,24 @@ impl KeyMap {
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<KeyMap> {
         let names: Vec<&str> = names.into_iter().collect();
-        let (def, paths) = framework.tree(&names)?;
-        let name_of: HashMap<&KeyPath, &str> = paths.iter().zip(names.iter().copied()).collect();
-        let leaves = def.paths().into_iter().map(|path| Leaf { name: name_of[&path].to_owned(), path });
-        let leaves = leaves.collect();
-        KeyMap::with_leaves(def, leaves)
+        Ok(KeyMap::place_names(framework, &names)?.0)
+    }
+
+    /// As [`KeyMap::from_names_by`].
+    pub(crate) fn place_names(framework: Framework, names: &[&str]) -> Result<Placed> {
+        let paths: Vec<KeyPath> = names.iter().map(|name| framework.path(name)).collect();
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        order.sort_by(|&a, &b| paths[a].cmp(&paths[b]));
+        // A tree that is made of paths has its leaves in their order.
+        let sorted: Vec<&KeyPath> = order.iter().map(|&position| &paths[position]).collect();
+        let def = TreeDef::from_sorted_paths(&sorted)?;
+        let mut paths = paths;
+        let leaf = |&position: &usize| {
+            let path = std::mem::take(&mut paths[position]);
+            Leaf { name: names[position].to_owned(), path }
+        };
+        let leaves = order.iter().map(leaf).collect();
+        Ok((KeyMap::with_leaves(def, leaves)?, order))
     }
 
     /// The tree of nested dictionaries that names stand for, split at `.`.
@@ -84,24 +104,33 @@ impl KeyMap {
         framework: Framework,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<KeyMap> {
-        let mut left: HashMap<String, &str> = HashMap::new();
+        let names: Vec<&str> = names.into_iter().collect();
+        Ok(KeyMap::place_record(def, framework, &names)?.0)
+    }
+
+    /// As [`KeyMap::from_record`].
+    pub(crate) fn place_record<'a>(def: TreeDef, framework: Framework, names: &[&'a str]) -> Result<Placed> {
+        let key = |name: &'a str| match framework {
+            // The recorded key is the name without the variable's type.
+            Framework::Objax => Cow::Owned(framework.path(name).to_name()),
+            _ => Cow::Borrowed(name),
+        };
+        let keys: Vec<Cow<'a, str>> = names.iter().copied().map(key).collect();
+        let mut left: HashMap<&str, usize> =
+            keys.iter().enumerate().map(|(position, key)| (&**key, position)).collect();
         let mut problems = Vec::new();
-        for name in names {
-            let key = match framework {
-                // The recorded key is the name without the variable's type.
-                Framework::Objax => framework.path(name).to_name(),
-                _ => name.to_owned(),
-            };
-            left.insert(key, name);
-        }
-        let mut leaves = Vec::new();
+        let (mut leaves, mut order) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
         for path in def.paths() {
-            match left.remove(&path.to_name()) {
-                Some(name) => leaves.push(Leaf { name: name.to_owned(), path }),
-                None => problems.push(format!("the leaf {path} has no tensor `{}`", path.to_name())),
+            let key = path.to_name();
+            match left.remove(key.as_str()) {
+                Some(position) => {
+                    order.push(position);
+                    leaves.push(Leaf { name: names[position].to_owned(), path });
+                }
+                None => problems.push(format!("the leaf {path} has no tensor `{key}`")),
             }
         }
-        let mut unused: Vec<&str> = left.into_values().collect();
+        let mut unused: Vec<&str> = left.into_values().map(|position| names[position]).collect();
         unused.sort_unstable();
         problems.extend(unused.iter().map(|name| format!("the tensor `{name}` has no leaf")));
         if !problems.is_empty() {
@@ -110,7 +139,7 @@ impl KeyMap {
                 problems.join("; ")
             )));
         }
-        KeyMap::with_leaves(def, leaves)
+        Ok((KeyMap::with_leaves(def, leaves)?, order))
     }
 
     /// The structure.
@@ -139,8 +168,9 @@ impl KeyMap {
     /// # Errors
     /// [`Error::NotFound`] with names that look alike; for a node's name, its children.
     pub fn index(&self, name: &str) -> Result<usize> {
-        if let Some(&index) = self.by_name.get(name) {
-            return Ok(index);
+        let named = |&index: &usize| compare_names(&self.leaves[index].name, name);
+        if let Ok(place) = self.by_name.binary_search_by(named) {
+            return Ok(self.by_name[place]);
         }
         match self.range(name) {
             Ok((range, depth)) if range.len() == 1 && self.leaves[range.start].path.keys().len() == depth => {
@@ -236,26 +266,28 @@ impl KeyMap {
     }
 }
 
+/// The order of names part by part, in which what is below a name follows it at once.
+fn compare_names(a: &str, b: &str) -> Ordering {
+    a.split('.').cmp(b.split('.'))
+}
+
 /// Two leaves of one name, or a name that is both leaf and node, cannot be told apart on disk.
-fn check_names(leaves: &[Leaf]) -> Result<()> {
-    let mut names: Vec<(Vec<&str>, &Leaf)> =
-        leaves.iter().map(|leaf| (vec![leaf.name.as_str()], leaf)).collect();
-    names.iter_mut().for_each(|(parts, leaf)| *parts = leaf.name.split('.').collect());
-    names.sort_by(|a, b| a.0.cmp(&b.0));
-    for pair in names.windows(2) {
-        let (first, second) = (&pair[0], &pair[1]);
-        if first.0 == second.0 {
+fn check_names(leaves: &[Leaf], by_name: &[usize]) -> Result<()> {
+    for pair in by_name.windows(2) {
+        let (first, second) = (&leaves[pair[0]], &leaves[pair[1]]);
+        let Some(rest) = second.name.strip_prefix(&first.name) else { continue };
+        if rest.is_empty() {
             return Err(Error::Tree(format!(
                 "the leaves {} and {} have one name on disk, `{}`; rename one of them",
-                first.1.path, second.1.path, first.1.name
+                first.path, second.path, first.name
             )));
         }
         // Objax has one level only, and there `(A).w` may well be a leaf beside `(A).w.x`.
-        if second.0.starts_with(&first.0) && (first.1.path.keys().len() > 1 || second.1.path.keys().len() > 1)
-        {
+        let is_nested = first.path.keys().len() > 1 || second.path.keys().len() > 1;
+        if rest.starts_with('.') && is_nested {
             return Err(Error::Tree(format!(
                 "`{}` is a leaf, and also a node on the way to `{}`; rename one of them",
-                first.1.name, second.1.name
+                first.name, second.name
             )));
         }
     }
