@@ -5,9 +5,9 @@
 //! cargo bench --bench checkpoint -- MODE FILE [OTHER]
 //! ```
 //!
-//! The process says `ready`, waits for a line, works, says `done SECONDS`, and so on until its modes' parts are
-//! done. OTHER is, for loads, the artifact of a reduction over every tensor, which is run after the load; for saves,
-//! the file that is written.
+//! The process says `ready`, waits for a line, works, says `done SECONDS`, and so on: for loads, until the mode's parts
+//! are done, of which the last is the reduction over every tensor whose artifact OTHER is; for saves to the file OTHER,
+//! until there is no further line.
 
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -39,15 +39,17 @@ fn main() -> Result<()> {
     }
 }
 
-/// Says that the next part can begin, waits until it shall, and says what it took.
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Says that the next part can begin, waits until it shall, and says what it took. `None` when it shall not.
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     println!("ready");
-    std::io::stdin().lock().read_line(&mut String::new())?;
+    if std::io::stdin().lock().read_line(&mut String::new())? == 0 {
+        return Ok(None);
+    }
     let start = Instant::now();
     let result = work()?;
     println!("done {}", start.elapsed().as_secs_f64());
     std::io::stdout().flush()?;
-    Ok(result)
+    Ok(Some(result))
 }
 
 fn client() -> Result<Client> {
@@ -78,8 +80,7 @@ fn load(mode: &str, file: &str, artifact: Option<&str>) -> Result<()> {
 
 /// Times a load, then the reduction.
 fn loaded(reduce: Option<Function>, load: impl FnOnce() -> Result<Params>) -> Result<()> {
-    let params = timed(load)?;
-    if let Some(reduce) = reduce {
+    if let (Some(params), Some(reduce)) = (timed(load)?, reduce) {
         timed(|| Ok(reduce.call(&[&params])?.to_host()?))?;
     }
     Ok(())
@@ -130,7 +131,7 @@ fn limit(file: &str) -> Result<()> {
         Ok(memory)
     })?;
     // The least that a reduction costs: every byte is looked at.
-    timed(|| Ok(memory.chunks_exact(8).fold(0u8, |sum, word| sum ^ word[0])))?;
+    timed(|| Ok(memory.iter().flat_map(|memory| memory.chunks_exact(8)).fold(0u8, |sum, word| sum ^ word[0])))?;
     Ok(())
 }
 
@@ -140,5 +141,7 @@ fn save(sync: bool, file: &str, target: &str) -> Result<()> {
     params.wait()?;
     let mut write = WriteOptions::default();
     write.sync = sync;
-    timed(|| Ok(params.save_with(target, &SaveOptions::default().write(write))?))
+    let options = SaveOptions::default().write(write);
+    while timed(|| Ok(params.save_with(target, &options)?))?.is_some() {}
+    Ok(())
 }

@@ -10,8 +10,9 @@ checkpoint of 12 llama-like layers (110 tensors, 1.36 GB of bfloat16) as safeten
 Every row is a process of its own, which says `ready`, waits, loads, and says what that took; then a compiled
 reduction over every tensor runs, so that bytes that were only mapped are paid for. Meanwhile this script watches the
 process's anonymous memory. The rows take turns, round by round, and the medians are printed. With --cold, the file is
-taken out of the page cache before each load. Saves are without fsync, as the others', but for the row that says so; before
-each, most of the free memory is warmed up, which can take half a minute.
+taken out of the page cache before each load, and of the memory of other processes nothing is left to find. Saves are without
+fsync, as the others', but for the row that says so; their processes stay, and save again and again in turn, so that each
+takes the memory that the file before gave back.
 """
 
 import argparse
@@ -50,7 +51,8 @@ NAMES = {
 
 def child_timed(work):
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit()
     started = time.perf_counter()
     result = work()
     print(f"done {time.perf_counter() - started}", flush=True)
@@ -83,8 +85,8 @@ def child(mode, file, target):
     jax.device_put(1.0).block_until_ready()
     if mode == "flax-save":
         arrays = flax()
-        child_timed(lambda: safetensors.flax.save_file(arrays, target))
-        return
+        while True:
+            child_timed(lambda: safetensors.flax.save_file(arrays, target))
     if not target:
         # Over so many tensors, a reduction takes minutes to compile.
         child_timed({"flax": flax, "safe_open": safe_open, "numpy": through_numpy}[mode])
@@ -226,11 +228,6 @@ def warm_up(size):
             memory[position] = 1
 
 
-def most_memory():
-    """Most of the memory that is free: a file that is written takes any of it."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
-
-
 def uncache(path):
     descriptor = os.open(path, os.O_RDONLY)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -250,20 +247,28 @@ def run_load(command, file, cold):
     return loaded, most, reduced
 
 
-def run_save(command, target):
-    target.unlink(missing_ok=True)
-    # The pages that the one before left to be written are not to slow this one down.
-    os.sync()
-    if command[0] == "cp":
-        warm_up(most_memory())
-        started = time.perf_counter()
-        subprocess.run(list(map(str, command)), check=True)
-        return time.perf_counter() - started, 0, None
-    watched = Watched(command)
-    watched.wait_for("ready")
-    result = watched.part(most_memory())
-    watched.end()
-    return *result, None
+class Saver:
+    """A process that saves whenever it is asked to, or a command that does."""
+
+    def __init__(self, command, target):
+        self.target = target
+        self.command = list(map(str, command)) if command[0] == "cp" else None
+        self.watched = None if self.command else Watched(command)
+
+    def __call__(self):
+        self.target.unlink(missing_ok=True)
+        # The pages that the one before left to be written are not to slow this one down.
+        os.sync()
+        if self.command:
+            started = time.perf_counter()
+            subprocess.run(self.command, check=True)
+            return time.perf_counter() - started, 0, None
+        self.watched.wait_for("ready")
+        return *self.watched.watched_part(), None
+
+    def end(self):
+        if self.watched:
+            self.watched.end()
 
 
 class Rows:
@@ -384,7 +389,13 @@ def main():
     }
     if is_wanted("Save"):
         rows = Rows("Save", source.stat().st_size)
-        rows.measure({n: lambda c=c: run_save(c, target) for n, c in saves.items()}, options.rounds).print()
+        savers = {name: Saver(command, target) for name, command in saves.items()}
+        # Everybody's first goes uncounted.
+        for saver in savers.values():
+            saver()
+        rows.measure(savers, options.rounds).print()
+        for saver in savers.values():
+            saver.end()
         target.unlink(missing_ok=True)
     if options.chart and unaligned:
         chart(unaligned, options.chart)

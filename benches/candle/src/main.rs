@@ -8,14 +8,16 @@ use anyhow::{Context, Result, bail};
 use candle_core::safetensors::{MmapedSafetensors, load, save};
 use candle_core::{DType, Device, Tensor};
 
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     println!("ready");
-    std::io::stdin().lock().read_line(&mut String::new())?;
+    if std::io::stdin().lock().read_line(&mut String::new())? == 0 {
+        return Ok(None);
+    }
     let start = Instant::now();
     let result = work()?;
     println!("done {}", start.elapsed().as_secs_f64());
     std::io::stdout().flush()?;
-    Ok(result)
+    Ok(Some(result))
 }
 
 fn map(file: &str) -> Result<HashMap<String, Tensor>> {
@@ -34,10 +36,12 @@ fn main() -> Result<()> {
         "save" => {
             let tensors = map(file)?;
             let target = rest.first().context("no target")?;
-            return timed(|| Ok(save(&tensors, target)?));
+            while timed(|| Ok(save(&tensors, target)?))?.is_some() {}
+            return Ok(());
         }
         _ => bail!("there is no mode {mode}"),
     };
+    let Some(tensors) = tensors else { return Ok(()) };
     timed(|| {
         let sum = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>();
         Ok(tensors.values().map(sum).collect::<Result<Vec<f32>, _>>()?)
