@@ -131,7 +131,9 @@ fn limit(file: &str) -> Result<()> {
         Ok(memory)
     })?;
     // The least that a reduction costs: every byte is looked at.
-    timed(|| Ok(memory.iter().flat_map(|memory| memory.chunks_exact(8)).fold(0u8, |sum, word| sum ^ word[0])))?;
+    timed(|| {
+        Ok(memory.iter().flat_map(|memory| memory.chunks_exact(8)).fold(0u8, |sum, word| sum ^ word[0]))
+    })?;
     Ok(())
 }
 

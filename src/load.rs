@@ -42,6 +42,10 @@ const ARENA_BLOCK_BYTES: usize = 4 << 20;
 /// The most threads that a load starts by itself.
 const MAX_THREADS: usize = 16;
 
+/// Threads that read from a disk or a network, however many processors there are: so many reads are under way at once.
+/// Of 1 to 16, the fewest that a virtual disk gave its bandwidth to.
+const WAITING_THREADS: usize = 8;
+
 /// Bytes that are worth a further thread.
 const BYTES_PER_THREAD: usize = 4 << 20;
 
@@ -81,8 +85,9 @@ fn prepare(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> R
     let address = checkpoint.data().as_ptr() as usize;
     let mut plan = LoadPlan::new(selection.named_tensors(), address, io, target, &options.dtypes)?;
     if io == Io::Auto {
-        plan.io = checkpoint.choose_reads(&plan.copied_ranges());
+        plan.io = checkpoint.preferred_reads();
     }
+    plan.is_waited_for = checkpoint.is_waited_for(plan.io, &plan.copied_ranges());
     let report = LoadReport {
         framework: selection.framework,
         has_record: selection.has_record,

@@ -234,7 +234,7 @@ fn the_plan_says_what_the_load_will_do() {
     assert!(error.contains("a cast from"), "{error}");
 }
 
-/// A file that is much larger than what it takes on the disk: zeros, but for its header.
+/// A file that is much larger than what it takes on the disk: zeros, but for its header, and aligned.
 fn sparse(path: &Path, tensors: usize, bytes: usize) {
     let entries: serde_json::Map<String, serde_json::Value> = (0..tensors)
         .map(|index| {
@@ -243,7 +243,9 @@ fn sparse(path: &Path, tensors: usize, bytes: usize) {
             (format!("t{index}"), entry)
         })
         .collect();
-    std::fs::write(path, common::raw_file(&serde_json::Value::from(entries).to_string(), &[])).unwrap();
+    let mut header = serde_json::Value::from(entries).to_string();
+    header.push_str(&" ".repeat((8 + header.len()).next_multiple_of(64) - 8 - header.len()));
+    std::fs::write(path, common::raw_file(&header, &[])).unwrap();
     let file = std::fs::File::options().write(true).open(path).unwrap();
     let header = file.metadata().unwrap().len();
     file.set_len(header + (tensors * bytes) as u64).unwrap();
@@ -276,4 +278,30 @@ fn files_larger_than_the_memory_are_converted_and_cast() {
         assert_eq!(converted.tensors().len(), 6);
         assert_eq!(converted.tensor("t5").unwrap().spec.dtype, DType::from_name(dtype).unwrap());
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn files_larger_than_the_memory_are_used_in_place_and_saved_from_the_device() {
+    const SOURCE: &str = "SAFEJAX_TEST_SOURCE";
+    if let Some(source) = std::env::var_os(SOURCE) {
+        // In the limited process.
+        let (params, report) =
+            Params::load_with(client(), &source, &LoadOptions::default().sharing(Sharing::Allowed)).unwrap();
+        assert_eq!(report.aliased_bytes, 6 * (100 << 20));
+        let mut options = SaveOptions::default();
+        options.write.sync = false;
+        params.save_with(Path::new(&source).with_extension("saved"), &options).unwrap();
+        return;
+    }
+    let directory = directory();
+    let path = directory.path().join("large.safetensors");
+    sparse(&path, 6, 100 << 20);
+    let name = "files_larger_than_the_memory_are_used_in_place_and_saved_from_the_device";
+    // 150 MB of memory of its own, the test and the plugin included, for 600 MB of tensors.
+    let script = "ulimit -d 150000 && exec \"$0\" \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script]).arg(std::env::current_exe().unwrap()).args(["--exact", name]);
+    succeeds(command.env(SOURCE, &path));
+    assert_eq!(Checkpoint::open(path.with_extension("saved")).unwrap().tensors().len(), 6);
 }

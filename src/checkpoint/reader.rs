@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::IoSliceMut;
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -89,16 +88,19 @@ impl Checkpoint {
         }
     }
 
-    /// How these bytes, in their order, are best read where nothing else is wanted: by positional reads through the
-    /// page cache. Where most of them are not in it, the system is told to read ahead.
-    pub(crate) fn choose_reads(&self, ranges: &[Range<usize>]) -> Io {
-        let (Some(file), Some(last)) = (&self.file, ranges.last()) else { return Io::Mapped };
-        if !is_cached(file, ranges) {
-            let (start, length) = (ranges[0].start as u64, NonZero::new((last.end - ranges[0].start) as u64));
-            // Twice as far ahead as the system would by itself.
-            let _ = rustix::fs::fadvise(file, start, length, rustix::fs::Advice::Sequential);
+    /// How bytes are read that must be copied, where nothing else is wanted: by positional reads through the page
+    /// cache, which leave the file there for the next load.
+    pub(crate) fn preferred_reads(&self) -> Io {
+        if self.file.is_some() { Io::Positional } else { Io::Mapped }
+    }
+
+    /// Whether reading these bytes so will wait for a disk or a network rather than for memory.
+    pub(crate) fn is_waited_for(&self, io: Io, ranges: &[Range<usize>]) -> bool {
+        match (&self.file, io) {
+            (None, _) | (_, Io::Mapped) => false,
+            (Some(_), Io::Direct) => true,
+            (Some(file), Io::Auto | Io::Positional) => is_remote(file) || !is_cached(file, ranges),
         }
-        Io::Positional
     }
 
     /// The bytes, read in this way.

@@ -12,7 +12,7 @@ use super::options::{LoadOptions, Prefetch, Verification};
 use super::plan::{LoadPlan, Route};
 use super::sink::Sink;
 use super::stream::Stream;
-use super::{BYTES_PER_THREAD, MAX_THREADS, TENSORS_PER_THREAD};
+use super::{BYTES_PER_THREAD, MAX_THREADS, TENSORS_PER_THREAD, WAITING_THREADS};
 use crate::checkpoint::{Checkpoint, Reader};
 use crate::error::{Context, Error, Result};
 use crate::pjrt::HostSemantics;
@@ -106,7 +106,9 @@ fn worthwhile_threads(plan: &LoadPlan, checks: bool) -> usize {
     let is_read = |block: &&Block| checks || block.route != Route::Alias;
     let bytes: usize = plan.blocks.iter().filter(is_read).map(|block| block.bytes).sum();
     let worth = bytes.div_ceil(BYTES_PER_THREAD).max(plan.steps.len() / TENSORS_PER_THREAD);
-    std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(worth)
+    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let most = if plan.is_waited_for { processors.max(WAITING_THREADS) } else { processors };
+    most.min(worth)
 }
 
 /// Has the system read what will be used in place.

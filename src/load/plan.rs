@@ -88,6 +88,8 @@ pub struct LoadPlan {
     pub order: Vec<usize>,
     /// How the bytes that are copied are read.
     pub io: Io,
+    /// Whether those reads will wait for a disk or a network, since most of the bytes are not in the page cache.
+    pub is_waited_for: bool,
     /// What is read at once, in order.
     #[serde(skip)]
     pub(super) blocks: Vec<Block>,
@@ -139,7 +141,7 @@ impl LoadPlan {
         order.sort_by_key(|&position| steps[position].range.start);
         let groups = group(&mut steps, &order);
         let blocks = blocks::cut(&steps, &order, target.block_bytes);
-        Ok(LoadPlan { steps, order, io, blocks, groups })
+        Ok(LoadPlan { steps, order, io, is_waited_for: false, blocks, groups })
     }
 
     /// The positions of the steps on this route, in the order of their bytes.
