@@ -3,6 +3,7 @@
 mod arena;
 mod blocks;
 mod carry;
+mod device;
 mod fill;
 mod names;
 mod options;
@@ -13,7 +14,7 @@ mod sink;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use options::{
     Delivery, LoadOptions, Prefetch, Rename, Sharing, Strictness, Structure, Template, Verification,
@@ -29,15 +30,11 @@ use crate::monitor::Tracker;
 use crate::params::Params;
 use crate::pjrt::{Client, Placement};
 use crate::tree::{Framework, KeyMap, Node, record};
+use carry::Carrier;
+use device::Device;
+use names::Selection;
 use plan::Target;
 use sink::Sink;
-
-/// XLA:CPU uses host memory in place only at this alignment, in bytes (`cpu_function_runtime::MinAlign`).
-const CPU_ALIAS_ALIGNMENT: usize = 64;
-
-/// Bytes that are read into an arena at once: large enough that the calls do not count, small enough that
-/// threads end together.
-const ARENA_BLOCK_BYTES: usize = 4 << 20;
 
 /// The most threads that a load starts by itself.
 const MAX_THREADS: usize = 16;
@@ -53,12 +50,26 @@ const BYTES_PER_THREAD: usize = 4 << 20;
 const TENSORS_PER_THREAD: usize = 1000;
 
 /// A load that is about to be carried out.
-struct Prepared {
+pub(crate) struct Prepared<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a LoadOptions,
+    start: Instant,
+    planned: Duration,
     plan: LoadPlan,
     keys: KeyMap,
-    report: LoadReport,
+    framework: Framework,
+    has_record: bool,
     digests: BTreeMap<String, String>,
-    to: Placement,
+}
+
+/// What was loaded, onto whatever kind of device.
+pub(crate) struct Loaded<B> {
+    pub keys: KeyMap,
+    /// In the order of the leaves.
+    pub buffers: Vec<B>,
+    /// The user's strings.
+    pub metadata: BTreeMap<String, String>,
+    pub framework: Framework,
 }
 
 /// What a load of this checkpoint with these options would do.
@@ -66,48 +77,15 @@ struct Prepared {
 /// # Errors
 /// As for [`Params::load_with`], as far as they can be known before.
 pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
-    prepare(client, checkpoint, options).map(|prepared| prepared.plan)
+    let to = placement(client, options)?;
+    Prepared::new(checkpoint, options, device::target(client, &to, options)).map(|prepared| prepared.plan)
 }
 
-fn prepare(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Prepared> {
-    let to = match &options.to {
-        Some(placement) => placement.clone(),
-        None => Placement::from(&client.device(0)?),
-    };
-    let selection =
-        names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
-    let digests = match options.verification {
-        Verification::Digests => read_digests(checkpoint.metadata())?,
-        Verification::None => BTreeMap::new(),
-    };
-    let (io, target) = (checkpoint.resolve(options.io), target(client, &to, options));
-    let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
-    let address = checkpoint.data().as_ptr() as usize;
-    let mut plan = LoadPlan::new(selection.named_tensors(), address, io, target, &options.dtypes)?;
-    if io == Io::Auto {
-        plan.io = checkpoint.preferred_reads();
-    }
-    plan.is_waited_for = checkpoint.is_waited_for(plan.io, &plan.copied_ranges());
-    let report = LoadReport {
-        framework: selection.framework,
-        has_record: selection.has_record,
-        ..LoadReport::default()
-    };
-    Ok(Prepared { plan, keys: selection.keys, report, digests, to })
-}
-
-/// What the device can do, and what of it is wanted.
-fn target(client: &Client, to: &Placement, options: &LoadOptions) -> Target {
-    let alias_alignment = match options.delivery {
-        Delivery::Auto => alias_alignment(client),
-        Delivery::Stream | Delivery::Whole => None,
-    };
-    let streams = alias_alignment.is_none() && options.delivery != Delivery::Whole;
-    Target {
-        alias_alignment,
-        use_map: options.sharing == Sharing::Allowed,
-        has_pieces: streams && stream::has_pieces(client, stream::memory_of(to).as_ref()),
-        block_bytes: if alias_alignment.is_some() { ARENA_BLOCK_BYTES } else { options.staging.chunk_bytes },
+/// Where the options put the buffers.
+fn placement(client: &Client, options: &LoadOptions) -> Result<Placement> {
+    match &options.to {
+        Some(placement) => Ok(placement.clone()),
+        None => Ok(Placement::from(&client.device(0)?)),
     }
 }
 
@@ -117,26 +95,66 @@ pub(crate) fn load(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Params, LoadReport)> {
-    let start = Instant::now();
-    let Prepared { plan, keys, report: named, digests, to } = prepare(client, checkpoint, options)?;
-    let planned = start.elapsed();
-    let total_bytes = plan.steps.iter().map(|step| step.range.len() as u64).sum();
-    let tracker = Tracker::new(&options.monitor, total_bytes);
-    let sink = Sink::new(client, &plan, &to, &tracker);
-    let done = carry::carry_out(&sink, checkpoint, options, &digests)?;
-    done.warn_of_overflows(&plan);
-    let buffers = sink.into_buffers();
-    let mut report = LoadReport {
-        framework: named.framework,
-        has_record: named.has_record,
-        threads: done.threads,
-        is_registered: done.is_registered,
-        ..LoadReport::new(&plan, done.not_in_place)
-    };
-    report.add_times(planned, start.elapsed(), done.spent);
-    tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
-    let params = Params::from_parts(keys, buffers);
-    Ok((params.with_metadata(record::strip(checkpoint.metadata()), report.framework), report))
+    let to = placement(client, options)?;
+    let prepared = Prepared::new(checkpoint, options, device::target(client, &to, options))?;
+    let (loaded, report) = prepared.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options))?;
+    let Loaded { keys, buffers, metadata, framework } = loaded;
+    Ok((Params::from_parts(keys, buffers).with_metadata(metadata, framework), report))
+}
+
+impl<'a> Prepared<'a> {
+    /// Chooses what is loaded, and plans how it gets to a device that can do this.
+    ///
+    /// # Errors
+    /// [`Error::Tree`], [`Error::Template`]; an error naming the tensor where its type cannot be loaded or cast.
+    pub fn new(checkpoint: &'a Checkpoint, options: &'a LoadOptions, target: Target) -> Result<Prepared<'a>> {
+        let start = Instant::now();
+        let selection =
+            names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
+        let digests = match options.verification {
+            Verification::Digests => read_digests(checkpoint.metadata())?,
+            Verification::None => BTreeMap::new(),
+        };
+        let io = checkpoint.resolve(options.io);
+        let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
+        let address = checkpoint.data().as_ptr() as usize;
+        let mut plan = LoadPlan::new(selection.named_tensors(), address, io, target, &options.dtypes)?;
+        let wanted = if io == Io::Auto { checkpoint.preferred_reads() } else { io };
+        plan.is_waited_for = checkpoint.is_waited_for(wanted, &plan.copied_ranges());
+        let takes_map = io == Io::Auto && target.copies_map && !plan.is_waited_for;
+        plan.io = if takes_map { Io::Mapped } else { wanted };
+        let Selection { keys, framework, has_record, .. } = selection;
+        let planned = start.elapsed();
+        Ok(Prepared { checkpoint, options, start, planned, plan, keys, framework, has_record, digests })
+    }
+
+    /// Loads what was planned, and reports how.
+    ///
+    /// # Errors
+    /// The first failure of any thread; nothing of the load is left then.
+    pub fn carry_out<C: Carrier>(
+        self,
+        carrier: impl FnOnce(&LoadPlan) -> Result<C>,
+    ) -> Result<(Loaded<C::Buffer>, LoadReport)> {
+        let Prepared { checkpoint, options, plan, framework, has_record, .. } = self;
+        let total_bytes = plan.steps.iter().map(|step| step.range.len() as u64).sum();
+        let tracker = Tracker::new(&options.monitor, total_bytes);
+        let sink = Sink::new(&plan, &tracker);
+        let done = carry::carry_out(carrier(&plan)?, &sink, checkpoint, options, &self.digests)?;
+        done.warn_of_overflows(&plan);
+        let buffers = sink.into_buffers();
+        let mut report = LoadReport {
+            framework,
+            has_record,
+            threads: done.threads,
+            is_registered: done.is_registered,
+            ..LoadReport::new(&plan, done.not_in_place)
+        };
+        report.add_times(self.planned, self.start.elapsed(), done.spent);
+        tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
+        let metadata = record::strip(checkpoint.metadata());
+        Ok((Loaded { keys: self.keys, buffers, metadata, framework }, report))
+    }
 }
 
 /// A checkpoint's tree, without its bytes.
@@ -177,11 +195,6 @@ pub fn outline(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Outline
         has_record: selection.has_record,
         keys: selection.keys,
     })
-}
-
-/// What host memory must be aligned to for the client to use it in place; `None` where it never does.
-fn alias_alignment(client: &Client) -> Option<usize> {
-    (client.platform_name() == "cpu").then_some(CPU_ALIAS_ALIGNMENT)
 }
 
 /// Names the file in an error about its names.

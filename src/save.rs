@@ -17,8 +17,7 @@ use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::monitor::Monitor;
 use crate::params::Params;
-use crate::pjrt::Buffer;
-use crate::tree::{Framework, record};
+use crate::tree::{Framework, KeyMap, Leaf, record};
 use supply::DeviceSupply;
 
 /// How parameters are saved.
@@ -122,58 +121,94 @@ impl SaveOptions {
     }
 }
 
-/// The user's strings, and what is recorded of the tree.
-fn metadata(params: &Params, options: &SaveOptions) -> Result<BTreeMap<String, String>> {
-    let mut metadata = record::strip(options.metadata.as_ref().unwrap_or(params.metadata()));
-    let framework = options.framework.unwrap_or(params.framework());
-    match options.record {
-        Record::Structure => {
-            metadata.extend(record::write(params.keys().def())?);
-            if framework != Framework::Plain {
-                metadata.insert(record::FRAMEWORK_KEY.into(), framework.to_string());
-            }
-        }
-        Record::NamesOnly => {
-            let names = params.keys().leaves().iter().map(|leaf| leaf.name.as_str());
-            let read_back = crate::tree::KeyMap::from_names_by(framework, names)?;
-            if let Some(difference) = params.keys().def().difference(read_back.def()) {
-                return Err(Error::Tree(format!(
-                    "names alone would not bring the tree back ({difference}); record its structure, or make it \
-                     nested dictionaries"
-                )));
-            }
-        }
+/// A tree on a device of whatever kind, about to be saved.
+pub(crate) struct Saved<'a> {
+    pub keys: &'a KeyMap,
+    /// The types and shapes on the device, in the order of the leaves.
+    pub specs: Vec<ArraySpec>,
+    /// The strings that it was loaded with.
+    pub metadata: &'a BTreeMap<String, String>,
+    pub framework: Framework,
+}
+
+impl Saved<'_> {
+    /// The types of the leaves in the file.
+    ///
+    /// # Errors
+    /// An error naming the tensor where its cast is not supported.
+    pub fn dtypes(&self, options: &SaveOptions) -> Result<Vec<DType>> {
+        let dtype =
+            |(spec, leaf): (&ArraySpec, &Leaf)| cast_dtype(spec.dtype, options.dtype).for_tensor(&leaf.name);
+        self.specs.iter().zip(self.keys.leaves()).map(dtype).collect()
     }
-    Ok(metadata)
+
+    /// The file that it makes.
+    ///
+    /// # Errors
+    /// An error naming the tensor that the format cannot hold; [`Error::Tree`].
+    pub fn plan(&self, options: &SaveOptions) -> Result<FilePlan> {
+        let dtypes = self.dtypes(options)?;
+        let leaves = self.keys.leaves().iter().zip(&self.specs).zip(dtypes);
+        let specs = leaves
+            .map(|((leaf, spec), dtype)| (leaf.name.clone(), ArraySpec::new(dtype, spec.shape.clone())));
+        FilePlan::new(specs.collect(), self.strings(options)?, options.alignment, options.digests)
+    }
+
+    /// Saves it to a file.
+    ///
+    /// # Errors
+    /// As for [`Params::save`].
+    pub fn write(&self, supply: &dyn Supply, path: &Path, options: &SaveOptions) -> Result<()> {
+        let written = self.plan(options)?.write(path, options.write, supply, &options.monitor)?;
+        for (tensor, elements) in written.overflows {
+            tracing::warn!(tensor, elements, "elements became infinite in a cast");
+        }
+        Ok(())
+    }
+
+    /// The user's strings, and what is recorded of the tree.
+    fn strings(&self, options: &SaveOptions) -> Result<BTreeMap<String, String>> {
+        let mut strings = record::strip(options.metadata.as_ref().unwrap_or(self.metadata));
+        let framework = options.framework.unwrap_or(self.framework);
+        match options.record {
+            Record::Structure => {
+                strings.extend(record::write(self.keys.def())?);
+                if framework != Framework::Plain {
+                    strings.insert(record::FRAMEWORK_KEY.into(), framework.to_string());
+                }
+            }
+            Record::NamesOnly => {
+                let names = self.keys.leaves().iter().map(|leaf| leaf.name.as_str());
+                let read_back = KeyMap::from_names_by(framework, names)?;
+                if let Some(difference) = self.keys.def().difference(read_back.def()) {
+                    return Err(Error::Tree(format!(
+                        "names alone would not bring the tree back ({difference}); record its structure, or make \
+                         it nested dictionaries"
+                    )));
+                }
+            }
+        }
+        Ok(strings)
+    }
 }
 
-/// The file that these parameters make.
-fn plan(params: &Params, options: &SaveOptions) -> Result<FilePlan> {
-    let spec = |(name, buffer): (&str, &Buffer)| -> Result<(String, ArraySpec)> {
-        let dtype = cast_dtype(buffer.dtype(), options.dtype).for_tensor(name)?;
-        Ok((name.to_owned(), ArraySpec::new(dtype, buffer.shape())))
-    };
-    let specs = params.iter().map(spec).collect::<Result<_>>()?;
-    FilePlan::new(specs, metadata(params, options)?, options.alignment, options.digests)
-}
-
-/// The types that parameters have in their file, in JAX's order.
-fn supply<'a>(params: &'a Params, options: &SaveOptions) -> Result<DeviceSupply<'a>> {
-    let dtype = |(name, buffer): (&str, &Buffer)| cast_dtype(buffer.dtype(), options.dtype).for_tensor(name);
-    Ok(DeviceSupply { params, dtypes: params.iter().map(dtype).collect::<Result<_>>()? })
+fn saved(params: &Params) -> Saved<'_> {
+    Saved {
+        keys: params.keys(),
+        specs: params.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
+        metadata: params.metadata(),
+        framework: params.framework(),
+    }
 }
 
 /// Saves to a file.
 pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Result<()> {
-    let written =
-        plan(params, options)?.write(path, options.write, &supply(params, options)?, &options.monitor)?;
-    for (tensor, elements) in written.overflows {
-        tracing::warn!(tensor, elements, "elements became infinite in a cast");
-    }
-    Ok(())
+    let saved = saved(params);
+    saved.write(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, path, options)
 }
 
 /// Saves to memory.
 pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
-    plan(params, options)?.to_bytes(&supply(params, options)?, &options.monitor)
+    let saved = saved(params);
+    saved.plan(options)?.to_bytes(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, &options.monitor)
 }

@@ -142,9 +142,9 @@ impl Reader {
     }
 
     /// The bytes, where they need not be read.
-    pub fn in_memory(&self, range: Range<usize>) -> Option<&[u8]> {
+    pub fn in_memory(&self, range: Range<usize>) -> Option<Bytes> {
         match &self.source {
-            Source::Memory(data) => Some(&data[range]),
+            Source::Memory(data) => Some(data.slice(range)),
             _ => None,
         }
     }

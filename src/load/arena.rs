@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::blocks::Block;
 use super::fill::{Filler, timed};
 use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route};
 use super::sink::Sink;
+use crate::array::ArraySpec;
 use crate::error::{Context, Result};
 use crate::pjrt::HostMemory;
 
@@ -53,7 +53,14 @@ impl Arena {
     }
 
     /// Reads a block, and makes buffers of the tensors that are complete with it.
-    pub fn carry(&self, sink: &Sink<'_>, index: usize, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
+    pub fn carry<B>(
+        &self,
+        sink: &Sink<'_, B>,
+        index: usize,
+        filler: &mut Filler<'_>,
+        make: impl Fn(&ArraySpec, HostMemory) -> Result<B>,
+    ) -> Result<()> {
+        let block = &sink.plan.blocks[index];
         let mut memory =
             std::mem::take(&mut *self.blocks[index].lock().unwrap_or_else(PoisonError::into_inner));
         filler.fill(block, &mut memory.iter_mut().map(|memory| &mut **memory).collect::<Vec<_>>())?;
@@ -64,8 +71,7 @@ impl Arena {
             else {
                 continue;
             };
-            let make = || sink.client.buffer_over(&step.spec, memory, sink.to);
-            let buffer = timed(&mut filler.spent.pass, make).for_tensor(&step.name)?;
+            let buffer = timed(&mut filler.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
             sink.deliver(piece.step, buffer);
         }
         Ok(())

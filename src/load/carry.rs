@@ -1,21 +1,19 @@
-//! Carrying a plan out: threads that take its blocks one after another.
+//! Carrying a plan out: threads that take its blocks one after another, and give each to what knows the device.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::arena::Arena;
 use super::blocks::{self, Block};
-use super::fill::{Filler, Spent, timed};
+use super::fill::{Filler, Spent};
 use super::options::{LoadOptions, Prefetch, Verification};
-use super::plan::{LoadPlan, Route};
+use super::plan::{LoadPlan, Route, Step};
 use super::sink::Sink;
-use super::stream::Stream;
 use super::{BYTES_PER_THREAD, MAX_THREADS, TENSORS_PER_THREAD, WAITING_THREADS};
+use crate::array::ArraySpec;
 use crate::checkpoint::{Checkpoint, Reader};
 use crate::error::{Context, Error, Result};
-use crate::pjrt::HostSemantics;
 
 /// What the threads of a load did, together.
 #[derive(Debug, Default)]
@@ -39,14 +37,36 @@ impl Done {
     }
 }
 
+/// Puts on a device what a load reads: the part of a load that every kind of client does in its own way. Several
+/// threads ask at once.
+pub trait Carrier: Sync {
+    /// An array on the device.
+    type Buffer: Send + Sync;
+
+    /// Reads the block at this position of the plan, and delivers the tensors that are complete with it.
+    ///
+    /// # Errors
+    /// What reading or the device reports, naming the tensor.
+    fn carry(&self, sink: &Sink<'_, Self::Buffer>, index: usize, filler: &mut Filler<'_>) -> Result<()>;
+
+    /// An array without elements.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn empty(&self, spec: &ArraySpec) -> Result<Self::Buffer>;
+
+    /// Whether memory of the host's was registered with the device.
+    fn is_registered(&self) -> bool {
+        false
+    }
+}
+
 /// What the threads of a load share.
-struct Work<'a> {
-    sink: &'a Sink<'a>,
-    checkpoint: &'a Checkpoint,
+struct Work<'a, C: Carrier> {
+    carrier: C,
+    sink: &'a Sink<'a, C::Buffer>,
     reader: Reader,
     digests: &'a BTreeMap<String, String>,
-    arena: Arena,
-    stream: Stream,
     jobs: Vec<Range<usize>>,
     next_job: AtomicUsize,
     /// Whether a thread has failed, so that the others stop.
@@ -58,8 +78,9 @@ struct Work<'a> {
 ///
 /// # Errors
 /// The first failure of any thread; nothing of the load is left then.
-pub fn carry_out(
-    sink: &Sink<'_>,
+pub fn carry_out<C: Carrier>(
+    carrier: C,
+    sink: &Sink<'_, C::Buffer>,
     checkpoint: &Checkpoint,
     options: &LoadOptions,
     digests: &BTreeMap<String, String>,
@@ -71,12 +92,10 @@ pub fn carry_out(
     let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks));
     let threads = threads.clamp(1, jobs.len().max(1));
     let work = Work {
+        carrier,
         sink,
-        checkpoint,
         reader: checkpoint.reader(plan.io)?,
         digests,
-        arena: Arena::new(plan)?,
-        stream: Stream::new(sink, options.staging),
         jobs,
         next_job: AtomicUsize::new(0),
         has_failed: AtomicBool::new(false),
@@ -93,7 +112,7 @@ pub fn carry_out(
     });
     let (mut done, error) = std::mem::take(&mut *work.outcome.lock().unwrap_or_else(PoisonError::into_inner));
     done.threads = threads;
-    done.is_registered = work.stream.is_registered();
+    done.is_registered = work.carrier.is_registered();
     match error {
         None => Ok(done),
         Some(error) => Err(error),
@@ -132,13 +151,14 @@ fn prefetch(plan: &LoadPlan, checkpoint: &Checkpoint, prefetch: Prefetch) -> Res
     Ok(())
 }
 
-impl Work<'_> {
+impl<C: Carrier> Work<'_, C> {
     /// Takes jobs until there are none, or somebody failed.
     fn run(&self) {
         let mut filler = Filler::new(self.sink.plan, &self.reader, self.digests, self.sink.tracker);
         while !self.has_failed.load(Ordering::Relaxed) {
             let Some(job) = self.jobs.get(self.next_job.fetch_add(1, Ordering::Relaxed)) else { break };
-            if !self.note(self.carry(job.clone(), &mut filler)) {
+            let mut blocks = job.clone();
+            if !self.note(blocks.try_for_each(|index| self.carrier.carry(self.sink, index, &mut filler))) {
                 break;
             }
         }
@@ -160,44 +180,9 @@ impl Work<'_> {
         false
     }
 
-    fn carry(&self, job: Range<usize>, filler: &mut Filler<'_>) -> Result<()> {
-        for index in job {
-            let block = &self.sink.plan.blocks[index];
-            match block.route {
-                Route::Empty => {}
-                Route::Alias => self.alias(block, filler)?,
-                Route::Arena => self.arena.carry(self.sink, index, block, filler)?,
-                Route::Stream | Route::Whole => self.stream.carry(self.sink, block, filler)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn alias(&self, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
-        self.sink.tracker.check()?;
-        for piece in &block.pieces {
-            let step = &self.sink.plan.steps[piece.step];
-            let bytes = self.checkpoint.data().slice(step.range.clone());
-            if self.digests.contains_key(&step.name) {
-                filler.check_in_place(piece, &bytes)?;
-            }
-            let data = bytes.clone();
-            let make =
-                || self.sink.client.buffer_from_host(&step.spec, data, self.sink.to, HostSemantics::Alias);
-            let buffer = timed(&mut filler.spent.pass, make).for_tensor(&step.name)?;
-            if !buffer.is_over(&bytes) {
-                filler.not_in_place.0 += 1;
-                filler.not_in_place.1 += bytes.len() as u64;
-            }
-            self.sink.deliver(piece.step, buffer);
-        }
-        Ok(())
-    }
-
     fn empty(&self, step: usize) -> Result<()> {
-        let Sink { client, plan, to, .. } = self.sink;
-        let buffer = client.buffer_from_slice(&plan.steps[step].spec, &[], to);
-        self.sink.deliver(step, buffer.for_tensor(&plan.steps[step].name)?);
+        let Step { name, spec, .. } = &self.sink.plan.steps[step];
+        self.sink.deliver(step, self.carrier.empty(spec).for_tensor(name)?);
         Ok(())
     }
 }

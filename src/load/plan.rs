@@ -19,6 +19,8 @@ pub struct Target {
     pub alias_alignment: Option<usize>,
     /// Whether the file's memory map may be used in place.
     pub use_map: bool,
+    /// Whether bytes are copied at once by who takes them, so that they are best taken from the memory map.
+    pub copies_map: bool,
     /// Whether buffers can be filled piece by piece.
     pub has_pieces: bool,
     /// The most bytes that are read at once; of a stream, the size of a staging chunk.
@@ -241,8 +243,13 @@ mod tests {
         TensorInfo { name: format!("{dtype}@{}", range.start), spec: ArraySpec::new(dtype, []), range }
     }
 
-    const CPU: Target =
-        Target { alias_alignment: Some(64), use_map: true, has_pieces: true, block_bytes: 1 << 20 };
+    const CPU: Target = Target {
+        alias_alignment: Some(64),
+        use_map: true,
+        copies_map: false,
+        has_pieces: true,
+        block_bytes: 1 << 20,
+    };
 
     fn plan(tensors: &[TensorInfo], base: usize, target: Target, dtypes: &[(String, DType)]) -> LoadPlan {
         let selected = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor));

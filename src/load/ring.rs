@@ -34,7 +34,7 @@ impl Staging {
 /// The chunks of one load.
 pub struct Ring {
     staging: Staging,
-    client: Client,
+    client: Option<Client>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -45,8 +45,8 @@ struct State {
     made: usize,
     /// Chunks that somebody has, larger ones included.
     out: usize,
-    /// Whether somebody has a chunk that is larger than the others.
-    large: bool,
+    /// Bytes of the chunks that somebody has and that are larger than the ring's own.
+    large: usize,
     /// Whether the plugin registers memory; `None` until it was asked to.
     registers: Option<bool>,
 }
@@ -57,9 +57,10 @@ enum Chunk {
 }
 
 impl Ring {
-    pub fn new(client: &Client, staging: Staging) -> Arc<Ring> {
-        let state = State { free: Vec::new(), made: 0, out: 0, large: false, registers: None };
-        let (client, state) = (client.clone(), Mutex::new(state));
+    /// A ring whose chunks are registered with the client, if one is given.
+    pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
+        let state = State { free: Vec::new(), made: 0, out: 0, large: 0, registers: None };
+        let (client, state) = (client.cloned(), Mutex::new(state));
         Arc::new(Ring { staging, client, state, returned: Condvar::new() })
     }
 
@@ -71,8 +72,8 @@ impl Ring {
         self.returned.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there is
-    /// one at a time.
+    /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there are
+    /// as many as a further ring has bytes, or one.
     ///
     /// # Errors
     /// [`crate::Error::HostMemory`].
@@ -80,35 +81,36 @@ impl Ring {
         let is_large = bytes > self.staging.chunk_bytes;
         let mut state = self.state();
         loop {
-            if is_large && !state.large {
+            let most = self.staging.chunk_bytes.saturating_mul(self.staging.chunks);
+            if is_large && (state.large == 0 || state.large + bytes <= most) {
                 let memory = HostMemory::allocate(bytes)?;
-                state.large = true;
-                return Ok(self.lease(&mut state, Chunk::Plain(memory), is_large));
+                state.large += bytes;
+                return Ok(self.lease(&mut state, Chunk::Plain(memory), bytes));
             }
             if !is_large && let Some(chunk) = state.free.pop() {
-                return Ok(self.lease(&mut state, chunk, is_large));
+                return Ok(self.lease(&mut state, chunk, 0));
             }
             if !is_large && state.made < self.staging.chunks {
                 let memory = HostMemory::allocate(self.staging.chunk_bytes)?;
                 let chunk = self.register(&mut state, memory)?;
                 state.made += 1;
-                return Ok(self.lease(&mut state, chunk, is_large));
+                return Ok(self.lease(&mut state, chunk, 0));
             }
             state = self.wait(state);
         }
     }
 
-    fn lease(self: &Arc<Ring>, state: &mut State, chunk: Chunk, is_large: bool) -> Lease {
+    fn lease(self: &Arc<Ring>, state: &mut State, chunk: Chunk, large: usize) -> Lease {
         state.out += 1;
-        Lease { chunk: Some(chunk), is_large, ring: Arc::clone(self) }
+        Lease { chunk: Some(chunk), large, ring: Arc::clone(self) }
     }
 
     /// Registers memory for direct access, where the plugin does that.
     fn register(&self, state: &mut State, memory: HostMemory) -> Result<Chunk> {
-        if state.registers == Some(false) {
+        let Some(client) = self.client.as_ref().filter(|_| state.registers != Some(false)) else {
             return Ok(Chunk::Plain(memory));
-        }
-        match DmaRegion::new(&self.client, memory) {
+        };
+        match DmaRegion::new(client, memory) {
             Ok(region) => {
                 state.registers = Some(true);
                 Ok(Chunk::Registered(region))
@@ -142,7 +144,8 @@ impl Ring {
 /// A chunk that somebody fills, or that the device reads. Dropping it gives it back.
 pub struct Lease {
     chunk: Option<Chunk>,
-    is_large: bool,
+    /// Its bytes, if it is larger than the ring's own.
+    large: usize,
     ring: Arc<Ring>,
 }
 
@@ -178,10 +181,11 @@ impl Drop for Lease {
         let chunk = self.chunk.take();
         let mut state = self.ring.state();
         state.out -= 1;
-        if self.is_large {
-            state.large = false;
-        } else {
+        if self.large == 0 {
             state.free.extend(chunk);
+        } else {
+            drop(chunk);
+            state.large -= self.large;
         }
         drop(state);
         self.ring.returned.notify_all();

@@ -4,29 +4,21 @@ use std::sync::OnceLock;
 
 use super::plan::LoadPlan;
 use crate::monitor::Tracker;
-use crate::pjrt::{Buffer, Client, Placement};
 
-/// The plan of a load, where it goes, and the buffers that are there already.
-pub struct Sink<'a> {
-    pub client: &'a Client,
+/// The plan of a load, and the buffers that are there already.
+pub struct Sink<'a, B> {
     pub plan: &'a LoadPlan,
-    pub to: &'a Placement,
     pub tracker: &'a Tracker<'a>,
-    buffers: Vec<OnceLock<Buffer>>,
+    buffers: Vec<OnceLock<B>>,
 }
 
-impl<'a> Sink<'a> {
-    pub fn new(
-        client: &'a Client,
-        plan: &'a LoadPlan,
-        to: &'a Placement,
-        tracker: &'a Tracker<'a>,
-    ) -> Sink<'a> {
-        Sink { client, plan, to, tracker, buffers: plan.steps.iter().map(|_| OnceLock::new()).collect() }
+impl<'a, B> Sink<'a, B> {
+    pub fn new(plan: &'a LoadPlan, tracker: &'a Tracker<'a>) -> Sink<'a, B> {
+        Sink { plan, tracker, buffers: plan.steps.iter().map(|_| OnceLock::new()).collect() }
     }
 
     /// Takes the buffer of a tensor whose bytes have all been read.
-    pub fn deliver(&self, step: usize, buffer: Buffer) {
+    pub fn deliver(&self, step: usize, buffer: B) {
         // A step is carried out once.
         let _ = self.buffers[step].set(buffer);
         let step = &self.plan.steps[step];
@@ -34,7 +26,7 @@ impl<'a> Sink<'a> {
     }
 
     /// The buffers, in the order of the tree's leaves.
-    pub fn into_buffers(self) -> Vec<Buffer> {
+    pub fn into_buffers(self) -> Vec<B> {
         self.buffers.into_iter().filter_map(OnceLock::into_inner).collect()
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::blocks::{Block, Piece};
 use super::fill::{Filler, timed};
-use super::plan::{PLACE_ALIGNMENT, Route};
+use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route};
 use super::ring::{Lease, Ring, Staging};
 use super::sink::Sink;
 use crate::array::ArraySpec;
@@ -17,6 +17,8 @@ use crate::pjrt::{Buffer, Client, HostSemantics, Memory, Piece as Last, Placemen
 
 /// The ring and the transfers of a load. Dropping it waits until the device is done with the ring.
 pub struct Stream {
+    client: Client,
+    to: Placement,
     ring: Arc<Ring>,
     memory: Option<Memory>,
     /// Begun with the first block that belongs to them.
@@ -72,9 +74,10 @@ pub fn memory_of(to: &Placement) -> Option<Memory> {
 }
 
 impl Stream {
-    pub fn new(sink: &Sink<'_>, staging: Staging) -> Stream {
-        let groups = sink.plan.groups.iter().map(|_| Mutex::new(None)).collect();
-        Stream { ring: Ring::new(sink.client, staging), memory: memory_of(sink.to), groups }
+    pub fn new(client: &Client, to: &Placement, plan: &LoadPlan, staging: Staging) -> Stream {
+        let groups = plan.groups.iter().map(|_| Mutex::new(None)).collect();
+        let ring = Ring::new(Some(client), staging);
+        Stream { client: client.clone(), to: to.clone(), ring, memory: memory_of(to), groups }
     }
 
     /// Whether the chunks are registered with the device.
@@ -82,35 +85,21 @@ impl Stream {
         self.ring.is_registered()
     }
 
-    /// Reads a block into a chunk, and passes its pieces on.
-    pub fn carry(&self, sink: &Sink<'_>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
-        let mut lease = timed(&mut filler.spent.wait, || self.ring.take(block.bytes))?;
-        filler.fill(block, &mut places(&mut lease, block))?;
-        let chunk = Bytes::from_owner(lease);
-        let mut start = 0;
-        for piece in &block.pieces {
-            sink.tracker.check()?;
-            let bytes = chunk.slice(start..start + piece.target.len());
-            start += piece.place();
-            let pass = || match block.route {
-                Route::Whole => self.pass_whole(sink, piece, bytes),
-                _ => self.pass_piece(sink, piece, bytes),
-            };
-            let passed = timed(&mut filler.spent.pass, pass).for_tensor(&sink.plan.steps[piece.step].name)?;
-            if let Some(buffer) = passed {
-                sink.deliver(piece.step, buffer);
-            }
-        }
-        Ok(())
+    /// Reads a block, and passes its pieces on.
+    pub fn carry(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
+        staged(&self.ring, sink, block, filler, |piece, bytes| match block.route {
+            Route::Whole => self.pass_whole(sink, piece, bytes),
+            _ => self.pass_piece(sink, piece, bytes),
+        })
     }
 
-    fn pass_whole(&self, sink: &Sink<'_>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
+    fn pass_whole(&self, sink: &Sink<'_, Buffer>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
         let spec = &sink.plan.steps[piece.step].spec;
-        sink.client.buffer_from_host(spec, bytes, sink.to, HostSemantics::Copy).map(Some)
+        self.client.buffer_from_host(spec, bytes, &self.to, HostSemantics::Copy).map(Some)
     }
 
     /// Passes a piece on; returns the buffer when it was the last.
-    fn pass_piece(&self, sink: &Sink<'_>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
+    fn pass_piece(&self, sink: &Sink<'_, Buffer>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
         let step = &sink.plan.steps[piece.step];
         // Held across the transfer, since the last piece must be passed on after all others.
         let mut group = self.groups[step.group].lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,13 +116,13 @@ impl Stream {
     }
 
     /// Allocates the buffers of a group.
-    fn begin(&self, sink: &Sink<'_>, index: usize) -> Result<Group> {
+    fn begin(&self, sink: &Sink<'_, Buffer>, index: usize) -> Result<Group> {
         let steps: Vec<_> = sink.plan.groups[index].iter().map(|&step| &sink.plan.steps[step]).collect();
         let specs: Vec<ArraySpec> = steps.iter().map(|step| step.spec.clone()).collect();
         let Some(memory) = &self.memory else {
             return Err(Error::InvalidArgument("the device has no memory to fill piece by piece".into()));
         };
-        let manager = sink.client.transfer_manager(&specs, memory)?;
+        let manager = self.client.transfer_manager(&specs, memory)?;
         let mut group = Group { manager, buffers: Vec::with_capacity(steps.len()), missing: Vec::new() };
         group.missing = steps.iter().map(|step| step.device_bytes).collect();
         for (slot, step) in steps.iter().enumerate() {
@@ -158,6 +147,44 @@ impl Drop for Stream {
         self.groups.clear();
         self.ring.drain();
     }
+}
+
+/// Reads a block's pieces, into a chunk of the ring unless they are in memory already, and passes each on; delivers
+/// the buffers of which that was the last.
+pub fn staged<B>(
+    ring: &Arc<Ring>,
+    sink: &Sink<'_, B>,
+    block: &Block,
+    filler: &mut Filler<'_>,
+    pass: impl Fn(&Piece, Bytes) -> Result<Option<B>>,
+) -> Result<()> {
+    let bytes = match filler.in_memory(&block.pieces)? {
+        Some(bytes) => bytes,
+        None => read_staged(ring, block, filler)?,
+    };
+    for (piece, bytes) in block.pieces.iter().zip(bytes) {
+        sink.tracker.check()?;
+        let name = &sink.plan.steps[piece.step].name;
+        let passed = timed(&mut filler.spent.pass, || pass(piece, bytes)).for_tensor(name)?;
+        if let Some(buffer) = passed {
+            sink.deliver(piece.step, buffer);
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a block's pieces, in a chunk that goes back to the ring when the last of them is dropped.
+fn read_staged(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Vec<Bytes>> {
+    let mut lease = timed(&mut filler.spent.wait, || ring.take(block.bytes))?;
+    filler.fill(block, &mut places(&mut lease, block))?;
+    let chunk = Bytes::from_owner(lease);
+    let mut start = 0;
+    let slice = |piece: &Piece| {
+        let bytes = chunk.slice(start..start + piece.target.len());
+        start += piece.place();
+        bytes
+    };
+    Ok(block.pieces.iter().map(slice).collect())
 }
 
 /// The places of a block's pieces in a chunk.
