@@ -181,6 +181,16 @@ pub enum Error {
         /// The plugin's own words, and the device's memory where that helps.
         message: String,
     },
+
+    /// The `xla` crate, or the XLA behind it, reported an error.
+    #[cfg(feature = "xla")]
+    #[error("the xla crate cannot {action}: {message}")]
+    Xla {
+        /// What it was asked to do, as a verb.
+        action: &'static str,
+        /// What it said.
+        message: String,
+    },
 }
 
 /// Whose fault an [`Error`] is.
@@ -277,6 +287,8 @@ impl Error {
             | Error::Unsupported { .. } => Blame::Plugin,
             Error::Pjrt { code: ErrorCode::InvalidArgument, .. } => Blame::Caller,
             Error::Pjrt { .. } => Blame::Plugin,
+            #[cfg(feature = "xla")]
+            Error::Xla { .. } => Blame::Plugin,
             Error::Tensor { source, .. } | Error::Argument { source, .. } => source.blame(),
         }
     }
@@ -288,6 +300,16 @@ impl Error {
             Error::Tensor { source, .. } | Error::Argument { source, .. } => source.code(),
             _ => None,
         }
+    }
+
+    /// What the `xla` crate said, without the trace of its C++ that it adds.
+    #[cfg(feature = "xla")]
+    pub(crate) fn xla(action: &'static str, error: ::xla::Error) -> Error {
+        let message = match error {
+            ::xla::Error::XlaError { msg, .. } => msg,
+            other => other.to_string(),
+        };
+        Error::Xla { action, message }
     }
 
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {

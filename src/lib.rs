@@ -34,6 +34,8 @@ pub mod program;
 pub mod save;
 mod sub_byte;
 pub mod tree;
+#[cfg(feature = "xla")]
+pub mod xla_rs;
 
 pub use array::{ArraySpec, HostArray};
 pub use checkpoint::Checkpoint;

@@ -16,12 +16,18 @@ mod stream;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "xla")]
+pub(crate) use fill::Filler;
 pub use options::{
     Delivery, LoadOptions, Prefetch, Rename, Sharing, Strictness, Structure, Template, Verification,
 };
 pub use plan::{Change, LoadPlan, Route, Step};
 pub use report::{LoadReport, LoadSeconds};
+#[cfg(feature = "xla")]
+pub(crate) use ring::Ring;
 pub use ring::Staging;
+#[cfg(feature = "xla")]
+pub(crate) use stream::staged;
 
 use crate::array::ArraySpec;
 use crate::checkpoint::{Checkpoint, Io, TensorInfo, read_digests};
@@ -30,11 +36,11 @@ use crate::monitor::Tracker;
 use crate::params::Params;
 use crate::pjrt::{Client, Placement};
 use crate::tree::{Framework, KeyMap, Node, record};
-use carry::Carrier;
+pub(crate) use carry::Carrier;
 use device::Device;
 use names::Selection;
-use plan::Target;
-use sink::Sink;
+pub(crate) use plan::Target;
+pub(crate) use sink::Sink;
 
 /// The most threads that a load starts by itself.
 const MAX_THREADS: usize = 16;

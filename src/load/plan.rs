@@ -94,7 +94,7 @@ pub struct LoadPlan {
     pub is_waited_for: bool,
     /// What is read at once, in order.
     #[serde(skip)]
-    pub(super) blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     /// The steps of each arena or transfer, in the order of their bytes.
     #[serde(skip)]
     pub(super) groups: Vec<Vec<usize>>,

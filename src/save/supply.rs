@@ -47,6 +47,14 @@ pub enum Change {
 }
 
 impl Change {
+    /// What makes elements as a device hands them out, of one type, elements in the file of another.
+    pub fn to_file(from: DType, to: DType) -> Change {
+        match Change::between(from, to) {
+            Change::None if from.is_sub_byte() => Change::Pack(from),
+            change => change,
+        }
+    }
+
     /// What makes elements in memory of one type elements in the file of another.
     pub fn between(from: DType, to: DType) -> Change {
         if from == to { Change::None } else { Change::Cast { from, to } }
@@ -112,10 +120,7 @@ pub struct DeviceSupply<'a> {
 impl Supply for DeviceSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied> {
         let buffer = &self.params.buffers()[index];
-        let change = match Change::between(buffer.dtype(), self.dtypes[index]) {
-            Change::None if buffer.dtype().is_sub_byte() => Change::Pack(buffer.dtype()),
-            change => change,
-        };
+        let change = Change::to_file(buffer.dtype(), self.dtypes[index]);
         let content = if !buffer.has_host_layout() {
             Content::Host(buffer.start_to_host()?.wait()?.into())
         } else {

@@ -1,0 +1,103 @@
+//! What carries a load to a device of the `xla` crate's: whole arrays, which the crate copies during the call.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+use ::xla::{Literal, PjRtBuffer, PjRtClient, PjRtDevice};
+use bytes::Bytes;
+
+use super::element::to_element_type;
+use crate::array::ArraySpec;
+use crate::error::{Context, Error, Result};
+use crate::load::{Carrier, Filler, LoadOptions, LoadPlan, Ring, Sink, Target, staged};
+
+/// A device of a client.
+pub struct XlaCarrier<'a> {
+    client: &'a PjRtClient,
+    /// Its position among those that the client can use; the client's first if `None`. The crate's own handles are for
+    /// one thread.
+    device: Option<usize>,
+    ring: Arc<Ring>,
+}
+
+/// What the crate can do.
+pub fn target(options: &LoadOptions) -> Target {
+    Target {
+        alias_alignment: None,
+        use_map: false,
+        copies_map: true,
+        has_pieces: false,
+        block_bytes: options.staging.chunk_bytes,
+    }
+}
+
+impl<'a> XlaCarrier<'a> {
+    /// Checks that the client has the device, and types for the whole plan.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::UnsupportedDType`], naming the tensor.
+    pub fn new(
+        client: &'a PjRtClient,
+        device: Option<&PjRtDevice<'_>>,
+        plan: &LoadPlan,
+        options: &LoadOptions,
+    ) -> Result<XlaCarrier<'a>> {
+        for step in &plan.steps {
+            to_element_type(step.spec.dtype).for_tensor(&step.name)?;
+        }
+        let position = |device: &PjRtDevice<'_>| {
+            let devices = client.addressable_devices();
+            devices.iter().position(|other| other.id() == device.id()).ok_or_else(|| {
+                let ids: Vec<String> = devices.iter().map(|other| other.id().to_string()).collect();
+                Error::not_found("device", &device.id().to_string(), ids.iter().map(String::as_str))
+            })
+        };
+        let device = device.map(position).transpose()?;
+        Ok(XlaCarrier { client, device, ring: Ring::new(None, options.staging) })
+    }
+
+    /// An array of these bytes, which are copied before this returns.
+    fn copy(&self, spec: &ArraySpec, bytes: &[u8]) -> Result<PjRtBuffer> {
+        let dtype = to_element_type(spec.dtype)?;
+        let devices = self.device.map(|position| (self.client.addressable_devices(), position));
+        let device = devices.as_ref().map(|(devices, position)| &devices[*position]);
+        let copied = if spec.dtype.is_sub_byte() {
+            // The crate passes bytes on for whole elements only; a literal has a byte for each.
+            Literal::create_from_shape_and_untyped_data(dtype, &spec.shape, bytes)
+                .and_then(|literal| self.copy_literal(device, literal))
+        } else {
+            self.client.buffer_from_host_raw_bytes(dtype, bytes, &spec.shape, device)
+        };
+        copied.map_err(|error| Error::xla("make a buffer", error))
+    }
+
+    /// An array of a literal's elements. XLA reads the literal after its call has returned, and all that the crate has
+    /// for waiting until it has is to copy them back.
+    fn copy_literal(
+        &self,
+        device: Option<&PjRtDevice<'_>>,
+        literal: Literal,
+    ) -> Result<PjRtBuffer, ::xla::Error> {
+        let literal = ManuallyDrop::new(literal);
+        let buffer = self.client.buffer_from_host_literal(device, &literal)?;
+        buffer.to_literal_sync()?;
+        // After an error somebody may still read it; then it stays.
+        drop(ManuallyDrop::into_inner(literal));
+        Ok(buffer)
+    }
+}
+
+impl Carrier for XlaCarrier<'_> {
+    type Buffer = PjRtBuffer;
+
+    fn carry(&self, sink: &Sink<'_, PjRtBuffer>, index: usize, filler: &mut Filler<'_>) -> Result<()> {
+        let block = &sink.plan.blocks[index];
+        staged(&self.ring, sink, block, filler, |piece, bytes: Bytes| {
+            self.copy(&sink.plan.steps[piece.step].spec, &bytes).map(Some)
+        })
+    }
+
+    fn empty(&self, spec: &ArraySpec) -> Result<PjRtBuffer> {
+        self.copy(spec, &[])
+    }
+}

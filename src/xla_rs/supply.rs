@@ -1,0 +1,32 @@
+//! The bytes of a tree on a device of the `xla` crate's, for a file.
+
+use super::XlaParams;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::save::{Change, Content, Supplied, Supply};
+
+/// Parameters on a device, to be written in these types.
+pub struct XlaSupply<'a> {
+    pub params: &'a XlaParams,
+    pub dtypes: Vec<DType>,
+}
+
+impl Supply for XlaSupply<'_> {
+    fn supply(&self, index: usize) -> Result<Supplied> {
+        let from = self.params.specs[index].dtype;
+        let copy = || {
+            let literal = self.params.buffers[index].to_literal_sync()?;
+            let mut bytes = vec![0; literal.size_bytes()];
+            literal.copy_untyped_to(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = copy().map_err(|error| Error::xla("copy a buffer to the host", error))?;
+        let change = Change::to_file(from, self.dtypes[index]);
+        Ok(Supplied { content: Content::Host(bytes.into()), change })
+    }
+
+    fn is_divisible(&self, _index: usize) -> bool {
+        // Every part would copy the whole.
+        false
+    }
+}
