@@ -9,6 +9,10 @@
 //! are done, of which the last is the reduction over every tensor whose artifact OTHER is; for saves to the file OTHER,
 //! until there is no further line.
 
+#[cfg(feature = "xla")]
+#[path = "checkpoint/xla_rs.rs"]
+mod xla_rs;
+
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt;
@@ -35,6 +39,8 @@ fn main() -> Result<()> {
     match mode.as_str() {
         "limit" => limit(file),
         "save" | "save-fsync" => save(mode == "save-fsync", file, other.context("no file to write")?),
+        #[cfg(feature = "xla")]
+        "xla" | "ours-xla" => xla_rs::load(mode, file, other.is_some()),
         _ => load(mode, file, other),
     }
 }

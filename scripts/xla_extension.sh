@@ -6,7 +6,7 @@
 # The XLA inside is that of TensorFlow's wheel, for the CPU only: right for development and tests. Programs that are
 # shipped are better built against a released xla_extension archive, see docs/xla-rs.md.
 #
-# Needs python3 with pip, apt-get and dpkg (nothing is installed), and a C++ compiler. Downloads 330 MB, leaves 1.1 GB.
+# Needs python3 with pip, apt-get and dpkg (nothing is installed), and a C++ compiler. Downloads 330 MB, leaves 1.1 GB beside the directory.
 set -euo pipefail
 
 TENSORFLOW=2.21.0
@@ -16,14 +16,14 @@ LLVM=22
 # The only Debian suites that have it.
 SUITES="forky sid"
 
-target=$(realpath -m "${1:-"$(dirname "$0")/../target/xla_extension"}")
-work=$target.parts
-
 say() { printf '== %s\n' "$*" >&2; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 need() { command -v "$1" >/dev/null 2>&1 || fail "$1 is missing; install $2"; }
 
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "TensorFlow's wheel is taken for Linux x86_64, and this is $(uname -sm)"
+target=$(realpath -m "${1:-"$(dirname "$0")/../target/xla_extension"}")
+work=$target.parts
+
 need python3 "python3 with pip"
 need apt-get "apt (or use a released xla_extension archive, see docs/xla-rs.md)"
 need dpkg "dpkg"
