@@ -6,7 +6,8 @@
 # The XLA inside is that of TensorFlow's wheel, for the CPU only: right for development and tests. Programs that are
 # shipped are better built against a released xla_extension archive, see docs/xla-rs.md.
 #
-# Needs python3 with pip, apt-get and dpkg (nothing is installed), and a C++ compiler. Downloads 330 MB, leaves 1.1 GB beside the directory.
+# Needs python3 with pip, apt-get and dpkg (nothing is installed), and a C++ compiler. Downloads 330 MB, and leaves 1.1 GB in
+# DIRECTORY.parts.
 set -euo pipefail
 
 TENSORFLOW=2.21.0
