@@ -45,7 +45,7 @@ fn link_xla_extension() {
             println!(
                 "cargo::error=the feature `xla` builds against an xla_extension, and {XLA_EXTENSION} {found}. Two ways \
                  to get one: `export {XLA_EXTENSION}=$(scripts/xla_extension.sh)` makes one for the CPU from packages \
-                 (Linux x86_64); or unpack a released archive that the xla crate's README names, for CPU, CUDA or TPU, \
+                 (Debian x86_64); or unpack a released archive that the xla crate's README names, for CPU, CUDA or TPU, \
                  and set the variable to its absolute path. See docs/xla-rs.md. (DOCS_RS=1 checks types without one.)"
             );
             std::process::exit(1);

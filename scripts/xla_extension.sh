@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a directory that the `xla` crate (0.5.4) builds and runs against, on Linux x86_64, from packages alone:
+# Makes a directory that the `xla` crate (0.5.4) builds and runs against, on Debian x86_64, from packages alone:
 #
 #     scripts/xla_extension.sh [DIRECTORY]        (by default target/xla_extension)
 #
@@ -29,16 +29,25 @@ need python3 "python3 with pip"
 need apt-get "apt (or use a released xla_extension archive, see docs/xla-rs.md)"
 need dpkg "dpkg"
 need c++ "g++ or clang"
-if [ -e "$target/complete" ]; then
+versions="tensorflow-cpu $TENSORFLOW, LLVM $LLVM"
+# It is links into the parts, which somebody may have removed.
+if [ "$(cat "$target/made_of" 2>/dev/null)" = "$versions" ] && [ -d "$target/include/xla" ] &&
+  [ -e "$target/lib/libtensorflow_cc.so.2" ]; then
   say "$target is complete"
   echo "$target"
   exit
 fi
-rm -rf "$target"
+if [ -e "$target" ] && [ ! -e "$target/made_of" ] && [ -n "$(ls -A "$target")" ]; then
+  fail "$target holds something else; give a directory that is empty or does not exist"
+fi
+rm -rf "$target/include" "$target/lib"
+mkdir -p "$target"
+echo "begun" >"$target/made_of"
 mkdir -p "$target/include" "$target/lib" "$work/apt/lists/partial" "$work/apt/archives/partial"
 
 say "tensorflow-cpu $TENSORFLOW (274 MB)"
-if [ ! -e "$work/wheel/complete" ]; then
+if [ "$(cat "$work/wheel/version" 2>/dev/null)" != "$TENSORFLOW" ]; then
+  rm -rf "$work/wheel" "$work/download"
   echo "tensorflow-cpu==$TENSORFLOW --hash=sha256:$TENSORFLOW_SHA256" >"$work/requirements.txt"
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
     --python-version 3.12 --implementation cp --abi cp312 --platform manylinux_2_27_x86_64 \
@@ -46,15 +55,17 @@ if [ ! -e "$work/wheel/complete" ]; then
     fail "pip could not download tensorflow-cpu $TENSORFLOW"
   python3 -m zipfile -e "$work"/download/tensorflow_cpu-*.whl "$work/wheel" || fail "the wheel could not be unpacked"
   rm -rf "$work/download"
-  touch "$work/wheel/complete"
+  echo "$TENSORFLOW" >"$work/wheel/version"
 fi
 tensorflow=$work/wheel/tensorflow
 
 say "headers of LLVM $LLVM (50 MB)"
-if [ ! -e "$work/llvm/complete" ]; then
+if [ "$(cat "$work/llvm/version" 2>/dev/null)" != "$LLVM" ]; then
+  rm -rf "$work/llvm"
   # The mirror that this machine uses already.
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' | head -n 1)
-  [ -n "$mirror" ] || fail "apt knows no Debian mirror: run apt-get update, or check its sources"
+  mirror=$(apt-get indextargets --format '$(REPO_URI) $(LABEL)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
+    sed -n 's/ Debian$//p' | sed -n 1p)
+  [ -n "$mirror" ] || fail "apt knows no Debian mirror: on Debian, run apt-get update; elsewhere, use a released archive"
   apt=(-o "Dir::Etc::SourceList=$work/apt/sources.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/apt/lists"
     -o "Dir::Cache::Archives=$work/apt/archives" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
     -o Acquire::Languages=none -o APT::Sandbox::User=root -o Debug::NoLocking=1)
@@ -70,7 +81,7 @@ if [ ! -e "$work/llvm/complete" ]; then
   [ -n "$deb" ] || fail "llvm-$LLVM-dev is in none of Debian's suites $SUITES at $mirror"
   dpkg -x "$deb" "$work/llvm" || fail "$deb could not be unpacked"
   rm -rf "$work/apt"
-  touch "$work/llvm/complete"
+  echo "$LLVM" >"$work/llvm/version"
 fi
 
 say "headers"
@@ -124,6 +135,6 @@ c++ -std=c++17 -O1 -fPIC -shared -w -DNDEBUG -I"$target/include" "$work/shim.cc"
   fail "the four missing functions could not be compiled"
 echo "INPUT(-lxla_shim -l:libtensorflow_cc.so.2 -l:libtensorflow_framework.so.2)" >"$target/lib/libxla_extension.so"
 
-touch "$target/complete"
+echo "$versions" >"$target/made_of"
 say "done; build with XLA_EXTENSION_DIR set to what follows (bindgen, which the crate uses, needs libclang)"
 echo "$target"

@@ -302,7 +302,7 @@ impl Error {
         }
     }
 
-    /// What the `xla` crate said, without the trace of its C++ that it adds.
+    /// What the `xla` crate said, without the backtrace that it adds.
     #[cfg(feature = "xla")]
     pub(crate) fn xla(action: &'static str, error: ::xla::Error) -> Error {
         let message = match error {

@@ -27,7 +27,7 @@ pub use report::{LoadReport, LoadSeconds};
 pub(crate) use ring::Ring;
 pub use ring::Staging;
 #[cfg(feature = "xla")]
-pub(crate) use stream::staged;
+pub(crate) use stream::{pass_on, read_staged};
 
 use crate::array::ArraySpec;
 use crate::checkpoint::{Checkpoint, Io, TensorInfo, read_digests};
@@ -84,7 +84,7 @@ pub(crate) struct Loaded<B> {
 /// As for [`Params::load_with`], as far as they can be known before.
 pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
     let to = placement(client, options)?;
-    Prepared::new(checkpoint, options, device::target(client, &to, options)).map(|prepared| prepared.plan)
+    Prepared::new(checkpoint, options, || device::target(client, &to, options)).map(|prepared| prepared.plan)
 }
 
 /// Where the options put the buffers.
@@ -102,19 +102,24 @@ pub(crate) fn load(
     options: &LoadOptions,
 ) -> Result<(Params, LoadReport)> {
     let to = placement(client, options)?;
-    let prepared = Prepared::new(checkpoint, options, device::target(client, &to, options))?;
+    let prepared = Prepared::new(checkpoint, options, || device::target(client, &to, options))?;
     let (loaded, report) = prepared.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options))?;
     let Loaded { keys, buffers, metadata, framework } = loaded;
     Ok((Params::from_parts(keys, buffers).with_metadata(metadata, framework), report))
 }
 
 impl<'a> Prepared<'a> {
-    /// Chooses what is loaded, and plans how it gets to a device that can do this.
+    /// Chooses what is loaded, and plans how it gets to a device that can do what `target` finds out.
     ///
     /// # Errors
     /// [`Error::Tree`], [`Error::Template`]; an error naming the tensor where its type cannot be loaded or cast.
-    pub fn new(checkpoint: &'a Checkpoint, options: &'a LoadOptions, target: Target) -> Result<Prepared<'a>> {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        options: &'a LoadOptions,
+        target: impl FnOnce() -> Target,
+    ) -> Result<Prepared<'a>> {
         let start = Instant::now();
+        let target = target();
         let selection =
             names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
         let digests = match options.verification {
@@ -125,9 +130,10 @@ impl<'a> Prepared<'a> {
         let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
         let address = checkpoint.data().as_ptr() as usize;
         let mut plan = LoadPlan::new(selection.named_tensors(), address, io, target, &options.dtypes)?;
+        let copied = plan.copied_ranges();
         let wanted = if io == Io::Auto { checkpoint.preferred_reads() } else { io };
-        plan.is_waited_for = checkpoint.is_waited_for(wanted, &plan.copied_ranges());
-        let takes_map = io == Io::Auto && target.copies_map && !plan.is_waited_for;
+        plan.is_waited_for = checkpoint.is_waited_for(wanted, &copied);
+        let takes_map = io == Io::Auto && (copied.is_empty() || (target.copies_map && !plan.is_waited_for));
         plan.io = if takes_map { Io::Mapped } else { wanted };
         let Selection { keys, framework, has_record, .. } = selection;
         let planned = start.elapsed();

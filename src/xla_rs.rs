@@ -13,7 +13,8 @@
 //! let builder = xla::XlaBuilder::new("dense");
 //! let leaves = params.declare(&builder, 0)?;
 //! let x = builder.parameter(leaves.len() as i64, xla::ElementType::F32, &[1, 64], "x")?;
-//! let y = (x.matmul(&leaves["Dense_0.kernel"])? + &leaves["Dense_0.bias"])?;
+//! let bias = leaves["Dense_0.bias"].broadcast_in_dim(&[1, 10], &[1])?;
+//! let y = (x.matmul(&leaves["Dense_0.kernel"])? + bias)?;
 //! let dense = client.compile(&y.build()?)?;
 //!
 //! let x = client.buffer_from_host_buffer(&[0f32; 64], &[1, 64], None)?;
@@ -55,7 +56,8 @@ pub struct XlaParams {
 }
 
 impl XlaParams {
-    /// Loads a file onto the client's first device. The content is there on return.
+    /// Loads a file onto the client's first device. Nothing of the file is needed after the return; on devices other than
+    /// the host, transfers may still be under way, and whatever uses a buffer waits for it.
     ///
     /// # Errors
     /// [`Error::Malformed`] when the file is not valid; an error naming the tensor whose type the `xla` crate does not
@@ -96,7 +98,7 @@ impl XlaParams {
                  to XlaParams::load_with instead"
             )));
         }
-        let prepared = Prepared::new(checkpoint, options, carrier::target(options))?;
+        let prepared = Prepared::new(checkpoint, options, || carrier::target(options))?;
         let (loaded, report) = prepared.carry_out(|plan| XlaCarrier::new(client, device, plan, options))?;
         let Loaded { keys, buffers, metadata, framework } = loaded;
         let params = XlaParams::from_parts(keys, buffers)?;
@@ -141,8 +143,8 @@ impl XlaParams {
         self.save_with(path, &SaveOptions::default())
     }
 
-    /// Saves to a file with options. As [`XlaParams::save`]. Every thread that writes, at most four, holds the copy of
-    /// one array, twice while it is made: the crate hands out copies only.
+    /// Saves to a file with options. As [`XlaParams::save`]. Every thread that writes, at most four, holds two copies of an
+    /// array while it fetches it, and one until it is written: copies are all that the crate hands out.
     ///
     /// # Errors
     /// As for [`XlaParams::save`].
@@ -197,9 +199,14 @@ impl XlaParams {
     /// and numbered from `first` on. Returns them by name.
     ///
     /// # Errors
-    /// [`Error::Xla`] when the builder refuses one, naming the leaf.
+    /// [`Error::Xla`] when the builder refuses one, [`Error::InvalidArgument`] for a name that holds a NUL byte, each
+    /// naming the leaf.
     pub fn declare(&self, builder: &XlaBuilder, first: i64) -> Result<HashMap<String, XlaOp>> {
         let declare = |(number, (name, spec)): (i64, (&str, &ArraySpec))| -> Result<(String, XlaOp)> {
+            if name.contains('\0') {
+                let problem = "a parameter's name cannot hold a NUL byte; rename it with LoadOptions::rename";
+                return Err(Error::InvalidArgument(problem.into()));
+            }
             let dims: Vec<i64> = spec.shape.iter().map(|&dim| dim as i64).collect();
             let dtype = to_element_type(spec.dtype)?;
             let parameter = builder.parameter(number, dtype, &dims, name);
@@ -215,6 +222,9 @@ impl XlaParams {
     }
 
     /// The tree of the buffers.
+    ///
+    /// # Errors
+    /// Never for trees that were loaded or built here.
     pub fn into_tree(self) -> Result<Tree<PjRtBuffer>> {
         Tree::unflatten(self.keys.def().clone(), self.buffers)
     }

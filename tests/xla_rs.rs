@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::error::Error as _;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -92,7 +93,7 @@ fn what_the_crate_cannot_hold_is_an_error_that_names_the_tensor() {
     let error = XlaParams::load(client(), &path).unwrap_err();
     assert!(matches!(&error, Error::Tensor { tensor, .. } if tensor == "odd"), "{error}");
     assert_eq!(error.blame(), Blame::Caller);
-    let source = std::error::Error::source(&error).unwrap().to_string();
+    let source = error.source().unwrap().to_string();
     assert_eq!(source, "the xla crate cannot hold elements of type float8_e4m3fnuz");
     let only = LoadOptions::default().include("w");
     assert_eq!(XlaParams::load_with(client(), None, &path, &only).unwrap().0.len(), 1);
@@ -179,6 +180,9 @@ fn trees_keep_their_structure_and_computations_take_their_leaves() {
     let outputs = XlaParams::from_buffers(named).unwrap();
     let y: Vec<f32> = outputs.get("y").unwrap().to_literal_sync().unwrap().to_vec().unwrap();
     assert_eq!(y, [31.5, 41.0]);
+    let odd = ("a\0b".to_owned(), upload(&[1.0], &[1]));
+    let error = XlaParams::from_buffers([odd]).unwrap().declare(&builder, 0).err().unwrap();
+    assert!(error.source().unwrap().to_string().contains("cannot hold a NUL byte"), "{error}");
     assert_eq!(outputs.into_tree().unwrap().leaves().len(), 1);
 }
 

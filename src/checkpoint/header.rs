@@ -50,14 +50,25 @@ pub fn read(file: &[u8]) -> Result<Header, String> {
     let twice = |pair: &&[usize]| tensors[pair[0]].0 == tensors[pair[1]].0;
     if let Some(pair) = by_name.windows(2).find(twice) {
         let name = &tensors[pair[0]].0;
-        return Err(format!(
-            "the name `{name}` stands twice in the header; write the file again with distinct names"
-        ));
+        return Err(Twice(name).to_string());
     }
     let data_start = LENGTH_BYTES + text.len();
     match broken_rule(&tensors, file.len() - data_start) {
         None => Ok(Header { data_start, tensors, by_name, metadata }),
         Some(problem) => Err(problem),
+    }
+}
+
+/// The problem of a name that stands twice.
+struct Twice<'a>(&'a str);
+
+impl fmt::Display for Twice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the name `{}` stands twice in the header; write the file again with distinct names",
+            self.0
+        )
     }
 }
 
@@ -103,10 +114,9 @@ fn broken_rule(tensors: &[(String, Entry)], data_bytes: usize) -> Option<String>
                  is cut off or the offsets are wrong"
             ));
         }
-        let bits = entry
-            .shape
-            .iter()
-            .try_fold(entry.dtype.bitsize() as u64, |bits, &dim| bits.checked_mul(dim as u64));
+        // One after another, as the official reader does, so that one without elements can still be too large.
+        let count = entry.shape.iter().try_fold(1u64, |count, &dim| count.checked_mul(dim as u64));
+        let bits = count.and_then(|count| count.checked_mul(entry.dtype.bitsize() as u64));
         let Some(bits) = bits else {
             return Some(format!(
                 "tensor `{name}` of shape {:?} has more elements than can be counted",
@@ -177,13 +187,12 @@ impl<'de> Deserialize<'de> for Content {
                         })?;
                         tensors.push((name, entry));
                     } else if metadata.is_some() {
-                        return Err(A::Error::custom(format_args!("`{METADATA_KEY}` stands twice")));
+                        return Err(A::Error::custom(Twice(METADATA_KEY)));
                     } else {
-                        metadata = Some(map.next_value::<Option<Strings>>().map_err(|error| {
-                            A::Error::custom(format_args!(
-                                "`{METADATA_KEY}` must map strings to strings: {error}"
-                            ))
-                        })?);
+                        metadata =
+                            Some(map.next_value::<Option<Strings>>().map_err(|error| {
+                                A::Error::custom(format_args!("`{METADATA_KEY}`: {error}"))
+                            })?);
                     }
                 }
                 let metadata = metadata.flatten().map(|strings| strings.0).unwrap_or_default();
@@ -203,7 +212,7 @@ impl<'de> Deserialize<'de> for Strings {
         impl<'de> Visitor<'de> for Collect {
             type Value = Strings;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
+                f.write_str("a map of strings to strings")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strings, A::Error> {
                 let mut strings = BTreeMap::new();
@@ -211,7 +220,7 @@ impl<'de> Deserialize<'de> for Strings {
                     match strings.entry(key) {
                         btree_map::Entry::Vacant(place) => place.insert(value),
                         btree_map::Entry::Occupied(place) => {
-                            return Err(A::Error::custom(format_args!("`{}` stands twice", place.key())));
+                            return Err(A::Error::custom(Twice(place.key())));
                         }
                     };
                 }
@@ -281,7 +290,12 @@ mod tests {
             ),
             (r#"{"x":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}}"#, 16, "tensor `x`: invalid value"),
             (r#"{"x":{"shape":[4],"data_offsets":[0,16]}}"#, 16, "tensor `x`: missing field `dtype`"),
-            (r#"{"__metadata__":{"a":1}}"#, 0, "`__metadata__` must map strings to strings"),
+            (
+                r#"{"__metadata__":{"a":1}}"#,
+                0,
+                "`__metadata__`: invalid type: integer `1`, expected a string",
+            ),
+            (r#"{"__metadata__":[]}"#, 0, "expected a map of strings to strings"),
             (r#"["x"]"#, 0, "not a JSON object"),
             (r#"{"x""#, 0, "not a JSON object"),
             (
@@ -310,7 +324,7 @@ mod tests {
             problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("`__metadata__` stands twice")
         );
         let metadata = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
-        assert!(problem(metadata, 0).contains("`k` stands twice"));
+        assert!(problem(metadata, 0).contains("`__metadata__`: the name `k` stands twice"));
     }
 
     proptest! {

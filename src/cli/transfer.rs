@@ -24,7 +24,8 @@ pub struct TransferArgs {
     #[arg(long, value_name = "CHUNKSxMIB", value_parser = parse_staging)]
     staging: Option<Staging>,
 
-    /// Threads that read, cast and check [default: one for each processor, up to 16]
+    /// Threads that read, cast and check [default: one for each processor, up to 16, and at least 8 where
+    /// reads wait for a disk or a network]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::blocks::{Block, Piece};
 use super::plan::{Change, LoadPlan};
 use crate::cast::cast_into;
@@ -106,18 +104,20 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    /// The bytes of these pieces, checked, if all of them are in memory as the device wants them.
+    /// The bytes of these pieces, checked, if all of them are in memory as the device wants them: for who copies them
+    /// before the load ends.
     ///
     /// # Errors
     /// As for [`Filler::check_in_place`].
-    pub fn in_memory(&mut self, pieces: &[Piece]) -> Result<Option<Vec<Bytes>>> {
+    #[cfg(feature = "xla")]
+    pub fn in_memory(&mut self, pieces: &[Piece]) -> Result<Option<Vec<bytes::Bytes>>> {
         let reader = self.reader;
         let is_unchanged = |piece: &Piece| self.plan.steps[piece.step].change == Change::None;
         if !pieces.iter().all(is_unchanged) {
             return Ok(None);
         }
         let bytes = pieces.iter().map(|piece| reader.in_memory(piece.source.clone()));
-        let Some(bytes) = bytes.collect::<Option<Vec<Bytes>>>() else { return Ok(None) };
+        let Some(bytes) = bytes.collect::<Option<Vec<_>>>() else { return Ok(None) };
         for (piece, bytes) in pieces.iter().zip(&bytes) {
             self.check_in_place(piece, bytes)?;
         }

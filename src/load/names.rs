@@ -30,8 +30,9 @@ impl Selection<'_> {
 pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Selection<'a>> {
     let framework = framework_of(checkpoint, options)?;
     let record = match options.structure {
-        Structure::Recorded if options.renames.is_empty() => record::read(checkpoint.metadata())?,
-        _ => None,
+        // Under new names it does not apply.
+        Structure::Recorded => record::read(checkpoint.metadata())?.filter(|_| options.renames.is_empty()),
+        Structure::FromNames => None,
     };
     let has_record = record.is_some();
     let (keys, tensors) = match record {

@@ -43,7 +43,8 @@ pub struct LoadOptions {
     pub delivery: Delivery,
     /// How much host memory a load through the staging ring uses.
     pub staging: Staging,
-    /// Threads that read, cast and check; as many as there are processors, up to 16, if `None`.
+    /// Threads that read, cast and check. If `None`, as many as there are processors, up to 16; at least 8 where reads wait
+    /// for a disk or a network.
     pub threads: Option<usize>,
     /// Who watches the load, and who may stop it.
     pub monitor: Monitor,

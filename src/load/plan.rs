@@ -40,7 +40,8 @@ pub enum Route {
     Arena,
     /// It goes through the staging ring, in one or more pieces.
     Stream,
-    /// It goes through the staging ring, whole: for devices, layouts and types without pieces.
+    /// It is passed on whole, from the staging ring or from memory that it is in already: for devices, layouts and types
+    /// without pieces.
     Whole,
 }
 
@@ -90,7 +91,8 @@ pub struct LoadPlan {
     pub order: Vec<usize>,
     /// How the bytes that are copied are read.
     pub io: Io,
-    /// Whether those reads will wait for a disk or a network, since most of the bytes are not in the page cache.
+    /// Whether those reads will wait for a disk or a network: most of the bytes are not in the page cache, or the reads go
+    /// past it, or the file system is a remote one.
     pub is_waited_for: bool,
     /// What is read at once, in order.
     #[serde(skip)]

@@ -30,7 +30,7 @@ pub struct LoadReport {
     pub copied_bytes: u64,
     /// Bytes of those that were read into an arena, which the device uses in place.
     pub arena_bytes: u64,
-    /// Bytes of those that went through the staging ring.
+    /// Bytes of those that were streamed, whole or in pieces, from the staging ring or from memory.
     pub streamed_bytes: u64,
     /// Tensors whose elements were cast.
     pub cast_tensors: usize,

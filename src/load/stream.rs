@@ -87,7 +87,10 @@ impl Stream {
 
     /// Reads a block, and passes its pieces on.
     pub fn carry(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
-        staged(&self.ring, sink, block, filler, |piece, bytes| match block.route {
+        // Even what is in memory goes through the ring: the device may read on when the load is over, and the file's map
+        // is not to be needed then.
+        let bytes = read_staged(&self.ring, block, filler)?;
+        pass_on(sink, block, bytes, filler, |piece, bytes| match block.route {
             Route::Whole => self.pass_whole(sink, piece, bytes),
             _ => self.pass_piece(sink, piece, bytes),
         })
@@ -149,19 +152,14 @@ impl Drop for Stream {
     }
 }
 
-/// Reads a block's pieces, into a chunk of the ring unless they are in memory already, and passes each on; delivers
-/// the buffers of which that was the last.
-pub fn staged<B>(
-    ring: &Arc<Ring>,
+/// Passes the bytes of a block's pieces on, and delivers the buffers of which that was the last.
+pub fn pass_on<B>(
     sink: &Sink<'_, B>,
     block: &Block,
+    bytes: Vec<Bytes>,
     filler: &mut Filler<'_>,
     pass: impl Fn(&Piece, Bytes) -> Result<Option<B>>,
 ) -> Result<()> {
-    let bytes = match filler.in_memory(&block.pieces)? {
-        Some(bytes) => bytes,
-        None => read_staged(ring, block, filler)?,
-    };
     for (piece, bytes) in block.pieces.iter().zip(bytes) {
         sink.tracker.check()?;
         let name = &sink.plan.steps[piece.step].name;
@@ -174,7 +172,10 @@ pub fn staged<B>(
 }
 
 /// The bytes of a block's pieces, in a chunk that goes back to the ring when the last of them is dropped.
-fn read_staged(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Vec<Bytes>> {
+///
+/// # Errors
+/// As for [`Filler::fill`].
+pub fn read_staged(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Vec<Bytes>> {
     let mut lease = timed(&mut filler.spent.wait, || ring.take(block.bytes))?;
     filler.fill(block, &mut places(&mut lease, block))?;
     let chunk = Bytes::from_owner(lease);

@@ -4,12 +4,11 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use ::xla::{Literal, PjRtBuffer, PjRtClient, PjRtDevice};
-use bytes::Bytes;
 
 use super::element::to_element_type;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::load::{Carrier, Filler, LoadOptions, LoadPlan, Ring, Sink, Target, staged};
+use crate::load::{Carrier, Filler, LoadOptions, LoadPlan, Ring, Sink, Target, pass_on, read_staged};
 
 /// A device of a client.
 pub struct XlaCarrier<'a> {
@@ -47,10 +46,11 @@ impl<'a> XlaCarrier<'a> {
         }
         let position = |device: &PjRtDevice<'_>| {
             let devices = client.addressable_devices();
-            devices.iter().position(|other| other.id() == device.id()).ok_or_else(|| {
-                let ids: Vec<String> = devices.iter().map(|other| other.id().to_string()).collect();
-                Error::not_found("device", &device.id().to_string(), ids.iter().map(String::as_str))
-            })
+            // Two platforms may give their devices the same numbers.
+            let name = device.debug_string();
+            let names: Vec<String> = devices.iter().map(PjRtDevice::debug_string).collect();
+            let found = devices.iter().zip(&names).position(|(d, n)| d.id() == device.id() && *n == name);
+            found.ok_or_else(|| Error::not_found("device", &name, names.iter().map(String::as_str)))
         };
         let device = device.map(position).transpose()?;
         Ok(XlaCarrier { client, device, ring: Ring::new(None, options.staging) })
@@ -92,7 +92,11 @@ impl Carrier for XlaCarrier<'_> {
 
     fn carry(&self, sink: &Sink<'_, PjRtBuffer>, index: usize, filler: &mut Filler<'_>) -> Result<()> {
         let block = &sink.plan.blocks[index];
-        staged(&self.ring, sink, block, filler, |piece, bytes: Bytes| {
+        let bytes = match filler.in_memory(&block.pieces)? {
+            Some(bytes) => bytes,
+            None => read_staged(&self.ring, block, filler)?,
+        };
+        pass_on(sink, block, bytes, filler, |piece, bytes| {
             self.copy(&sink.plan.steps[piece.step].spec, &bytes).map(Some)
         })
     }

@@ -13,15 +13,21 @@ pub struct XlaSupply<'a> {
 
 impl Supply for XlaSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied> {
-        let from = self.params.specs[index].dtype;
+        let spec = &self.params.specs[index];
         let copy = || {
-            let literal = self.params.buffers[index].to_literal_sync()?;
+            // A literal is laid out as the buffer is; one that is reshaped, as to its own shape, is row-major.
+            let dims: Vec<i64> = spec.shape.iter().map(|&dim| dim as i64).collect();
+            let literal = self.params.buffers[index].to_literal_sync()?.reshape(&dims)?;
             let mut bytes = vec![0; literal.size_bytes()];
             literal.copy_untyped_to(&mut bytes)?;
             Ok(bytes)
         };
         let bytes = copy().map_err(|error| Error::xla("copy a buffer to the host", error))?;
-        let change = Change::to_file(from, self.dtypes[index]);
+        if bytes.len() != spec.host_bytes()? {
+            let message = format!("{spec} came back as {} bytes", bytes.len());
+            return Err(Error::Xla { action: "copy a buffer to the host", message });
+        }
+        let change = Change::to_file(spec.dtype, self.dtypes[index]);
         Ok(Supplied { content: Content::Host(bytes.into()), change })
     }
 
