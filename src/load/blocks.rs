@@ -40,8 +40,7 @@ impl Piece {
 /// blocks of direct reads fill.
 const CUT: usize = 4096;
 
-/// Blocks of at most `most` bytes, but for tensors that cannot be cut. Tensors that are used in place are blocks
-/// of their own.
+/// Blocks of at most `most` bytes, but for tensors that cannot be cut.
 pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     // Whether the last block takes more tensors.
@@ -65,7 +64,7 @@ pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
                 last.pieces.push(whole);
             }
             _ => {
-                is_open = parts == 1 && step.route != Route::Alias;
+                is_open = parts == 1;
                 blocks.extend(divide(whole, parts).map(|piece| Block {
                     route: step.route,
                     bytes: piece.place(),
