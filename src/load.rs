@@ -16,16 +16,19 @@ mod stream;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+pub(crate) use carry::Carrier;
 #[cfg(feature = "xla")]
 pub(crate) use fill::Filler;
 pub use options::{
     Delivery, LoadOptions, Prefetch, Rename, Sharing, Strictness, Structure, Template, Verification,
 };
+pub(crate) use plan::Target;
 pub use plan::{Change, LoadPlan, Route, Step};
 pub use report::{LoadReport, LoadSeconds};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
 pub use ring::Staging;
+pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};
 
@@ -36,17 +39,14 @@ use crate::monitor::Tracker;
 use crate::params::Params;
 use crate::pjrt::{Client, Placement};
 use crate::tree::{Framework, KeyMap, Node, record};
-pub(crate) use carry::Carrier;
 use device::Device;
 use names::Selection;
-pub(crate) use plan::Target;
-pub(crate) use sink::Sink;
 
 /// The most threads that a load starts by itself.
 const MAX_THREADS: usize = 16;
 
 /// Threads that read from a disk or a network, however many processors there are: so many reads are under way at once.
-/// Of 1 to 16, the fewest that a virtual disk gave its bandwidth to.
+/// Of 2, 4 and 8, the number that got a virtual disk's bandwidth every time.
 const WAITING_THREADS: usize = 8;
 
 /// Bytes that are worth a further thread.
