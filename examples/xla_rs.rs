@@ -26,7 +26,7 @@ fn main() -> Result<()> {
 
     let client = PjRtClient::cpu()?;
     let params = XlaParams::load(&client, files.join("params.safetensors"))?;
-    println!("loaded {} tensors onto {}", params.len(), client.platform_name());
+    println!("loaded {params:?} onto {}", client.platform_name());
 
     let builder = XlaBuilder::new("digits");
     let weights = params.declare(&builder, 0)?;

@@ -42,7 +42,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Error, Result};
 use crate::load::{LoadOptions, LoadReport, Loaded, Prepared};
 use crate::save::{SaveOptions, Saved};
-use crate::tree::{Framework, KeyMap, Tree};
+use crate::tree::{Framework, KeyMap, Node, Tree};
 use carrier::XlaCarrier;
 use supply::XlaSupply;
 
@@ -234,6 +234,11 @@ impl XlaParams {
         &self.specs
     }
 
+    /// The tree with the sums over its nodes.
+    pub fn tree(&self) -> Node {
+        Node::build(self.keys.def(), &mut self.specs.iter())
+    }
+
     /// Which leaf is where and called what.
     pub fn keys(&self) -> &KeyMap {
         &self.keys
@@ -262,6 +267,13 @@ impl XlaParams {
 
 impl fmt::Debug for XlaParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.keys.leaves().iter().map(|leaf| &leaf.name).zip(&self.specs)).finish()
+        write!(f, "XlaParams({})", self.tree().summary)
+    }
+}
+
+impl fmt::Display for XlaParams {
+    /// Draws the tree.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tree().fmt(f)
     }
 }
