@@ -1,9 +1,10 @@
 //! The progress of loads and saves, on a terminal.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
 use safejax::Monitor;
 
 /// Work that ends sooner has no bar.
@@ -28,16 +29,23 @@ pub fn watch() -> Monitor {
             return;
         }
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bar.0.get_or_insert_with(|| start_bar(progress.total_bytes));
+        let bar = bar.0.get_or_insert_with(|| start_bar(progress.total_bytes, start.elapsed()));
         bar.set_position(progress.bytes);
         bar.set_message(progress.tensor.to_owned());
     })
 }
 
-fn start_bar(bytes: u64) -> ProgressBar {
-    let bar = ProgressBar::new(bytes);
-    match ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}  {msg}") {
-        Ok(style) => bar.with_style(style),
+fn start_bar(bytes: u64, elapsed: Duration) -> ProgressBar {
+    let bar = ProgressBar::new(bytes).with_elapsed(elapsed);
+    match ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {rate}  {wide_msg}") {
+        Ok(style) => bar.with_style(style.with_key("rate", rate)),
         Err(_) => bar,
     }
+}
+
+/// The mean rate since the work began: the bar's own would count what was done before it was shown as done at once.
+fn rate(state: &ProgressState, text: &mut dyn fmt::Write) {
+    let rate = state.pos() as f64 / state.elapsed().as_secs_f64().max(f64::EPSILON);
+    // Text that cannot be written is not shown.
+    let _ = write!(text, "{}/s", HumanBytes(rate as u64));
 }
