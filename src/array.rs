@@ -50,6 +50,23 @@ impl ArraySpec {
         })
     }
 
+    /// The dimensions as XLA takes them, of an array that fits into memory: over others, plugins throw exceptions
+    /// that would end the process.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when it does not fit.
+    pub(crate) fn xla_dims(&self) -> Result<Vec<i64>> {
+        // Even an array without elements has dimensions whose product must be counted.
+        let extent = self.shape.iter().try_fold(1i64, |extent, &dim| {
+            i64::try_from(dim.max(1)).ok().and_then(|dim| extent.checked_mul(dim))
+        });
+        let bytes = extent.and_then(|extent| extent.checked_mul(self.dtype.bits().div_ceil(8) as i64));
+        match bytes {
+            Some(_) => Ok(self.shape.iter().map(|&dim| dim as i64).collect()),
+            None => Err(Error::InvalidArgument(format!("{self} is larger than any memory"))),
+        }
+    }
+
     fn overflow(&self) -> Error {
         Error::InvalidArgument(format!("{self} has more elements than the address space"))
     }

@@ -146,7 +146,7 @@ impl Saved<'_> {
     ///
     /// # Errors
     /// An error naming the tensor that the format cannot hold; [`Error::Tree`].
-    pub fn plan(&self, options: &SaveOptions) -> Result<FilePlan> {
+    fn plan(&self, options: &SaveOptions) -> Result<FilePlan> {
         let dtypes = self.dtypes(options)?;
         let leaves = self.keys.leaves().iter().zip(&self.specs).zip(dtypes);
         let specs = leaves
@@ -164,6 +164,14 @@ impl Saved<'_> {
             tracing::warn!(tensor, elements, "elements became infinite in a cast");
         }
         Ok(())
+    }
+
+    /// Saves it to memory.
+    ///
+    /// # Errors
+    /// As for [`crate::serialize`].
+    pub fn to_bytes(&self, supply: &dyn Supply, options: &SaveOptions) -> Result<Vec<u8>> {
+        self.plan(options)?.to_bytes(supply, &options.monitor)
     }
 
     /// The user's strings, and what is recorded of the tree.
@@ -210,5 +218,5 @@ pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Resul
 /// Saves to memory.
 pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
     let saved = saved(params);
-    saved.plan(options)?.to_bytes(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, &options.monitor)
+    saved.to_bytes(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, options)
 }

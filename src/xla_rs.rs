@@ -159,8 +159,7 @@ impl XlaParams {
     /// As for [`XlaParams::save`].
     pub fn serialize(&self) -> Result<Vec<u8>> {
         let (saved, options) = (self.saved(), SaveOptions::default());
-        let supply = XlaSupply { params: self, dtypes: saved.dtypes(&options)? };
-        saved.plan(&options)?.to_bytes(&supply, &options.monitor)
+        saved.to_bytes(&XlaSupply { params: self, dtypes: saved.dtypes(&options)? }, &options)
     }
 
     fn saved(&self) -> Saved<'_> {
@@ -207,9 +206,8 @@ impl XlaParams {
                 let problem = "a parameter's name cannot hold a NUL byte; rename it with LoadOptions::rename";
                 return Err(Error::InvalidArgument(problem.into()));
             }
-            let dims: Vec<i64> = spec.shape.iter().map(|&dim| dim as i64).collect();
             let dtype = to_element_type(spec.dtype)?;
-            let parameter = builder.parameter(number, dtype, &dims, name);
+            let parameter = builder.parameter(number, dtype, &spec.xla_dims()?, name);
             Ok((name.to_owned(), parameter.map_err(|error| Error::xla("declare a parameter", error))?))
         };
         let leaves = self.iter().map(|(name, _)| name).zip(&self.specs);

@@ -104,6 +104,12 @@ fn what_the_crate_cannot_hold_is_an_error_that_names_the_tensor() {
     let cut = directory.path().join("cut.safetensors");
     std::fs::write(&cut, &std::fs::read(&path).unwrap()[..100]).unwrap();
     assert_eq!(XlaParams::load(client(), &cut).unwrap_err().blame(), Blame::File);
+    // Nothing to read, and more than XLA can count.
+    let huge = directory.path().join("huge.safetensors");
+    let header = r#"{"w":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]}}"#;
+    std::fs::write(&huge, common::raw_file(header, &[])).unwrap();
+    let error = XlaParams::load(client(), &huge).unwrap_err();
+    assert!(error.source().unwrap().to_string().contains("is larger than any memory"), "{error}");
     let placed = LoadOptions::default().to(Placement::from(&common::client().device(0).unwrap()));
     let error = XlaParams::load_with(client(), None, &path, &placed).unwrap_err().to_string();
     assert!(error.contains("give the xla crate's device to XlaParams::load_with"), "{error}");

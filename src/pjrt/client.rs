@@ -454,7 +454,7 @@ impl Client {
                 data.len()
             )));
         }
-        let dims = dims_of(spec)?;
+        let dims = spec.xla_dims()?;
         let mut args = ffi::PJRT_Client_BufferFromHostBuffer_Args::new();
         args.client = self.raw();
         args.data = data.as_ptr().cast();
@@ -480,7 +480,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unsupported`] from old plugins; [`Error::Pjrt`] when the device is full.
     pub fn uninitialized_buffer(&self, spec: &ArraySpec, to: &Placement) -> Result<Buffer> {
-        let dims = dims_of(spec)?;
+        let dims = spec.xla_dims()?;
         let mut args = ffi::PJRT_Client_CreateUninitializedBuffer_Args::new();
         args.client = self.raw();
         args.shape_dims = dims.as_ptr();
@@ -515,7 +515,7 @@ impl Client {
             let run = unsafe { Box::from_raw(user_arg.cast::<OnDelete>()) };
             run_in_callback(*run);
         }
-        let dims = dims_of(spec)?;
+        let dims = spec.xla_dims()?;
         let layout = RowMajor::new(dims.len());
         let mut raw_layout = layout.raw();
         let mut args = ffi::PJRT_Client_CreateViewOfDeviceBuffer_Args::new();
@@ -613,19 +613,6 @@ impl RowMajor {
         layout.layout = ffi::PJRT_Buffer_MemoryLayout_Union { tiled };
         layout
     }
-}
-
-/// The dimensions as the C API takes them, of an array that fits into memory: plugins throw exceptions, which
-/// would end the process, over others.
-pub(super) fn dims_of(spec: &ArraySpec) -> Result<Vec<i64>> {
-    let too_large = || Error::InvalidArgument(format!("{spec} is larger than any memory"));
-    // Even an array without elements has dimensions whose product must be counted.
-    let extent = spec.shape.iter().try_fold(1i64, |extent, &dim| {
-        i64::try_from(dim.max(1)).ok().and_then(|dim| extent.checked_mul(dim))
-    });
-    let bytes = extent.and_then(|extent| extent.checked_mul(spec.dtype.bits().div_ceil(8) as i64));
-    bytes.ok_or_else(too_large)?;
-    Ok(spec.shape.iter().map(|&dim| dim as i64).collect())
 }
 
 /// Adds the memory statistics of the devices to an allocation failure.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::buffer::Buffer;
-use super::client::{Client, Placement, dims_of};
+use super::client::{Client, Placement};
 use super::event::Event;
 use super::ffi;
 use super::memory::Memory;
@@ -58,7 +58,7 @@ impl Client {
     /// [`Error::Unsupported`] where [`Client::has_transfer_manager`] is false; [`Error::Pjrt`] when the
     /// device is full.
     pub fn transfer_manager(&self, specs: &[ArraySpec], memory: &Memory) -> Result<TransferManager> {
-        let dims: Vec<Vec<i64>> = specs.iter().map(dims_of).collect::<Result<_>>()?;
+        let dims: Vec<Vec<i64>> = specs.iter().map(ArraySpec::xla_dims).collect::<Result<_>>()?;
         let (_, raw_memory) = Placement::from(memory).raw(self)?;
         let mut raw_specs = Vec::with_capacity(specs.len());
         for (spec, dims) in specs.iter().zip(&dims) {

@@ -59,6 +59,8 @@ impl<'a> XlaCarrier<'a> {
     /// An array of these bytes, which are copied before this returns.
     fn copy(&self, spec: &ArraySpec, bytes: &[u8]) -> Result<PjRtBuffer> {
         let dtype = to_element_type(spec.dtype)?;
+        // The crate multiplies dimensions without a check.
+        spec.xla_dims()?;
         let devices = self.device.map(|position| (self.client.addressable_devices(), position));
         let device = devices.as_ref().map(|(devices, position)| &devices[*position]);
         let copied = if spec.dtype.is_sub_byte() {

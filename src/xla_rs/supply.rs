@@ -14,9 +14,9 @@ pub struct XlaSupply<'a> {
 impl Supply for XlaSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied> {
         let spec = &self.params.specs[index];
+        let dims = spec.xla_dims()?;
         let copy = || {
             // A literal is laid out as the buffer is; one that is reshaped, as to its own shape, is row-major.
-            let dims: Vec<i64> = spec.shape.iter().map(|&dim| dim as i64).collect();
             let literal = self.params.buffers[index].to_literal_sync()?.reshape(&dims)?;
             let mut bytes = vec![0; literal.size_bytes()];
             literal.copy_untyped_to(&mut bytes)?;
