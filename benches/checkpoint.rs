@@ -9,15 +9,15 @@
 //! are done, of which the last is the reduction over every tensor whose artifact OTHER is; for saves to the file OTHER,
 //! until there is no further line.
 
+#[path = "checkpoint/timed.rs"]
+mod timed;
 #[cfg(feature = "xla")]
 #[path = "checkpoint/xla_rs.rs"]
 mod xla_rs;
 
 use std::fs::File;
-use std::io::{BufRead, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use safejax::save::SaveOptions;
 use safejax::{
     Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing,
 };
+use timed::timed;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -43,19 +44,6 @@ fn main() -> Result<()> {
         "xla" | "ours-xla" => xla_rs::load(mode, file, other.is_some()),
         _ => load(mode, file, other),
     }
-}
-
-/// Says that the next part can begin, waits until it shall, and says what it took. `None` when it shall not.
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-    println!("ready");
-    if std::io::stdin().lock().read_line(&mut String::new())? == 0 {
-        return Ok(None);
-    }
-    let start = Instant::now();
-    let result = work()?;
-    println!("done {}", start.elapsed().as_secs_f64());
-    std::io::stdout().flush()?;
-    Ok(Some(result))
 }
 
 fn client() -> Result<Client> {

@@ -5,23 +5,23 @@
 //! cargo run --release --features xla --example xla_rs [OUTPUT.safetensors]
 //! ```
 
+#[path = "digits/score.rs"]
+mod score;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use safejax::convert::npy;
 use safejax::xla_rs::XlaParams;
 use xla::{ElementType, PjRtBuffer, PjRtClient, XlaBuilder, XlaOp};
-
-/// The largest difference to JAX's logits that rounding explains.
-const TOLERANCE: f32 = 1e-4;
 
 fn main() -> Result<()> {
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
     let output = std::env::args_os().nth(1).map_or_else(default_output, PathBuf::from);
     let images = npy::read(files.join("images.npy"), None)?;
     let labels = npy::read(files.join("labels.npy"), None)?.to_vec::<i32>()?;
-    let expected = npy::read(files.join("logits.npy"), None)?.to_vec::<f32>()?;
+    let jax = npy::read(files.join("logits.npy"), None)?.to_vec::<f32>()?;
     let shape = images.spec().shape.clone();
 
     let client = PjRtClient::cpu()?;
@@ -38,10 +38,7 @@ fn main() -> Result<()> {
     let arguments: Vec<&PjRtBuffer> = params.buffers().iter().chain([&images]).collect();
     let logits = forward.execute_b(&arguments)?[0][0].to_literal_sync()?.to_vec::<f32>()?;
 
-    let difference = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    println!("accuracy on {} held-out images: {:.2} %", labels.len(), accuracy(&logits, &labels) * 100.0);
-    println!("largest difference to JAX's logits: {difference:.1e}");
-    ensure!(difference <= TOLERANCE, "the logits differ from JAX's by more than {TOLERANCE:e}");
+    score::report(&logits, &jax, &labels)?;
 
     params.save(&output)?;
     println!("saved the params from the device to {}", output.display());
@@ -102,13 +99,4 @@ fn add_bias(x: &XlaOp, bias: &XlaOp) -> Result<XlaOp> {
 
 fn relu(x: &XlaOp) -> Result<XlaOp> {
     Ok(x.max(&x.zeros_like()?)?)
-}
-
-/// The share of rows whose largest logit is at the label.
-fn accuracy(logits: &[f32], labels: &[i32]) -> f64 {
-    let argmax =
-        |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(class, _)| class as i32);
-    let rows = logits.chunks(logits.len() / labels.len());
-    let right = rows.zip(labels).filter(|(row, label)| argmax(row) == Some(**label)).count();
-    right as f64 / labels.len() as f64
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times loads and saves of checkpoints by safejax and by what else there is, in turn, and prints tables.
 
-    venv/bin/python scripts/bench_load.py [--directory DIR] [--rounds 5] [--cold] [--chart FILE.svg]
+    venv/bin/python scripts/bench_load.py [--directory DIR] [--rounds 5] [--only TITLES] [--cold] [--xla] [--chart FILE.svg]
 
 Needs jax, safetensors and cargo; builds benches/checkpoint.rs and benches/candle. Makes, in DIR (target/bench), a
 checkpoint of 12 llama-like layers (110 tensors, 1.36 GB of bfloat16) as safetensors writes it and as safejax does, one of
@@ -10,9 +10,8 @@ checkpoint of 12 llama-like layers (110 tensors, 1.36 GB of bfloat16) as safeten
 Every row is a process of its own, which says `ready`, waits, loads, and says what that took; then a compiled
 reduction over every tensor runs, so that bytes that were only mapped are paid for. Meanwhile this script watches the
 process's anonymous memory. The rows take turns, round by round, and the medians are printed. With --cold, the file is
-taken out of the page cache before each load, and of the memory of other processes nothing is left to find. Saves are without
-fsync, as the others', but for the row that says so; their processes stay, and save again and again in turn, so that each
-takes the memory that the file before gave back.
+taken out of the page cache before each load. Saves are without fsync, as the others', but for the row that says so; their
+processes stay, and save again and again in turn, so that each takes the memory that the file before gave back.
 """
 
 import argparse

@@ -5,7 +5,7 @@ use safejax::Checkpoint;
 use safejax::xla_rs::{XlaParams, to_element_type};
 use xla::{ElementType, PjRtBuffer, PjRtClient, PjRtLoadedExecutable, PrimitiveType, XlaBuilder};
 
-use super::timed;
+use super::timed::timed;
 
 /// Times a load, then a reduction over every tensor, if one is wanted.
 pub fn load(mode: &str, file: &str, reduces: bool) -> Result<()> {

@@ -79,9 +79,9 @@ impl Ring {
     /// [`crate::Error::HostMemory`].
     pub fn take(self: &Arc<Ring>, bytes: usize) -> Result<Lease> {
         let is_large = bytes > self.staging.chunk_bytes;
+        let most = self.staging.chunk_bytes.saturating_mul(self.staging.chunks);
         let mut state = self.state();
         loop {
-            let most = self.staging.chunk_bytes.saturating_mul(self.staging.chunks);
             if is_large && (state.large == 0 || state.large + bytes <= most) {
                 let memory = HostMemory::allocate(bytes)?;
                 state.large += bytes;
@@ -178,15 +178,12 @@ impl AsRef<[u8]> for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let chunk = self.chunk.take();
+        // One that is larger than the ring's own is freed before there is room for the next.
+        let kept = self.chunk.take().filter(|_| self.large == 0);
         let mut state = self.ring.state();
         state.out -= 1;
-        if self.large == 0 {
-            state.free.extend(chunk);
-        } else {
-            drop(chunk);
-            state.large -= self.large;
-        }
+        state.large -= self.large;
+        state.free.extend(kept);
         drop(state);
         self.ring.returned.notify_all();
     }

@@ -446,20 +446,21 @@ impl Buffer {
         drop(counting);
         // Made before the pointer is asked for, so that the count goes down if that fails.
         let mut reference = ExternalReference { buffer: self.clone(), pointer: std::ptr::null_mut() };
-        let args = ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args::new();
-        let args = self.query(ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer, args, |a, b| a.buffer = b)?;
-        reference.pointer = args.device_memory_ptr;
+        reference.pointer = self.data_pointer()?;
         Ok(reference)
     }
-}
 
-impl Buffer {
     /// Whether the device uses these bytes of the host's in place.
     pub(crate) fn is_over(&self, bytes: &[u8]) -> bool {
         // The address is compared and not used, so that no reference need be counted.
+        self.data_pointer().is_ok_and(|pointer| pointer.cast_const() == bytes.as_ptr().cast())
+    }
+
+    /// Where the elements lie now. Only a reference keeps them there.
+    fn data_pointer(&self) -> Result<*mut c_void> {
         let args = ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args::new();
-        self.query(ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer, args, |a, b| a.buffer = b)
-            .is_ok_and(|args| args.device_memory_ptr.cast_const() == bytes.as_ptr().cast())
+        let args = self.query(ffi::PJRT_Buffer_OpaqueDeviceMemoryDataPointer, args, |a, b| a.buffer = b)?;
+        Ok(args.device_memory_ptr)
     }
 }
 

@@ -71,13 +71,12 @@ impl KeyMap {
 
     /// As [`KeyMap::from_names_by`].
     pub(crate) fn place_names(framework: Framework, names: &[&str]) -> Result<Placed> {
-        let paths: Vec<KeyPath> = names.iter().map(|name| framework.path(name)).collect();
+        let mut paths: Vec<KeyPath> = names.iter().map(|name| framework.path(name)).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|&a, &b| paths[a].cmp(&paths[b]));
         // A tree that is made of paths has its leaves in their order.
         let sorted: Vec<&KeyPath> = order.iter().map(|&position| &paths[position]).collect();
         let def = TreeDef::from_sorted_paths(&sorted)?;
-        let mut paths = paths;
         let leaf = |&position: &usize| {
             let path = std::mem::take(&mut paths[position]);
             Leaf { name: names[position].to_owned(), path }

@@ -1,24 +1,14 @@
 //! As `benches/checkpoint.rs`, for candle: MODE FILE [TARGET], `ready` and `done SECONDS`.
 
+#[path = "../../checkpoint/timed.rs"]
+mod timed;
+
 use std::collections::HashMap;
-use std::io::{BufRead, Write};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::safetensors::{MmapedSafetensors, load, save};
 use candle_core::{DType, Device, Tensor};
-
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-    println!("ready");
-    if std::io::stdin().lock().read_line(&mut String::new())? == 0 {
-        return Ok(None);
-    }
-    let start = Instant::now();
-    let result = work()?;
-    println!("done {}", start.elapsed().as_secs_f64());
-    std::io::stdout().flush()?;
-    Ok(Some(result))
-}
+use timed::timed;
 
 fn map(file: &str) -> Result<HashMap<String, Tensor>> {
     // SAFETY: nothing writes to the file meanwhile.
