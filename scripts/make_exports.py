@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Makes tests/data/exports: functions exported by jax.export, with their arguments and what JAX computes.
 
-    venv/bin/python scripts/make_exports.py NAME      with the jax of that name's version
+    venv/bin/python scripts/make_exports.py NAME [DIR]      with the jax of that name's version
 
 Run with jax 0.4.38 (NAME jax0438; with dm-haiku 0.0.17), 0.10.2 (jax0102) and 0.12.0.1 (jax0120), flatbuffers and
 safetensors. Each case is NAME-CASE.jaxexport and NAME-CASE.safetensors, which holds the arguments as `args.…` and
-`kwargs.…` and the outputs as `out.…`, by the paths of their leaves. No location is left in the programs.
+`kwargs.…` and the outputs as `out.…`, by the paths of their leaves. No location is left in the programs. With NAME
+`here`, whatever jax is there exports them for the device that it uses, into DIR.
 """
 
 import collections
@@ -200,7 +201,10 @@ def save(name, **trees):
 
 
 def main():
+    global OUT
     name = sys.argv[1]
+    is_newest = name in ("jax0120", "here")
+    OUT = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else OUT
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*")
@@ -220,8 +224,9 @@ def main():
         if case.vjp_order:
             exported, args, out = gradient(exported, case)
             write(f"{name}-{label}_gradient", exported, args=args, out=out)
-    write(f"{name}-sharded", sharded())
-    if name == "jax0120":
+    if len(jax.devices()) > 1:
+        write(f"{name}-sharded", sharded())
+    if is_newest:
         b = jax.export.symbolic_shape("b")[0]
         symbolic = jax.export.export(jax.jit(lambda x: x * 2))(jax.ShapeDtypeStruct((b, 3), jnp.float32))
         write(f"{name}-symbolic", symbolic)

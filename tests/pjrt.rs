@@ -1,4 +1,4 @@
-//! The binding against the real CPU plugin: transfers, events, executions, and what it refuses.
+//! The binding against a real plugin: transfers, events, executions, and what it refuses.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use common::client;
+use common::{Only, client, first_device, is_cpu, is_skipped, other_client};
 use safejax::pjrt::{DmaRegion, HostMemory, Input, NamedValue, Piece, ProgramFormat};
 use safejax::{
     ArraySpec, CompileOptions, DType, Donate, Error, ErrorCode, HostSemantics, Placement, Plugin, Program,
@@ -39,10 +39,6 @@ fn f32s(count: usize) -> ArraySpec {
     ArraySpec::new(DType::F32, [count])
 }
 
-fn first_device() -> Placement {
-    Placement::from(&client().device(0).unwrap())
-}
-
 fn upload(values: &[f32]) -> safejax::Buffer {
     client().buffer_from_slice(&f32s(values.len()), bytemuck::cast_slice(values), &first_device()).unwrap()
 }
@@ -61,6 +57,9 @@ module @square {
 
 #[test]
 fn host_memory_that_is_used_in_place_lives_as_long_as_the_buffer() {
+    if is_skipped(Only::Cpu, "other devices copy host memory") {
+        return;
+    }
     let dropped = Arc::new(AtomicBool::new(false));
     let data = aligned(4096, &dropped);
     let address = data.as_ptr();
@@ -91,6 +90,9 @@ fn an_alias_is_never_written_to_even_if_it_is_donated() {
 
 #[test]
 fn a_buffer_over_host_memory_is_donated_in_place() {
+    if is_skipped(Only::Cpu, "other devices copy host memory") {
+        return;
+    }
     let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
     let mut memory = HostMemory::allocate(32).unwrap();
     memory.copy_from_slice(bytemuck::cast_slice(&[2f32; 8]));
@@ -176,7 +178,7 @@ fn an_event_calls_back_once_and_survives_a_panic_in_the_callback() {
 
 #[test]
 fn the_last_handle_may_be_dropped_by_a_callback() {
-    let own = client().plugin().client().device_count(1).build().unwrap();
+    let own = other_client();
     let placement = Placement::from(&own.device(0).unwrap());
     let buffer = own.buffer_from_slice(&f32s(2), &[0; 8], &placement).unwrap();
     let event = buffer.ready().unwrap();
@@ -196,12 +198,12 @@ fn raw_bytes_layouts_and_copies_agree_with_the_elements() {
     let values: Vec<f32> = (0..8u8).map(f32::from).collect();
     let buffer = upload(&values);
     assert_eq!(buffer.on_device_bytes().unwrap(), 32);
-    assert!(buffer.is_on_cpu().unwrap());
+    assert_eq!(buffer.is_on_cpu().unwrap(), is_cpu());
     assert_eq!(buffer.minor_to_major().unwrap(), Some(vec![0]));
     let raw = buffer.start_raw_to_host(4, 8).unwrap().wait().unwrap();
     assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&raw), [1.0, 2.0]);
     assert!(buffer.start_raw_to_host(28, 8).is_err());
-    let other = client().device(1).unwrap();
+    let other = client().addressable_devices().pop().unwrap();
     let copy = buffer.copy_to(&Placement::from(&other)).unwrap();
     assert_eq!(copy.to_vec::<f32>().unwrap(), values);
     assert_eq!(copy.device().unwrap(), other);
@@ -235,7 +237,7 @@ fn pieces_put_together_by_a_transfer_manager_make_whole_buffers() {
             .contains("completed or failed")
     );
     assert!(manager.fail_buffer(0, "too late").unwrap_err().to_string().contains("completed or failed"));
-    let other = client().plugin().client().device_count(1).build().unwrap();
+    let other = other_client();
     let foreign = other.device(0).unwrap().default_memory().unwrap();
     assert!(client().transfer_manager(&[f32s(4)], &foreign).is_err());
 }
@@ -269,6 +271,9 @@ fn what_plugins_abort_over_is_refused_first() {
             client().compile_with(&Program::from_bytes(SQUARE).unwrap(), &options).unwrap_err().to_string();
         assert!(error.contains("this client has"), "{error}");
     }
+    if is_skipped(Only::Devices(2), "assignments to two devices") {
+        return;
+    }
     assert_eq!(client().default_device_assignment(2, 1).unwrap().len(), 2);
     let mut options = CompileOptions::default();
     options.device_assignment = Some(vec![vec![-1]]);
@@ -284,7 +289,7 @@ fn what_plugins_abort_over_is_refused_first() {
 
 #[test]
 fn a_view_that_holds_the_last_handle_can_be_dropped_while_it_is_used() {
-    let own = client().plugin().client().device_count(1).build().unwrap();
+    let own = other_client();
     let device = own.device(0).unwrap();
     let function = own.compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
     let base = own.buffer_from_slice(&f32s(8), &[0; 32], &Placement::from(&device)).unwrap();
@@ -306,6 +311,9 @@ fn a_view_that_holds_the_last_handle_can_be_dropped_while_it_is_used() {
 
 #[test]
 fn a_view_of_foreign_memory_is_given_back() {
+    if is_skipped(Only::Cpu, "the memory is the host's") {
+        return;
+    }
     let device = client().device(0).unwrap();
     let layout = std::alloc::Layout::from_size_align(64, 64).unwrap();
     // SAFETY: the layout is not empty; the memory is freed once, when the buffer gives it back.
@@ -341,6 +349,9 @@ fn an_uninitialized_buffer_has_its_type_and_size() {
 
 #[test]
 fn what_the_cpu_does_not_have_is_an_error_that_says_so() {
+    if is_skipped(Only::Cpu, "accelerators have both") {
+        return;
+    }
     let error = client().device(0).unwrap().memory_stats().unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::Unimplemented), "{error}");
     let error = DmaRegion::new(client(), HostMemory::allocate(4096).unwrap()).err().unwrap();
@@ -349,6 +360,9 @@ fn what_the_cpu_does_not_have_is_an_error_that_says_so() {
 
 #[test]
 fn a_program_for_two_devices_runs_on_two() {
+    if is_skipped(Only::Devices(2), "it takes two devices") {
+        return;
+    }
     let code = br"
 module @pair attributes {mhlo.num_replicas = 2 : i32} {
   func.func public @main(%x: tensor<2xf32>) -> tensor<2xf32> {
@@ -402,6 +416,9 @@ fn an_executable_says_what_it_is_and_survives_serialisation() {
 
 #[test]
 fn create_options_are_checked_and_unknown_ones_refused() {
+    if is_skipped(Only::Cpu, "the options are the CPU's") {
+        return;
+    }
     let plugin = client().plugin();
     assert_eq!(plugin.client().device_count(2).build().unwrap().devices().len(), 2);
     let error = plugin.client().device_count(0).build().unwrap_err().to_string();
@@ -420,8 +437,9 @@ fn create_options_are_checked_and_unknown_ones_refused() {
 #[test]
 fn a_device_that_is_not_there_and_one_of_another_client_are_refused() {
     let error = client().device(99).unwrap_err().to_string();
-    assert!(error.starts_with("there is no device cpu:99; this client has "), "{error}");
-    let other = client().plugin().client().device_count(1).build().unwrap();
+    let start = format!("there is no device {}:99; this client has ", client().platform_name());
+    assert!(error.starts_with(&start), "{error}");
+    let other = other_client();
     let foreign = Placement::from(&other.device(0).unwrap());
     let error = client().buffer_from_slice(&f32s(1), &[0; 4], &foreign).unwrap_err().to_string();
     assert!(error.contains("belongs to another client"), "{error}");

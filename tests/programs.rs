@@ -1,10 +1,10 @@
-//! Programs in every format, on the real CPU plugin, through the library and through `safejax run`.
+//! Programs in every format, on a real plugin, through the library and through `safejax run`.
 
 mod common;
 
 use std::process::Command;
 
-use common::{client, data, digits, fails, safejax, succeeds};
+use common::{client, data, digits, fails, on_device, safejax, succeeds, tolerance};
 use safejax::convert::npy;
 use safejax::pjrt::ProgramFormat;
 use safejax::{Buffer, Client, Error, ErrorCode, HostArray, HostSemantics, Params, Placement, Program};
@@ -59,7 +59,7 @@ fn a_tree_followed_by_an_input_gives_jaxs_logits() {
     let logits = forward.call(&[&params, &images]).unwrap().single().unwrap().to_vec::<f32>().unwrap();
     let expected = npy::read(digits("logits.npy"), None).unwrap().to_vec::<f32>().unwrap();
     let difference = logits.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(difference <= 1e-4, "{difference}");
+    assert!(difference <= tolerance(), "{difference}");
 }
 
 #[test]
@@ -120,14 +120,14 @@ fn run_takes_files_and_writes_them() {
     let out = directory.path().join("logits.npy");
     let run = |out: &std::path::Path| {
         let mut command = run_digits();
-        command.arg("--out").arg(out).args(["--device", "cpu:0"]);
+        command.arg("--out").arg(out).args(on_device());
         command
     };
     let printed = succeeds(&mut run(&out));
     assert!(printed.contains("output 0: float32[360,10]"), "{printed}");
     let expected = npy::read(digits("logits.npy"), None).unwrap().to_vec::<f32>().unwrap();
     let logits = npy::read(&out, None).unwrap().to_vec::<f32>().unwrap();
-    assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-4));
+    assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= tolerance()));
     let tree = directory.path().join("logits.safetensors");
     succeeds(&mut run(&tree));
     let params = Params::load(client(), &tree).unwrap();
@@ -148,7 +148,7 @@ fn run_reads_numpys_untyped_bytes_as_what_the_program_expects() {
             .arg(format!("0={}", x.display()))
             .arg("--out")
             .arg(&y)
-            .args(["--device", "cpu"]),
+            .args(on_device()),
     );
     let doubled = npy::read(&y, None).unwrap().to_vec::<half::bf16>().unwrap();
     assert_eq!(doubled, [2.0, 4.0, -6.0, 1.0].map(half::bf16::from_f32));
@@ -158,7 +158,7 @@ fn run_reads_numpys_untyped_bytes_as_what_the_program_expects() {
 fn run_refuses_a_target_before_it_computes() {
     let run = |out: &str| {
         let mut command = safejax();
-        command.arg("run").arg(data("affine.mlir")).args(["--device", "cpu", "--out", out]);
+        command.arg("run").arg(data("affine.mlir")).args(on_device()).args(["--out", out]);
         fails(&mut command)
     };
     assert!(run("y.npy").contains("has 2 outputs"));
@@ -170,7 +170,7 @@ fn run_refuses_a_target_before_it_computes() {
 fn run_says_which_argument_is_missing_given_twice_or_unreadable() {
     let run = |arguments: &[&str]| {
         let mut command = safejax();
-        command.arg("run").arg(data("affine.mlir")).args(["--device", "cpu"]);
+        command.arg("run").arg(data("affine.mlir")).args(on_device());
         arguments.iter().for_each(|argument| {
             command.args(["--arg", argument]);
         });
@@ -193,7 +193,7 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
     let run = |cache: &std::ffi::OsStr| {
         let mut command = run_digits();
         command.env("SAFEJAX_CACHE", cache);
-        let output = command.args(["-vv", "--device", "cpu", "--json"]).output().unwrap();
+        let output = command.args(on_device()).args(["-vv", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", common::stderr(&output));
         common::stderr(&output)
     };

@@ -1,4 +1,9 @@
-//! What the integration tests share: a CPU client, the digits, files made to order, and the binary.
+//! What the integration tests share: a client of the plugin that is tested, the digits, files made to order, and the
+//! binary.
+//!
+//! The plugin is the CPU's, or the one that [`PLUGIN_VARIABLE`] names. What is true of every device is tested on every
+//! plugin; a test that makes no sense on one begins with [`is_skipped`]. The binaries also run away from the source
+//! tree, where [`ROOT_VARIABLE`] says what stands in its place (`scripts/gpu_check.sh`).
 
 #![allow(dead_code)] // Every test binary uses a part of it.
 
@@ -7,29 +12,129 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use safejax::plugins::{Package, Wheel, install_into};
-use safejax::{ArraySpec, Client, DType};
+use safejax::{ArraySpec, Client, DType, Placement};
 
 pub mod packages;
 
-/// The CPU client that a test binary shares. Installs the plugin on the first run.
+/// The environment variable that names the plugin to test, by name or path.
+pub const PLUGIN_VARIABLE: &str = "SAFEJAX_TEST_PLUGIN";
+
+/// The environment variable that names a directory with `tests/data`, `examples`, `bin/safejax` and a writable `tmp`.
+pub const ROOT_VARIABLE: &str = "SAFEJAX_TEST_ROOT";
+
+/// The plugin that is tested.
+pub fn plugin() -> String {
+    std::env::var(PLUGIN_VARIABLE).unwrap_or_else(|_| "cpu".into())
+}
+
+/// The client that a test binary shares. Installs the CPU plugin on the first run.
 pub fn client() -> &'static Client {
-    static CLIENT: LazyLock<Client> = LazyLock::new(|| Client::cpu().unwrap());
+    static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+        let choice = if std::env::var_os(PLUGIN_VARIABLE).is_none() {
+            return Client::cpu().unwrap();
+        } else {
+            Client::choose().plugin(plugin())
+        };
+        let is_cpu = plugin().contains("cpu");
+        // Several tests and the commands that they run share a card.
+        choice.configure(|builder| if is_cpu { builder } else { builder.preallocate(false) }).build().unwrap()
+    });
     &CLIENT
+}
+
+/// Another client of the plugin, with one device where that is for us to say.
+pub fn other_client() -> Client {
+    let builder = client().plugin().client();
+    let builder = if is_cpu() { builder.device_count(1) } else { builder.preallocate(false) };
+    builder.build().unwrap()
+}
+
+/// Whether the device is the host's own processor.
+pub fn is_cpu() -> bool {
+    client().platform_name() == "cpu"
+}
+
+pub fn first_device() -> Placement {
+    Placement::from(&client().device(0).unwrap())
+}
+
+/// Where a test makes sense.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// On the CPU.
+    Cpu,
+    /// On devices with memory of their own.
+    Accelerator,
+    /// With so many devices.
+    Devices(usize),
+}
+
+/// Whether the test that calls this makes no sense on the plugin that is tested; says so, with the reason.
+pub fn is_skipped(only: Only, why: &str) -> bool {
+    let fits = match only {
+        Only::Cpu => is_cpu(),
+        Only::Accelerator => !is_cpu(),
+        Only::Devices(count) => client().addressable_devices().len() >= count,
+    };
+    if !fits {
+        let platform = client().platform_name();
+        let thread = std::thread::current();
+        eprintln!("skipped {} on {platform}: {why}", thread.name().unwrap_or_default());
+    }
+    !fits
+}
+
+/// The arguments that have a command use the plugin that is tested.
+pub fn on_device() -> Vec<String> {
+    let arguments: &[&str] = match std::env::var_os(PLUGIN_VARIABLE) {
+        None => &["--device", "cpu"],
+        Some(_) if is_cpu() => &["--plugin", &plugin()],
+        Some(_) => &["--plugin", &plugin(), "--option", "preallocate=false"],
+    };
+    arguments.iter().map(|&argument| argument.to_owned()).collect()
+}
+
+/// How far numbers may be from those of another compiler for another device, relative to what is at least 1: CPUs compute
+/// float32 as such, GPUs multiply it with 10 bits of mantissa.
+pub fn tolerance() -> f32 {
+    if is_cpu() { 1e-4 } else { 2e-2 }
+}
+
+fn root() -> PathBuf {
+    std::env::var_os(ROOT_VARIABLE).map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
 /// A file of examples/digits.
 pub fn digits(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits").join(name)
+    root().join("examples/digits").join(name)
 }
 
 /// A file of tests/data.
 pub fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+    root().join("tests/data").join(name)
+}
+
+/// A directory of its own on a disk: not among the system's temporary files, which may be in memory, where there are no
+/// direct reads.
+pub fn directory_on_disk() -> tempfile::TempDir {
+    let parent = match std::env::var_os(ROOT_VARIABLE) {
+        Some(root) => Path::new(&root).join("tmp"),
+        None => env!("CARGO_TARGET_TMPDIR").into(),
+    };
+    tempfile::tempdir_in(parent).unwrap()
+}
+
+/// The path of the binary.
+pub fn binary() -> PathBuf {
+    match std::env::var_os(ROOT_VARIABLE) {
+        Some(root) => Path::new(&root).join("bin/safejax"),
+        None => env!("CARGO_BIN_EXE_safejax").into(),
+    }
 }
 
 /// The binary, to be given arguments.
 pub fn safejax() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_safejax"))
+    Command::new(binary())
 }
 
 /// A run of the binary that must succeed; returns what it printed.
