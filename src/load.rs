@@ -27,7 +27,7 @@ pub use plan::{Change, LoadPlan, Route, Step};
 pub use report::{LoadReport, LoadSeconds};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
-pub use ring::Staging;
+pub use ring::{Registration, Staging};
 pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};

@@ -32,6 +32,7 @@ pub use client::{Client, ClientBuilder, HostSemantics, Placement};
 pub use compile_options::CompileOptions;
 pub use device::{Device, MemoryStats};
 pub use dma::DmaRegion;
+pub(crate) use dma::StagingMemory;
 pub use event::Event;
 pub use executable::{CompiledMemoryStats, LoadedExecutable, OptimizedProgram, ProgramFormat};
 pub use execution::{Execution, Input};

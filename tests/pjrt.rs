@@ -133,6 +133,32 @@ fn a_donated_buffer_is_used_up_and_a_lent_one_is_not() {
 }
 
 #[test]
+fn of_threads_that_donate_one_buffer_at_once_one_gets_it() {
+    let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
+    for _ in 0..200 {
+        let x = upload(&[2.0; 8]);
+        x.wait().unwrap();
+        let start = std::sync::Barrier::new(8);
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let donate = || {
+                start.wait();
+                function.call(&[&Donate(x.clone())])
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(donate)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (done, refused): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+        assert_eq!(done.len(), 1);
+        assert_eq!(done[0].as_ref().unwrap().single().unwrap().to_vec::<f32>().unwrap(), [5.0; 8]);
+        for error in refused {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("was donated to a"), "{error}");
+        }
+        assert!(x.to_vec::<f32>().is_err());
+    }
+}
+
+#[test]
 fn outputs_feed_the_next_call_without_leaving_the_device() {
     let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
     let mut x = upload(&[0.5; 8]);

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use safejax::LoadOptions;
 use safejax::checkpoint::Io;
-use safejax::load::{Delivery, Prefetch, Staging};
+use safejax::load::{Delivery, Prefetch, Registration, Staging};
 
 /// How bytes are read and moved.
 #[derive(Args)]
@@ -23,6 +23,10 @@ pub struct TransferArgs {
     /// The staging ring: chunks, and MiB of each [default: 4x16]
     #[arg(long, value_name = "CHUNKSxMIB", value_parser = parse_staging)]
     staging: Option<Staging>,
+
+    /// Do not register the staging ring with the device (do not lock its memory)
+    #[arg(long)]
+    no_registration: bool,
 
     /// Threads that read, cast and check [default: one for each processor, up to 16, and at least 8 where
     /// reads wait for a disk or a network]
@@ -73,6 +77,7 @@ fn parse_staging(text: &str) -> Result<Staging, String> {
 impl TransferArgs {
     /// Adds these to options.
     pub fn apply(&self, mut options: LoadOptions) -> LoadOptions {
+        let registration = if self.no_registration { Registration::Never } else { Registration::Auto };
         options = options
             .io(match self.io {
                 IoName::Auto => Io::Auto,
@@ -90,7 +95,7 @@ impl TransferArgs {
                 DeliveryName::Stream => Delivery::Stream,
                 DeliveryName::Whole => Delivery::Whole,
             })
-            .staging(self.staging.unwrap_or_default());
+            .staging(self.staging.unwrap_or_default().registration(registration));
         match self.threads {
             Some(threads) => options.threads(threads),
             None => options,

@@ -5,9 +5,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
-use crate::pjrt::{Client, DmaRegion, HostMemory};
+use crate::pjrt::{Client, StagingMemory};
 
-/// How much host memory a load through a staging ring uses.
+/// How much host memory a load through a staging ring uses, and what kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Staging {
@@ -15,19 +15,42 @@ pub struct Staging {
     pub chunk_bytes: usize,
     /// How many there are, at least 2.
     pub chunks: usize,
+    /// Whether the chunks are registered with the device.
+    pub registration: Registration,
+}
+
+/// Whether staging memory is registered with the device for direct access ("pinned"), where the plugin does that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Registration {
+    /// It is: the device reads it without a further copy of the driver's.
+    #[default]
+    Auto,
+    /// It is not, for systems on which memory must not be locked.
+    Never,
 }
 
 impl Default for Staging {
     /// Four chunks of 16 MiB.
     fn default() -> Staging {
-        Staging { chunk_bytes: 16 << 20, chunks: 4 }
+        Staging::new(4, 16 << 20)
     }
 }
 
 impl Staging {
     /// A ring of so many chunks of so many bytes; fewer than 2, or smaller than 64 KiB, are taken as that.
     pub fn new(chunks: usize, chunk_bytes: usize) -> Staging {
-        Staging { chunk_bytes: chunk_bytes.max(64 << 10), chunks: chunks.max(2) }
+        Staging {
+            chunk_bytes: chunk_bytes.max(64 << 10),
+            chunks: chunks.max(2),
+            registration: Registration::Auto,
+        }
+    }
+
+    /// Says whether the chunks are registered with the device.
+    pub fn registration(mut self, registration: Registration) -> Staging {
+        self.registration = registration;
+        self
     }
 }
 
@@ -40,7 +63,7 @@ pub struct Ring {
 }
 
 struct State {
-    free: Vec<Chunk>,
+    free: Vec<StagingMemory>,
     /// Chunks that were made.
     made: usize,
     /// Chunks that somebody has, larger ones included.
@@ -51,14 +74,10 @@ struct State {
     registers: Option<bool>,
 }
 
-enum Chunk {
-    Plain(HostMemory),
-    Registered(DmaRegion),
-}
-
 impl Ring {
     /// A ring whose chunks are registered with the client, if one is given.
     pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
+        let client = client.filter(|_| staging.registration == Registration::Auto);
         let state = State { free: Vec::new(), made: 0, out: 0, large: 0, registers: None };
         let (client, state) = (client.cloned(), Mutex::new(state));
         Arc::new(Ring { staging, client, state, returned: Condvar::new() })
@@ -83,44 +102,37 @@ impl Ring {
         let mut state = self.state();
         loop {
             if is_large && (state.large == 0 || state.large + bytes <= most) {
-                let memory = HostMemory::allocate(bytes)?;
                 state.large += bytes;
-                return Ok(self.lease(&mut state, Chunk::Plain(memory), bytes));
+                let lease = self.lease(&mut state, None, bytes);
+                drop(state);
+                return lease.filled(StagingMemory::allocate(bytes, None));
             }
             if !is_large && let Some(chunk) = state.free.pop() {
-                return Ok(self.lease(&mut state, chunk, 0));
+                return Ok(self.lease(&mut state, Some(chunk), 0));
             }
             if !is_large && state.made < self.staging.chunks {
-                let memory = HostMemory::allocate(self.staging.chunk_bytes)?;
-                let chunk = self.register(&mut state, memory)?;
                 state.made += 1;
-                return Ok(self.lease(&mut state, chunk, 0));
+                let lease = self.lease(&mut state, None, 0);
+                let registers = state.registers != Some(false);
+                drop(state);
+                // Without the lock: to lock memory takes longer than to fill it, and several threads do it at once.
+                return lease.filled(self.chunk(registers));
             }
             state = self.wait(state);
         }
     }
 
-    fn lease(self: &Arc<Ring>, state: &mut State, chunk: Chunk, large: usize) -> Lease {
+    fn lease(self: &Arc<Ring>, state: &mut State, chunk: Option<StagingMemory>, large: usize) -> Lease {
         state.out += 1;
-        Lease { chunk: Some(chunk), large, ring: Arc::clone(self) }
+        Lease { chunk, large, ring: Arc::clone(self) }
     }
 
-    /// Registers memory for direct access, where the plugin does that.
-    fn register(&self, state: &mut State, memory: HostMemory) -> Result<Chunk> {
-        let Some(client) = self.client.as_ref().filter(|_| state.registers != Some(false)) else {
-            return Ok(Chunk::Plain(memory));
-        };
-        match DmaRegion::new(client, memory) {
-            Ok(region) => {
-                state.registers = Some(true);
-                Ok(Chunk::Registered(region))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "staging memory is not registered with the device");
-                state.registers = Some(false);
-                HostMemory::allocate(self.staging.chunk_bytes).map(Chunk::Plain)
-            }
-        }
+    /// A new chunk, registered for direct access where the plugin does that.
+    fn chunk(&self, registers: bool) -> Result<StagingMemory> {
+        let client = self.client.as_ref().filter(|_| registers);
+        let chunk = StagingMemory::allocate(self.staging.chunk_bytes, client)?;
+        self.state().registers.get_or_insert(chunk.is_registered());
+        Ok(chunk)
     }
 
     /// Blocks until every chunk has come back, and frees them: here, since the last to hold the ring can be a thread of
@@ -143,30 +155,30 @@ impl Ring {
 
 /// A chunk that somebody fills, or that the device reads. Dropping it gives it back.
 pub struct Lease {
-    chunk: Option<Chunk>,
+    chunk: Option<StagingMemory>,
     /// Its bytes, if it is larger than the ring's own.
     large: usize,
     ring: Arc<Ring>,
 }
 
+impl Lease {
+    /// The lease with its memory; without any, it is given back for somebody else to try again.
+    fn filled(mut self, chunk: Result<StagingMemory>) -> Result<Lease> {
+        self.chunk = Some(chunk?);
+        Ok(self)
+    }
+}
+
 impl Deref for Lease {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        match &self.chunk {
-            Some(Chunk::Plain(memory)) => memory,
-            Some(Chunk::Registered(region)) => region,
-            None => &[],
-        }
+        self.chunk.as_deref().unwrap_or_default()
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.chunk {
-            Some(Chunk::Plain(memory)) => memory,
-            Some(Chunk::Registered(region)) => region,
-            None => &mut [],
-        }
+        self.chunk.as_deref_mut().unwrap_or_default()
     }
 }
 
@@ -178,10 +190,12 @@ impl AsRef<[u8]> for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let was_made = self.chunk.is_some();
         // One that is larger than the ring's own is freed before there is room for the next.
         let kept = self.chunk.take().filter(|_| self.large == 0);
         let mut state = self.ring.state();
         state.out -= 1;
+        state.made -= usize::from(!was_made && self.large == 0);
         state.large -= self.large;
         state.free.extend(kept);
         drop(state);

@@ -41,6 +41,8 @@ mod state {
     pub const ALIVE: u8 = 0;
     pub const DELETED: u8 = 1;
     pub const DONATED: u8 = 2;
+    /// A call that it was given to has not yet said whether it uses it up.
+    pub const CLAIMED: u8 = 3;
 }
 
 // SAFETY: the C API allows a buffer to be used from any thread; the rest is constant.
@@ -243,18 +245,32 @@ impl Buffer {
         Ok(())
     }
 
-    /// Remembers that the buffer was donated to a call, if that call used it up.
-    pub(super) fn note_donation(&self) -> Result<()> {
-        if self.is_deleted()? {
-            self.inner.state.store(state::DONATED, Ordering::Release);
+    /// Takes the buffer for a call that may use it up: of several calls at once, one gets it. Some plugins abort the
+    /// process where two do.
+    ///
+    /// # Errors
+    /// As for [`Buffer::check_alive`].
+    pub(super) fn claim(&self) -> Result<DonationClaim<'_>> {
+        let state = &self.inner.state;
+        match state.compare_exchange(state::ALIVE, state::CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(DonationClaim(self)),
+            Err(_) => self.check_alive().and_then(|()| Err(self.given_away())),
         }
-        Ok(())
+    }
+
+    fn given_away(&self) -> Error {
+        Error::InvalidArgument(format!(
+            "the buffer {} was donated to another call, which has not ended; use that call's outputs instead, or pass \
+             the buffer without donating it",
+            self.spec()
+        ))
     }
 
     /// Refuses a buffer that was deleted or used up by a call.
     pub(crate) fn check_alive(&self) -> Result<()> {
         match self.inner.state.load(Ordering::Acquire) {
             state::ALIVE => Ok(()),
+            state::CLAIMED => Err(self.given_away()),
             state::DELETED => {
                 Err(Error::InvalidArgument(format!("the buffer {} was deleted by delete()", self.spec())))
             }
@@ -564,6 +580,18 @@ impl Drop for ExternalReference {
         {
             tracing::warn!(%error, "an external reference to a buffer could not be given back");
         }
+    }
+}
+
+/// A buffer that a call may use up. When it is dropped, the buffer is used up or free again, as the plugin says.
+pub(super) struct DonationClaim<'a>(&'a Buffer);
+
+impl Drop for DonationClaim<'_> {
+    fn drop(&mut self) {
+        // One of which the plugin cannot say is not used again.
+        let is_used_up = self.0.is_deleted().unwrap_or(true);
+        let outcome = if is_used_up { state::DONATED } else { state::ALIVE };
+        self.0.inner.state.store(outcome, Ordering::Release);
     }
 }
 

@@ -96,7 +96,10 @@ impl Placement {
         let reports = devices.iter().filter_map(|device| {
             let stats = device.memory_stats().ok()?;
             let limit = stats.limit_bytes.map_or("an unknown limit".into(), |limit| format!("{limit} bytes"));
-            Some(format!("; {device} has {} bytes in use of {limit}", stats.in_use_bytes))
+            let free = stats.limit_bytes.map_or(String::new(), |limit| {
+                format!(", {} free", limit.saturating_sub(stats.in_use_bytes))
+            });
+            Some(format!("; {device} has {} bytes in use of {limit}{free}", stats.in_use_bytes))
         });
         reports.collect()
     }
@@ -616,7 +619,7 @@ impl RowMajor {
 }
 
 /// Adds the memory statistics of the devices to an allocation failure.
-fn with_memory_report(error: Error, to: &Placement) -> Error {
+pub(super) fn with_memory_report(error: Error, to: &Placement) -> Error {
     match error {
         Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => {
             Error::Pjrt { function, code, message: message + &to.memory_report() }

@@ -57,3 +57,53 @@ impl Drop for DmaRegion {
         unsafe { self.client.api().call_in_drop(ffi::PJRT_Client_DmaUnmap, &mut args) };
     }
 }
+
+/// Host memory on the way to or from a device: registered with it where it does that.
+pub(crate) enum StagingMemory {
+    /// The driver copies it once more.
+    Plain(HostMemory),
+    /// The device reads and writes it.
+    Registered(DmaRegion),
+}
+
+impl StagingMemory {
+    /// So many bytes, registered with the client's devices if one is given that does that.
+    ///
+    /// # Errors
+    /// [`crate::Error::HostMemory`].
+    pub fn allocate(bytes: usize, client: Option<&Client>) -> Result<StagingMemory> {
+        let memory = HostMemory::allocate(bytes)?;
+        let Some(client) = client else { return Ok(StagingMemory::Plain(memory)) };
+        match DmaRegion::new(client, memory) {
+            Ok(region) => Ok(StagingMemory::Registered(region)),
+            Err(error) => {
+                tracing::debug!(%error, "staging memory is not registered with the device");
+                HostMemory::allocate(bytes).map(StagingMemory::Plain)
+            }
+        }
+    }
+
+    /// Whether the device reads and writes it directly.
+    pub fn is_registered(&self) -> bool {
+        matches!(self, StagingMemory::Registered(_))
+    }
+}
+
+impl Deref for StagingMemory {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            StagingMemory::Plain(memory) => memory,
+            StagingMemory::Registered(region) => region,
+        }
+    }
+}
+
+impl DerefMut for StagingMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            StagingMemory::Plain(memory) => memory,
+            StagingMemory::Registered(region) => region,
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, DonationClaim};
 use super::event::Event;
 use super::executable::LoadedExecutable;
 use super::ffi;
@@ -27,14 +27,6 @@ impl Input<'_> {
         match self {
             Input::Borrow(buffer) => buffer,
             Input::Donate(buffer) => buffer,
-        }
-    }
-
-    /// Remembers whether the program has used the buffer up.
-    fn note_donation(&self) -> Result<()> {
-        match self {
-            Input::Donate(buffer) => buffer.note_donation(),
-            Input::Borrow(_) => Ok(()),
         }
     }
 }
@@ -80,6 +72,7 @@ impl LoadedExecutable {
     /// Starts the program; without events, [`Execution::done`] is empty.
     fn start(&self, arguments: &[Vec<Input<'_>>], with_events: bool) -> Result<Execution> {
         self.check_arguments(arguments)?;
+        let _claims = self.claim_donated(arguments)?;
         let raw = |input: &Input<'_>| input.buffer().raw();
         let lists: Vec<Vec<_>> = arguments.iter().map(|list| list.iter().map(raw).collect()).collect();
         // The plugin may use the memory of any argument whose position is not listed here.
@@ -119,7 +112,6 @@ impl LoadedExecutable {
             let done = events.into_iter().map(|event| Event::from_raw(self.client(), event, "the execution"));
             Execution { outputs: raw_outputs.into_iter().map(own_list).collect(), done: done.collect() }
         };
-        arguments.iter().flatten().try_for_each(Input::note_donation)?;
         Ok(execution)
     }
 
@@ -140,16 +132,10 @@ impl LoadedExecutable {
     }
 
     fn check_argument(&self, device: usize, position: usize, buffer: &Buffer) -> Result<()> {
-        let refuse = |why: String| {
-            Error::InvalidArgument(format!(
-                "argument {position} of `{}` on device {device}: {why}",
-                self.name()
-            ))
-        };
         if buffer.client() != self.client() {
-            return Err(refuse("the buffer belongs to another client".into()));
+            return Err(self.refused(device, position, &"the buffer belongs to another client"));
         }
-        buffer.check_alive().map_err(|error| refuse(error.to_string()))
+        buffer.check_alive().map_err(|error| self.refused(device, position, &error))
     }
 
     fn check_arguments(&self, arguments: &[Vec<Input<'_>>]) -> Result<()> {
@@ -177,6 +163,23 @@ impl LoadedExecutable {
             }
         }
         Ok(())
+    }
+
+    /// Takes the buffers that are given away, until the plugin says what became of them.
+    fn claim_donated<'a>(&self, arguments: &'a [Vec<Input<'_>>]) -> Result<Vec<DonationClaim<'a>>> {
+        let mut claims = Vec::new();
+        for (device, list) in arguments.iter().enumerate() {
+            for (position, input) in list.iter().enumerate() {
+                if let Input::Donate(buffer) = input {
+                    claims.push(buffer.claim().map_err(|error| self.refused(device, position, &error))?);
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    fn refused(&self, device: usize, position: usize, why: &dyn std::fmt::Display) -> Error {
+        Error::InvalidArgument(format!("argument {position} of `{}` on device {device}: {why}", self.name()))
     }
 
     fn donated_twice(&self, position: usize) -> Error {

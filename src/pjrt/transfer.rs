@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::buffer::Buffer;
-use super::client::{Client, Placement};
+use super::client::{Client, Placement, with_memory_report};
 use super::event::Event;
 use super::ffi;
 use super::memory::Memory;
@@ -59,7 +59,8 @@ impl Client {
     /// device is full.
     pub fn transfer_manager(&self, specs: &[ArraySpec], memory: &Memory) -> Result<TransferManager> {
         let dims: Vec<Vec<i64>> = specs.iter().map(ArraySpec::xla_dims).collect::<Result<_>>()?;
-        let (_, raw_memory) = Placement::from(memory).raw(self)?;
+        let to = Placement::from(memory);
+        let (_, raw_memory) = to.raw(self)?;
         let mut raw_specs = Vec::with_capacity(specs.len());
         for (spec, dims) in specs.iter().zip(&dims) {
             let mut raw = ffi::PJRT_ShapeSpec::new();
@@ -74,7 +75,8 @@ impl Client {
         args.num_shape_specs = raw_specs.len();
         args.memory = raw_memory;
         // SAFETY: the client and memory are alive, and specs and dims outlive the call.
-        unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }?;
+        unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }
+            .map_err(|error| with_memory_report(error, &to))?;
         Ok(TransferManager {
             raw: args.transfer_manager,
             specs: specs.to_vec(),

@@ -6,7 +6,7 @@ use crate::cast::cast_into;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::params::Params;
-use crate::pjrt::Buffer;
+use crate::pjrt::{Buffer, Client, StagingMemory};
 use crate::sub_byte;
 
 /// The tensors of a file that is about to be written, by position. Asked by several threads at once.
@@ -84,7 +84,7 @@ impl Change {
 /// Memory of one thread for bytes that cannot be written from where they are.
 #[derive(Default)]
 pub struct Staging {
-    fetched: Vec<u8>,
+    fetched: Option<StagingMemory>,
     changed: Vec<u8>,
     /// Finite elements that a cast made infinite.
     pub overflows: usize,
@@ -97,9 +97,9 @@ impl Supplied {
         let source: &[u8] = match &self.content {
             Content::Host(content) => &content[from..from + length],
             Content::Device(buffer) => {
-                staging.fetched.resize(length, 0);
-                buffer.read_raw_into(from, &mut staging.fetched)?;
-                &staging.fetched
+                let fetched = room(&mut staging.fetched, length, buffer.client())?;
+                buffer.read_raw_into(from, fetched)?;
+                fetched
             }
         };
         if self.change == Change::None {
@@ -109,6 +109,15 @@ impl Supplied {
         staging.overflows += self.change.apply(source, &mut staging.changed)?;
         Ok(&staging.changed)
     }
+}
+
+/// So many bytes for what is fetched from the client's devices.
+fn room<'a>(fetched: &'a mut Option<StagingMemory>, bytes: usize, client: &Client) -> Result<&'a mut [u8]> {
+    let memory = match fetched.take().filter(|memory| memory.len() >= bytes) {
+        Some(memory) => memory,
+        None => StagingMemory::allocate(bytes, Some(client))?,
+    };
+    Ok(&mut fetched.insert(memory)[..bytes])
 }
 
 /// Parameters on a device, to be written in these types.
