@@ -142,8 +142,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         files = [write(pathlib.Path(directory), *case) for case in all_cases]
         rust = ours(path for pair in files for path in pair)
-        print("| | leaves | C API | bound | call | C API, sync | bound, sync | call, sync | jit | jit of export | export |")
-        print("|" + " --- |" * 11)
+        print("| | leaves | C API | bound | call | C API, sync | bound, sync | call, sync | enqueue | jit | jit of export | export |")
+        print("|" + " --- |" * 12)
         for (name, function, args), (artifact, _) in zip(all_cases, files):
             args = jax.device_put(args)
             exported = jax.export.deserialize(bytearray(artifact.read_bytes()))

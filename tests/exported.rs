@@ -157,9 +157,10 @@ fn an_artifact_says_what_it_takes_and_returns() {
         let out = program.exported().unwrap().out_tree.to_string();
         assert_eq!(out, "({'b': *, 'w': *}, State(count=*, mu={'b': *, 'w': *}))");
     }
-    let program = Program::open(file(&newest("mlp.jaxexport"))).unwrap();
-    let version = program.exported().unwrap().jax_version.as_deref().unwrap();
-    assert!(std::env::var_os(EXPORTS_VARIABLE).is_some() || version == "0.12.0.1", "{version}");
+    if std::env::var_os(EXPORTS_VARIABLE).is_none() {
+        let program = Program::open(file("jax0120-mlp.jaxexport")).unwrap();
+        assert_eq!(program.exported().unwrap().jax_version.as_deref(), Some("0.12.0.1"));
+    }
     let oldest = generations()[0];
     let printed = succeeds(safejax().arg("inspect").arg(file(&format!("{oldest}-mlp.jaxexport"))));
     assert!(printed.contains("args[0]['layer_0']['kernel']  float32[4,8]"), "{printed}");
