@@ -330,12 +330,12 @@ def checkpoint(path, tensors, shape, dtype):
             file.write((block ^ kind(index % 64)).tobytes())
 
 
-OURS = ["ours", "ours, not registered:registration=never", "ours, whole tensors:delivery=whole"]
+OUR_ROUTES = ["ours, not registered:registration=never", "ours, whole tensors:delivery=whole"]
 SWEEP = [
     f"{chunks}x{size} MiB, {threads} threads{note}:staging={chunks}x{size},threads={threads}{setting}"
     for chunks, size, threads in [
-        (4, 16, 16), (8, 16, 16), (16, 8, 16), (24, 4, 16), (16, 4, 8), (32, 2, 16), (32, 8, 16), (32, 16, 16), (16, 16, 8),
-        (64, 4, 16), (24, 8, 12),
+        (12, 8, 8), (12, 8, 10), (12, 8, 12), (12, 8, 16), (16, 4, 8), (20, 4, 10), (20, 4, 14), (8, 16, 8), (8, 16, 12),
+        (16, 8, 12), (24, 8, 16), (8, 8, 8),
     ]
     for note, setting in [("", "")]
 ]
@@ -347,24 +347,29 @@ RIVALS = {
 }
 
 
-def rates(machine, file, rounds, cache, ways, rivals, limit):
-    """Medians of seconds, and memory of the host, by way; a rival that does not run is left out."""
-    found, size = {}, file.stat().st_size
-    commands = [([machine.binary("device"), "loads", rounds, cache, file, *ways], True)]
-    for rival in rivals:
-        command = [sys.executable, machine.folder / "gpu_rivals.py", rival, min(rounds, 4), cache, file]
-        commands.append((command, False))
-    for command, is_ours in commands:
+def ours(machine, file, rounds, cache, ways):
+    return machine.events([machine.binary("device"), "loads", rounds, cache, file, *ways], 100)
+
+
+def others(machine, files, rounds, cache, libraries=("torch", "jax")):
+    """The loads of these files by others, by file; a library that does not run is left out."""
+    found = {file: [] for file in files}
+    for library in ["jax"] if machine.is_cpu else libraries:
+        command = [sys.executable, machine.folder / "gpu_rivals.py", library, rounds, cache]
         try:
-            events = machine.events(command, limit)
+            for event in machine.events([*command, *files], 120):
+                found[pathlib.Path(event["file"])].append(event)
         except Failed as failure:
-            if is_ours:
-                raise
-            print(f"  no row for {pathlib.Path(command[1]).name} {command[2]}: {failure}", flush=True)
-            continue
-        for event in events:
-            if event["event"] == "end":
-                found.setdefault(RIVALS.get(event["way"], event["way"]), []).append(event)
+            print(f"  no rows for {library}: {failure}", flush=True)
+    return found
+
+
+def rates(file, events):
+    """Medians of seconds, and memory of the host, by way."""
+    found, size = {}, file.stat().st_size
+    for event in events:
+        if event["event"] == "end":
+            found.setdefault(RIVALS.get(event["way"], event["way"]), []).append(event)
     rows = {}
     for way, events in found.items():
         seconds = [event["seconds"] for event in events]
@@ -402,25 +407,27 @@ def loads(machine):
     rounds = 2 if machine.short else 5
     limits = {}
     if not machine.is_cpu:
-        for event in machine.events([sys.executable, machine.folder / "gpu_rivals.py", "limit", 3, "-", "-"], 60):
+        for event in machine.events([sys.executable, machine.folder / "gpu_rivals.py", "limit", 3], 60):
             limits.setdefault(event["way"], []).append(event["gigabytes_per_second"])
     limits = {way: statistics.median(values[1:]) for way, values in limits.items()}
     machine.keep("limits_gigabytes_per_second", limits)
-    rivals = ["flax"] if machine.is_cpu else list(RIVALS)
+    by_others = others(machine, [large, small], min(rounds, 3), "warm")
     tables = {}
-    for name, file, rivals_here in [("large", large, rivals), ("small", small, rivals)]:
-        tables[name] = rates(machine, file, rounds, "warm", OURS, rivals_here, 60)
+    for file in [large, small]:
+        name = file.stem
+        events = ours(machine, file, rounds, "warm", ["ours"]) + ours(machine, file, 2, "warm", OUR_ROUTES)
+        tables[name] = rates(file, events + by_others[file])
         machine.keep(f"load_{name}", tables[name])
         show(f"load, {name}, {file.stat().st_size / 1e9:.2f} GB, in the page cache (limits {limits})", tables[name])
     if machine.options.sweep:
-        sweep = rates(machine, large, 4, "warm", SWEEP, [], 100)
+        sweep = rates(large, ours(machine, large, 4, "warm", SWEEP))
         machine.keep("sweep", sweep)
         show("sweep", sweep)
     if machine.is_cpu:
         return f"{tables['large']['ours']['rate']:.1f} GB/s; goals are a GPU's"
-    ours, limit, problems = tables["large"]["ours"], max(limits["h2d-1"], limits["h2d-2"]), []
-    share = ours["rate"] / limit
-    figure = f"{ours['rate']:.1f} GB/s, {share:.0%} of the limit {limit:.1f}"
+    rate, limit, problems = tables["large"]["ours"]["rate"], max(limits["h2d-1"], limits["h2d-2"]), []
+    share = rate / limit
+    figure = f"{rate:.1f} GB/s, {share:.0%} of the limit {limit:.1f}"
     if share < 0.9:
         problems.append("under 90 % of the limit")
     for name, table in tables.items():
@@ -439,8 +446,8 @@ def cold(machine):
     large = files(machine)[0]
     # What is not written yet cannot be taken out of the page cache.
     machine.run(["sync", large], 100)
-    rivals = ["flax"] if machine.is_cpu else ["torch", "torch-pinned"]
-    rows = rates(machine, large, 1 if machine.short else 2, "cold", ["ours"], rivals, 60)
+    events = ours(machine, large, 1, "cold", ["ours"])
+    rows = rates(large, events + others(machine, [large], 1, "cold", ["torch"])[large])
     machine.keep("load_cold", rows)
     show("load, large, not in the page cache", rows)
     return f"{rows['ours']['rate']:.1f} GB/s, others " + ", ".join(
@@ -449,8 +456,8 @@ def cold(machine):
 
 
 def saves(machine):
-    large, rounds = files(machine)[0], 2 if machine.short else 3
-    target, rows, size = machine.tmp / "saved.safetensors", {}, large.stat().st_size
+    large, rounds = files(machine)[0], 2 if machine.short else 2
+    target, size, rows = machine.tmp / "saved.safetensors", large.stat().st_size, {}
     commands = {"ours": [machine.binary("device"), "saves", rounds, large, target]}
     for rival in ["flax-save"] if machine.is_cpu else ["flax-save", "torch-save"]:
         commands[rival] = [sys.executable, machine.folder / "gpu_rivals.py", rival, rounds, "warm", large, target]
@@ -480,7 +487,7 @@ def calls(machine):
     names = ["tiny", "deep_f32", "deep_bf16"]
     large = machine.exports / "large"
     paths = [large / f"{name}{ending}" for name in names for ending in (".jaxexport", ".safetensors")]
-    seconds = 0.2 if machine.short else 1.0
+    seconds = 0.2 if machine.short else 0.6
     output = machine.run([machine.binary("latency"), f"--seconds={seconds}", *paths], 60)[0]
     lines = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("|")]
     header, rows = lines[0], lines[2:]
@@ -538,7 +545,7 @@ def sanitizer(machine):
     small = ["--option", "preallocate=false"]
     for command in [["load", file, *small], ["run", large / "conv.jaxexport", *arguments, *small]]:
         watched = [tool, "--tool", "memcheck", "--error-exitcode", "9", machine.binary("safejax"), *command]
-        output, errors = machine.run(watched, 75, fails=True)
+        output, errors = machine.run(watched, 60, fails=True)
         if "Device not supported" in output + errors:
             raise NotHere("compute-sanitizer does not support this device")
         summary = re.search(r"ERROR SUMMARY: (\d+) error", output + errors)

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Loads and saves by what else there is, and the limit that the hardware sets, for `gpu_check.py`, which watches.
 
-    python gpu_rivals.py MODE ROUNDS warm|cold FILE [TARGET]
+    python gpu_rivals.py torch|jax ROUNDS warm|cold FILE...
+    python gpu_rivals.py torch-save|flax-save ROUNDS warm FILE TARGET
+    python gpu_rivals.py limit ROUNDS
 
 Prints, like benches/device.rs, a line of JSON when a measurement begins, and one when it has ended.
 """
@@ -22,7 +24,7 @@ def evict(file):
     os.close(descriptor)
 
 
-def torch_loads(file):
+def torch_loads():
     import safetensors
     import safetensors.torch
     import torch
@@ -34,12 +36,12 @@ def torch_loads(file):
         if device == "cuda":
             torch.cuda.synchronize()
 
-    def direct():
+    def direct(file):
         tensors = safetensors.torch.load_file(file, device=device)
         wait()
         return tensors
 
-    def by_hand():
+    def by_hand(file):
         with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
             tensors = {
                 name: opened.get_tensor(name).pin_memory().to(device, non_blocking=True) for name in opened.keys()
@@ -50,17 +52,17 @@ def torch_loads(file):
     return {"torch": direct, "torch-pinned": by_hand}
 
 
-def jax_loads(file):
+def jax_loads():
     import jax
     import safetensors
     import safetensors.flax
 
     jax.device_put(1.0).block_until_ready()
 
-    def flax():
+    def flax(file):
         return jax.block_until_ready(safetensors.flax.load_file(file))
 
-    def device_put():
+    def device_put(file):
         with safetensors.safe_open(file, framework="numpy") as opened:
             arrays = {name: jax.device_put(opened.get_tensor(name)) for name in opened.keys()}
         return jax.block_until_ready(arrays)
@@ -72,11 +74,11 @@ def saves(mode, file, target):
     if mode == "torch-save":
         import safetensors.torch
 
-        tensors = torch_loads(file)["torch"]()
+        tensors = torch_loads()["torch"](file)
         return lambda: safetensors.torch.save_file(tensors, target)
     import safetensors.flax
 
-    arrays = jax_loads(file)["flax"]()
+    arrays = jax_loads()["flax"](file)
     return lambda: safetensors.flax.save_file(arrays, target)
 
 
@@ -107,25 +109,32 @@ def limit(rounds):
             say("rate", way=way, gigabytes_per_second=4 * size / (time.perf_counter() - started) / 1e9)
 
 
+def measured(way, work, **values):
+    say("begin", way=way, **values)
+    started = time.perf_counter()
+    work()
+    say("end", way=way, seconds=time.perf_counter() - started, **values)
+
+
 def main():
-    mode, rounds, cache, file, *target = sys.argv[1:]
+    mode, rounds, *rest = sys.argv[1:]
+    rounds = int(rounds)
     if mode == "limit":
-        return limit(int(rounds))
+        return limit(rounds)
+    cache, file, *others = rest
     if mode.endswith("-save"):
-        work = saves(mode, file, target[0])
-    else:
-        work = (torch_loads if mode.startswith("torch") else jax_loads)(file)[mode]
-    for _ in range(int(rounds)):
-        if cache == "cold":
-            evict(file)
-        say("begin", way=mode)
-        started = time.perf_counter()
-        result = work()
-        say("end", way=mode, seconds=time.perf_counter() - started)
-        # Whatever was loaded goes before the next round.
-        del result
-        if target:
-            os.unlink(target[0])
+        save = saves(mode, file, others[0])
+        for _ in range(rounds):
+            measured(mode, save)
+            os.unlink(others[0])
+        return
+    for way, load in (torch_loads if mode == "torch" else jax_loads)().items():
+        for file in [file, *others]:
+            for _ in range(rounds):
+                if cache == "cold":
+                    evict(file)
+                # What is loaded goes before the next round.
+                measured(way, lambda: load(file), file=file)
 
 
 if __name__ == "__main__":

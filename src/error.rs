@@ -36,6 +36,22 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// What is loaded does not fit the device's memory: found before anything was allocated.
+    #[error(
+        "with it, what is loaded takes {needed} bytes, and {device} has {free} of its {limit} free; load less of it, cast \
+         it to a smaller type, or drop other arrays first"
+    )]
+    DeviceMemory {
+        /// The device.
+        device: String,
+        /// Bytes that the tensors take, up to the one that does not fit.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that the allocator may use.
+        limit: u64,
+    },
+
     /// Somebody cancelled the work; nothing of it is left.
     #[error("it was cancelled")]
     Cancelled,
@@ -284,6 +300,7 @@ impl Error {
             Error::PluginNotFound { .. }
             | Error::PluginLibrary { .. }
             | Error::NoDevice { .. }
+            | Error::DeviceMemory { .. }
             | Error::Unsupported { .. } => Blame::Plugin,
             Error::Pjrt { code: ErrorCode::InvalidArgument, .. } => Blame::Caller,
             Error::Pjrt { .. } => Blame::Plugin,
@@ -293,10 +310,11 @@ impl Error {
         }
     }
 
-    /// The plugin's status code, where the plugin is the source.
+    /// The plugin's status code, where the plugin or its device is the source.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Error::Pjrt { code, .. } => Some(*code),
+            Error::DeviceMemory { .. } => Some(ErrorCode::ResourceExhausted),
             Error::Tensor { source, .. } | Error::Argument { source, .. } => source.code(),
             _ => None,
         }

@@ -10,6 +10,7 @@ mod options;
 mod plan;
 mod report;
 mod ring;
+mod room;
 mod sink;
 mod stream;
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{Only, client, fails, is_cpu, is_skipped, on_device, plugin, safejax, succeeds};
+use common::{Only, client, fails, is_cpu, is_skipped, on_device, plugin, safejax, succeeds, tolerance};
 use safejax::program::exported::Dim;
 use safejax::{Argument, Conversion, DType, Donate, Error, HostArray, Params, Placement, Program};
 
@@ -73,7 +73,7 @@ fn assert_close(ours: &safejax::Buffer, theirs: &safejax::Buffer, what: &str) {
     let tolerance = match ours.spec().dtype {
         DType::F32 if is_cpu() => 1e-5,
         // Another algorithm may multiply with 10 bits of mantissa.
-        DType::F32 => 2e-3,
+        DType::F32 => tolerance(),
         DType::BF16 => 1e-2,
         _ => return assert_eq!(ours, theirs, "{what}"),
     };

@@ -14,7 +14,8 @@ use safejax::checkpoint::{DIGEST_KEY, Io};
 use safejax::load::{self, Delivery, Prefetch, Route, Staging, Verification};
 use safejax::save::{Digests, SaveOptions};
 use safejax::{
-    ArraySpec, CancelToken, Checkpoint, DType, Error, LoadOptions, Monitor, Params, Progress, Sharing,
+    ArraySpec, CancelToken, Checkpoint, DType, Donate, Error, LoadOptions, Monitor, Params, Program,
+    Progress, Sharing,
 };
 
 /// Tensors of every kind that a load meets: large ones that are cut, many small ones, empty ones, scalars, sub-byte
@@ -209,7 +210,8 @@ fn the_plan_says_what_the_load_will_do() {
     assert_eq!(plan.sum(Route::Empty).0, plan.steps.iter().filter(|step| step.range.is_empty()).count());
     let (here, elsewhere) =
         if is_cpu() { (Route::Arena, Route::Stream) } else { (Route::Stream, Route::Arena) };
-    assert!(plan.sum(here).0 > 300 && plan.sum(elsewhere) == (0, 0));
+    let small = if is_cpu() { Route::Arena } else { Route::Packed };
+    assert!(plan.sum(here).0 > 0 && plan.sum(small).0 > 300 && plan.sum(elsewhere) == (0, 0));
     let streamed =
         load::plan(client(), &checkpoint, &LoadOptions::default().delivery(Delivery::Stream)).unwrap();
     // What the device holds of four bits is not what the host passes.
@@ -230,6 +232,60 @@ fn the_plan_says_what_the_load_will_do() {
     assert!(printed.contains("read by:"), "{printed}");
     let error = fails(load().args(["--dtype", "i8"]));
     assert!(error.contains("a cast from"), "{error}");
+}
+
+/// `x * x + 1` over eight floats, in the place of `x` if that is given away.
+const SQUARE: &str = r"
+module @square {
+  func.func public @main(%x: tensor<8xf32> {tf.aliasing_output = 0 : i32}) -> tensor<8xf32> {
+    %one = stablehlo.constant dense<1.0> : tensor<8xf32>
+    %square = stablehlo.multiply %x, %x : tensor<8xf32>
+    %sum = stablehlo.add %square, %one : tensor<8xf32>
+    return %sum : tensor<8xf32>
+  }
+}
+";
+
+#[test]
+fn small_tensors_that_share_device_memory_are_buffers_of_their_own() {
+    let directory = directory();
+    let path = directory.path().join("small.safetensors");
+    let data: Vec<f32> = (0..9000 * 8).map(|index| (index % 977) as f32).collect();
+    let entries: serde_json::Map<String, serde_json::Value> = (0..9000)
+        .map(|index| {
+            let offsets = [index * 32, (index + 1) * 32];
+            (
+                format!("{index:04}"),
+                serde_json::json!({"dtype": "F32", "shape": [8], "data_offsets": offsets}),
+            )
+        })
+        .collect();
+    let header = serde_json::Value::from(entries).to_string();
+    std::fs::write(&path, common::raw_file(&header, bytemuck::cast_slice(&data))).unwrap();
+    let options = LoadOptions::default().delivery(Delivery::Stream).threads(4);
+    let plan = load::plan(client(), &Checkpoint::open(&path).unwrap(), &options).unwrap();
+    assert_eq!(plan.sum(Route::Packed), (9000, 9000 * 32));
+    let (params, _) = Params::load_with(client(), &path, &options).unwrap();
+    let values = |index: usize| data[index * 8..][..8].to_vec();
+    let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
+    // One outlives all others; another is given away, and keeps its memory to itself.
+    let (kept, given) = (params.get("4711").unwrap().clone(), params.get("4712").unwrap().clone());
+    let neighbour = params.get("4713").unwrap().clone();
+    drop(params);
+    let squared: Vec<f32> = values(4712).iter().map(|x| x * x + 1.0).collect();
+    for _ in 0..2 {
+        let outputs = function.call(&[&Donate(given.clone())]).unwrap();
+        assert_eq!(outputs.single().unwrap().to_vec::<f32>().unwrap(), squared);
+    }
+    assert_eq!(given.to_vec::<f32>().unwrap(), values(4712));
+    given.delete().unwrap();
+    assert!(given.to_vec::<f32>().is_err());
+    drop(given);
+    assert_eq!(neighbour.to_vec::<f32>().unwrap(), values(4713));
+    assert_eq!(kept.to_vec::<f32>().unwrap(), values(4711));
+    let on_device = kept.copy_to(&common::first_device()).unwrap();
+    drop((kept, neighbour));
+    assert_eq!(on_device.to_vec::<f32>().unwrap(), values(4711));
 }
 
 /// A file that is much larger than what it takes on the disk: zeros, but for its header, and aligned.

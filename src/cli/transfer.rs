@@ -20,7 +20,7 @@ pub struct TransferArgs {
     #[arg(long, value_enum, default_value = "auto")]
     delivery: DeliveryName,
 
-    /// The staging ring: chunks, and MiB of each [default: 4x16]
+    /// The staging ring: chunks, and MiB of each [default: 12x8]
     #[arg(long, value_name = "CHUNKSxMIB", value_parser = parse_staging)]
     staging: Option<Staging>,
 
@@ -71,7 +71,7 @@ fn parse_staging(text: &str) -> Result<Staging, String> {
         let (chunks, size): (usize, usize) = (chunks.parse().ok()?, size.parse().ok()?);
         Some(Staging::new(chunks, size.checked_mul(1 << 20)?))
     });
-    parsed.ok_or_else(|| "it is not a number of chunks and their MiB, such as 4x16".into())
+    parsed.ok_or_else(|| "it is not a number of chunks and their MiB, such as 12x8".into())
 }
 
 impl TransferArgs {

@@ -49,7 +49,7 @@ pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
         let step = &steps[position];
         let parts = match step.route {
             Route::Empty => continue,
-            Route::Alias | Route::Whole => 1,
+            Route::Alias | Route::Packed | Route::Whole => 1,
             Route::Arena | Route::Stream => step.device_bytes.div_ceil(most.max(1)),
         };
         let whole = Piece { step: position, source: step.range.clone(), target: 0..step.device_bytes };

@@ -9,6 +9,7 @@ use super::blocks::{self, Block};
 use super::fill::{Filler, Spent};
 use super::options::{LoadOptions, Prefetch, Verification};
 use super::plan::{LoadPlan, Route, Step};
+use super::ring::Staging;
 use super::sink::Sink;
 use super::{BYTES_PER_THREAD, MAX_THREADS, TENSORS_PER_THREAD, WAITING_THREADS};
 use crate::array::ArraySpec;
@@ -89,7 +90,7 @@ pub fn carry_out<C: Carrier>(
     prefetch(plan, checkpoint, options.prefetch)?;
     let checks = options.verification == Verification::Digests;
     let jobs = blocks::jobs(&plan.blocks, checks);
-    let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks));
+    let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks, options.staging));
     let threads = threads.clamp(1, jobs.len().max(1));
     let work = Work {
         carrier,
@@ -120,13 +121,20 @@ pub fn carry_out<C: Carrier>(
 }
 
 /// How many threads are worth starting: for bytes that are read, and for tensors, each of which is passed to the plugin.
-fn worthwhile_threads(plan: &LoadPlan, checks: bool) -> usize {
+fn worthwhile_threads(plan: &LoadPlan, checks: bool, staging: Staging) -> usize {
     // Tensors in place need no reading, unless their digests are checked.
     let is_read = |block: &&Block| checks || block.route != Route::Alias;
     let bytes: usize = plan.blocks.iter().filter(is_read).map(|block| block.bytes).sum();
     let worth = bytes.div_ceil(BYTES_PER_THREAD).max(plan.steps.len() / TENSORS_PER_THREAD);
     let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let most = if plan.is_waited_for { processors.max(WAITING_THREADS) } else { processors };
+    // Two chunks of a ring are with the device; a thread more than there are others would only wait.
+    let is_staged = |step: &Step| matches!(step.route, Route::Stream | Route::Packed | Route::Whole);
+    let most = if plan.steps.iter().any(is_staged) {
+        most.min(staging.chunks.saturating_sub(2).max(1))
+    } else {
+        most
+    };
     most.min(worth)
 }
 

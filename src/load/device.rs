@@ -7,8 +7,9 @@ use super::carry::Carrier;
 use super::fill::{Filler, timed};
 use super::options::{Delivery, LoadOptions, Sharing};
 use super::plan::{LoadPlan, Route, Target};
+use super::room;
 use super::sink::Sink;
-use super::stream::{Stream, has_pieces, memory_of};
+use super::stream::{Stream, abilities, memory_of};
 use crate::array::ArraySpec;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Result};
@@ -37,11 +38,14 @@ pub fn target(client: &Client, to: &Placement, options: &LoadOptions) -> Target 
         Delivery::Stream | Delivery::Whole => None,
     };
     let streams = alias_alignment.is_none() && options.delivery != Delivery::Whole;
+    let (has_pieces, has_views) =
+        if streams { abilities(client, memory_of(to).as_ref()) } else { (false, false) };
     Target {
         alias_alignment,
         use_map: options.sharing == Sharing::Allowed,
         copies_map: false,
-        has_pieces: streams && has_pieces(client, memory_of(to).as_ref()),
+        has_pieces,
+        has_views,
         block_bytes: if alias_alignment.is_some() { ARENA_BLOCK_BYTES } else { options.staging.chunk_bytes },
     }
 }
@@ -50,7 +54,7 @@ impl<'a> Device<'a> {
     /// Gets what the plan needs.
     ///
     /// # Errors
-    /// [`crate::Error::HostMemory`].
+    /// [`crate::Error::HostMemory`]; [`crate::Error::DeviceMemory`], naming the tensor.
     pub fn new(
         client: &'a Client,
         to: &'a Placement,
@@ -58,6 +62,7 @@ impl<'a> Device<'a> {
         plan: &LoadPlan,
         options: &LoadOptions,
     ) -> Result<Device<'a>> {
+        room::check(to, plan)?;
         let (arena, stream) = (Arena::new(plan)?, Stream::new(client, to, plan, options.staging));
         Ok(Device { client, to, checkpoint, arena, stream })
     }
@@ -92,7 +97,7 @@ impl Carrier for Device<'_> {
             Route::Arena => self
                 .arena
                 .carry(sink, index, filler, |spec, memory| self.client.buffer_over(spec, memory, self.to)),
-            Route::Stream | Route::Whole => self.stream.carry(sink, block, filler),
+            Route::Stream | Route::Packed | Route::Whole => self.stream.carry(sink, block, filler),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a load will do, tensor by tensor: a pure computation over the header.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -23,6 +24,8 @@ pub struct Target {
     pub copies_map: bool,
     /// Whether buffers can be filled piece by piece.
     pub has_pieces: bool,
+    /// Whether buffers can share device memory that was filled before they were made.
+    pub has_views: bool,
     /// The most bytes that are read at once; of a stream, the size of a staging chunk.
     pub block_bytes: usize,
 }
@@ -40,6 +43,8 @@ pub enum Route {
     Arena,
     /// It goes through the staging ring, in one or more pieces.
     Stream,
+    /// It goes through the staging ring together with other small ones, into device memory that they share.
+    Packed,
     /// It is passed on whole, from the staging ring or from memory that it is in already: for devices, layouts and types
     /// without pieces.
     Whole,
@@ -109,8 +114,16 @@ const GROUP_BYTES: usize = 256 << 20;
 /// Tensors in one arena or transfer at most.
 const GROUP_TENSORS: usize = 4096;
 
-/// What tensors are aligned to in arenas and staging chunks, in bytes.
-pub(super) const PLACE_ALIGNMENT: usize = 64;
+/// The largest tensor that shares device memory with others, in bytes. A transfer of its own costs a GPU some 30 µs,
+/// in which a megabyte and a half get there.
+const PACKED_BYTES: usize = 1 << 20;
+
+/// What tensors share at most, in bytes: what a buffer that outlives the others keeps.
+const PACKED_GROUP_BYTES: usize = 64 << 20;
+
+/// What tensors are aligned to in arenas, staging chunks and device memory that they share, in bytes: XLA's GPU
+/// executables take no less (`kEntryParameterAlignBytes` in `xla/service/gpu/gpu_constants.h`).
+pub(super) const PLACE_ALIGNMENT: usize = 256;
 
 impl LoadPlan {
     /// Plans a load of these tensors from a file whose first byte is at `base_address` in memory.
@@ -136,7 +149,7 @@ impl LoadPlan {
                 return Err(unsupported).for_tensor(&tensor.name);
             }
             let address = base_address.wrapping_add(tensor.range.start);
-            let route = route(&tensor.range, address, change, target);
+            let route = route(&tensor.range, address, change, device_bytes, target);
             let (name, range) = (name.to_owned(), tensor.range.clone());
             Ok(Step { name, spec, range, route, change, device_bytes, group: 0, slot: 0 })
         };
@@ -173,7 +186,8 @@ impl LoadPlan {
     }
 }
 
-fn route(range: &Range<usize>, address: usize, change: Change, target: Target) -> Route {
+fn route(range: &Range<usize>, address: usize, change: Change, device_bytes: usize, target: Target) -> Route {
+    let is_small = device_bytes <= PACKED_BYTES.min(target.block_bytes / 2);
     match target.alias_alignment {
         _ if range.is_empty() => Route::Empty,
         Some(alignment) if target.use_map && change == Change::None && address.is_multiple_of(alignment) => {
@@ -181,6 +195,9 @@ fn route(range: &Range<usize>, address: usize, change: Change, target: Target) -
         }
         Some(_) => Route::Arena,
         // What a device holds of sub-byte elements is its own matter.
+        None if target.has_pieces && target.has_views && is_small && change != Change::Unpack => {
+            Route::Packed
+        }
         None if target.has_pieces && change != Change::Unpack => Route::Stream,
         None => Route::Whole,
     }
@@ -189,23 +206,32 @@ fn route(range: &Range<usize>, address: usize, change: Change, target: Target) -
 /// Assigns the steps that share memory or a transfer to groups.
 fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut bytes = 0;
+    // The last group of each route, and its bytes.
+    let mut open: BTreeMap<Route, (usize, usize)> = BTreeMap::new();
     for &position in order {
         let step = &mut steps[position];
-        if !matches!(step.route, Route::Arena | Route::Stream) {
-            continue;
-        }
+        let most = match step.route {
+            Route::Arena | Route::Stream => GROUP_BYTES,
+            Route::Packed => PACKED_GROUP_BYTES,
+            _ => continue,
+        };
         let place = step.device_bytes.next_multiple_of(PLACE_ALIGNMENT);
-        match groups.last_mut() {
-            Some(last) if bytes + place <= GROUP_BYTES && last.len() < GROUP_TENSORS => last.push(position),
-            _ => {
-                groups.push(vec![position]);
-                bytes = 0;
+        let fits = |&&mut (group, bytes): &&mut (usize, usize)| {
+            bytes + place <= most && groups[group].len() < GROUP_TENSORS
+        };
+        match open.get_mut(&step.route).filter(fits) {
+            Some((group, bytes)) => {
+                step.group = *group;
+                *bytes += place;
+            }
+            None => {
+                step.group = groups.len();
+                open.insert(step.route, (step.group, place));
+                groups.push(Vec::new());
             }
         }
-        bytes += place;
-        step.group = groups.len() - 1;
-        step.slot = groups[step.group].len() - 1;
+        step.slot = groups[step.group].len();
+        groups[step.group].push(position);
     }
     groups
 }
@@ -217,6 +243,7 @@ impl fmt::Display for Route {
             Route::Alias => "alias",
             Route::Arena => "arena",
             Route::Stream => "stream",
+            Route::Packed => "packed",
             Route::Whole => "whole",
         })
     }
@@ -250,6 +277,7 @@ mod tests {
         use_map: true,
         copies_map: false,
         has_pieces: true,
+        has_views: false,
         block_bytes: 1 << 20,
     };
 
@@ -283,6 +311,10 @@ mod tests {
         whole  256..260  float4_e2m1fn@256  float4_e2m1fn[]
         stream 320..384  float64@320  float64[]
         ");
+        let packing = Target { alias_alignment: None, has_views: true, ..CPU };
+        let packed = plan(&tensors, 4096, packing, &[]);
+        assert_eq!((packed.sum(Route::Packed).0, packed.sum(Route::Whole).0), (3, 1));
+        assert_eq!(packed.groups, [[1, 2, 4]]);
         let tpu = Target { alias_alignment: None, has_pieces: false, ..CPU };
         assert!(plan(&tensors, 4096, tpu, &[]).on_route(Route::Stream).next().is_none());
         // Bytes in memory need not begin at a page.

@@ -80,7 +80,10 @@ impl LoadReport {
             copied_tensors: tensors - aliased_tensors,
             copied_bytes: bytes - aliased_bytes,
             arena_bytes: plan.sum(Route::Arena).1,
-            streamed_bytes: plan.sum(Route::Stream).1 + plan.sum(Route::Whole).1,
+            streamed_bytes: [Route::Stream, Route::Packed, Route::Whole]
+                .map(|route| plan.sum(route).1)
+                .iter()
+                .sum(),
             cast_tensors: plan.cast_steps().count(),
             io: plan.io,
             ..LoadReport::default()

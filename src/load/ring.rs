@@ -31,9 +31,10 @@ pub enum Registration {
 }
 
 impl Default for Staging {
-    /// Four chunks of 16 MiB.
+    /// Twelve chunks of 8 MiB: large enough that a transfer's own cost does not count, small enough that the ring stays
+    /// in the processors' last level cache between the read that fills it and the device that empties it.
     fn default() -> Staging {
-        Staging::new(4, 16 << 20)
+        Staging::new(12, 8 << 20)
     }
 }
 
@@ -70,6 +71,8 @@ struct State {
     out: usize,
     /// Bytes of the chunks that somebody has and that are larger than the ring's own.
     large: usize,
+    /// Threads that wait for a chunk larger than the ring's own.
+    waiting_for_large: usize,
     /// Whether the plugin registers memory; `None` until it was asked to.
     registers: Option<bool>,
 }
@@ -78,7 +81,8 @@ impl Ring {
     /// A ring whose chunks are registered with the client, if one is given.
     pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
         let client = client.filter(|_| staging.registration == Registration::Auto);
-        let state = State { free: Vec::new(), made: 0, out: 0, large: 0, registers: None };
+        let state =
+            State { free: Vec::new(), made: 0, out: 0, large: 0, waiting_for_large: 0, registers: None };
         let (client, state) = (client.cloned(), Mutex::new(state));
         Arc::new(Ring { staging, client, state, returned: Condvar::new() })
     }
@@ -118,7 +122,9 @@ impl Ring {
                 // Without the lock: to lock memory takes longer than to fill it, and several threads do it at once.
                 return lease.filled(self.chunk(registers));
             }
+            state.waiting_for_large += usize::from(is_large);
             state = self.wait(state);
+            state.waiting_for_large -= usize::from(is_large);
         }
     }
 
@@ -198,7 +204,13 @@ impl Drop for Lease {
         state.made -= usize::from(!was_made && self.large == 0);
         state.large -= self.large;
         state.free.extend(kept);
+        let is_for_anyone = state.waiting_for_large == 0;
         drop(state);
-        self.ring.returned.notify_all();
+        // By a thread of the plugin's that has more transfers to see to: it wakes no more than it must.
+        if is_for_anyone {
+            self.ring.returned.notify_one();
+        } else {
+            self.ring.returned.notify_all();
+        }
     }
 }

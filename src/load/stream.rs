@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::blocks::{Block, Piece};
 use super::fill::{Filler, timed};
-use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route};
+use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route, Step};
 use super::ring::{Lease, Ring, Staging};
 use super::sink::Sink;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorCode, Result};
 use crate::pjrt::{Buffer, Client, HostSemantics, Memory, Piece as Last, Placement, TransferManager};
 
 /// The ring and the transfers of a load. Dropping it waits until the device is done with the ring.
@@ -23,6 +23,9 @@ pub struct Stream {
     memory: Option<Memory>,
     /// Begun with the first block that belongs to them.
     groups: Vec<Mutex<Option<Group>>>,
+    /// Why one of them could not be begun. Held while one is: where the device is full, a plugin waits for seconds, and
+    /// one wait is enough.
+    refusal: Mutex<Option<(&'static str, ErrorCode, String)>>,
 }
 
 /// Tensors that are allocated, and filled piece by piece, together.
@@ -31,6 +34,18 @@ struct Group {
     buffers: Vec<Buffer>,
     /// Bytes that are still to be passed on, by slot.
     missing: Vec<usize>,
+}
+
+impl Group {
+    /// Passes bytes of a buffer on.
+    fn transfer(&mut self, slot: usize, offset: usize, bytes: Bytes) -> Result<()> {
+        let missing = self.missing[slot] - bytes.len();
+        let which = if missing == 0 { Last::Last } else { Last::Part };
+        // Dropping the transfer leaves the bytes to it; its outcome is the buffer's.
+        drop(self.manager.transfer(slot, offset, bytes, which)?);
+        self.missing[slot] = missing;
+        Ok(())
+    }
 }
 
 impl Drop for Group {
@@ -45,24 +60,38 @@ impl Drop for Group {
     }
 }
 
-/// Whether this memory's buffers can be filled piece by piece with row-major bytes: the plugin has transfer
-/// managers, and lays elements out as the host does. Tried with a buffer, since only that has a layout.
-pub fn has_pieces(client: &Client, memory: Option<&Memory>) -> bool {
-    let Some(memory) = memory else { return false };
+/// Whether this memory's buffers can be filled piece by piece with row-major bytes, which takes a plugin that has transfer
+/// managers and lays elements out as the host does; and whether they can then be views of one that was filled.
+/// Tried with a buffer, since only that has a layout. Nothing is transferred: for the first byte that it has to stage
+/// itself, a GPU plugin locks gigabytes of the host's memory.
+pub fn abilities(client: &Client, memory: Option<&Memory>) -> (bool, bool) {
+    let Some(memory) = memory else { return (false, false) };
     let spec = ArraySpec::new(DType::F32, [3, 5]);
-    let attempt = || -> Result<bool> {
+    let pieces = || -> Result<bool> {
         let manager = client.transfer_manager(std::slice::from_ref(&spec), memory)?;
         let buffer = manager.take_buffer(0)?;
-        let bytes = manager.buffer_bytes(0)?;
-        let is_row_major = bytes == spec.host_bytes()? && buffer.is_row_major()?;
-        manager.transfer(0, 0, Bytes::from(vec![0; bytes]), Last::Last)?.wait()?;
+        let is_row_major = manager.buffer_bytes(0)? == spec.host_bytes()? && buffer.is_row_major()?;
+        manager.fail_buffer(0, "only its layout was wanted")?;
         Ok(is_row_major)
     };
-    client.has_transfer_manager()
-        && attempt().unwrap_or_else(|error| {
-            tracing::debug!(%error, "buffers are not filled piece by piece");
+    let views = || -> Result<bool> {
+        let base = client.uninitialized_buffer(&bytes_spec(64), &Placement::from(memory))?;
+        Ok(base.into_views(&[(0, ArraySpec::new(DType::F32, [3, 5]))])?[0].is_row_major()?)
+    };
+    let attempt = |what: &str, attempt: &dyn Fn() -> Result<bool>| {
+        attempt().unwrap_or_else(|error| {
+            tracing::debug!(%error, "{what}");
             false
         })
+    };
+    let has_pieces =
+        client.has_transfer_manager() && attempt("buffers are not filled piece by piece", &pieces);
+    (has_pieces, has_pieces && attempt("buffers do not share device memory", &views))
+}
+
+/// Device memory of so many bytes.
+fn bytes_spec(bytes: usize) -> ArraySpec {
+    ArraySpec::new(DType::U8, [bytes])
 }
 
 /// The memory that a placement stands for.
@@ -77,7 +106,14 @@ impl Stream {
     pub fn new(client: &Client, to: &Placement, plan: &LoadPlan, staging: Staging) -> Stream {
         let groups = plan.groups.iter().map(|_| Mutex::new(None)).collect();
         let ring = Ring::new(Some(client), staging);
-        Stream { client: client.clone(), to: to.clone(), ring, memory: memory_of(to), groups }
+        Stream {
+            client: client.clone(),
+            to: to.clone(),
+            ring,
+            memory: memory_of(to),
+            groups,
+            refusal: Mutex::default(),
+        }
     }
 
     /// Whether the chunks are registered with the device.
@@ -89,11 +125,63 @@ impl Stream {
     pub fn carry(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
         // Even what is in memory goes through the ring: the device may read on when the load is over, and the file's map
         // is not to be needed then.
+        if block.route == Route::Packed {
+            return self.carry_packed(sink, block, filler);
+        }
         let bytes = read_staged(&self.ring, block, filler)?;
         pass_on(sink, block, bytes, filler, |piece, bytes| match block.route {
             Route::Whole => self.pass_whole(sink, piece, bytes),
             _ => self.pass_piece(sink, piece, bytes),
         })
+    }
+
+    /// Reads a block of small tensors, and passes on together what of it lies together on the device.
+    fn carry_packed(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
+        let chunk = read_chunk(&self.ring, block, filler)?;
+        let group_of = |piece: &Piece| sink.plan.steps[piece.step].group;
+        let mut start = 0;
+        for run in block.pieces.chunk_by(|a, b| group_of(a) == group_of(b)) {
+            sink.tracker.check()?;
+            let bytes = chunk.slice(start..start + run.iter().map(Piece::place).sum::<usize>());
+            start += bytes.len();
+            let first = &sink.plan.steps[run[0].step];
+            let passed = timed(&mut filler.spent.pass, || self.pass_packed(sink, first, bytes));
+            for (step, buffer) in passed.for_tensor(&first.name)? {
+                sink.deliver(step, buffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes tensors of a group on, of which this is the first; returns the buffers of all of the group when these were the
+    /// last.
+    fn pass_packed(
+        &self,
+        sink: &Sink<'_, Buffer>,
+        first: &Step,
+        bytes: Bytes,
+    ) -> Result<Vec<(usize, Buffer)>> {
+        let steps = &sink.plan.groups[first.group];
+        let mut places = Vec::with_capacity(steps.len());
+        let mut end = 0;
+        for &step in steps {
+            places.push((end, sink.plan.steps[step].spec.clone()));
+            end += sink.plan.steps[step].device_bytes.next_multiple_of(PLACE_ALIGNMENT);
+        }
+        let mut group = self.groups[first.group].lock().unwrap_or_else(PoisonError::into_inner);
+        let group_here = match &mut *group {
+            Some(group) => group,
+            empty => empty.insert(self.begin(vec![bytes_spec(end)], |_| first)?),
+        };
+        group_here.transfer(0, places[first.slot].0, bytes)?;
+        if group_here.missing[0] > 0 {
+            return Ok(Vec::new());
+        }
+        let base = group_here.buffers.remove(0);
+        *group = None;
+        drop(group);
+        let views = base.into_views(&places)?;
+        Ok(steps.iter().copied().zip(views).collect())
     }
 
     fn pass_whole(&self, sink: &Sink<'_, Buffer>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
@@ -108,37 +196,44 @@ impl Stream {
         let mut group = self.groups[step.group].lock().unwrap_or_else(PoisonError::into_inner);
         let group = match &mut *group {
             Some(group) => group,
-            empty => empty.insert(self.begin(sink, step.group)?),
+            empty => {
+                let steps: Vec<&Step> =
+                    sink.plan.groups[step.group].iter().map(|&step| &sink.plan.steps[step]).collect();
+                let specs = steps.iter().map(|step| step.spec.clone()).collect();
+                empty.insert(self.begin(specs, |slot| steps[slot])?)
+            }
         };
-        let missing = group.missing[step.slot] - bytes.len();
-        let which = if missing == 0 { Last::Last } else { Last::Part };
-        // Dropping the transfer leaves the bytes to it; its outcome is the buffer's.
-        drop(group.manager.transfer(step.slot, piece.target.start, bytes, which)?);
-        group.missing[step.slot] = missing;
-        Ok((missing == 0).then(|| group.buffers[step.slot].clone()))
+        group.transfer(step.slot, piece.target.start, bytes)?;
+        Ok((group.missing[step.slot] == 0).then(|| group.buffers[step.slot].clone()))
     }
 
-    /// Allocates the buffers of a group.
-    fn begin(&self, sink: &Sink<'_, Buffer>, index: usize) -> Result<Group> {
-        let steps: Vec<_> = sink.plan.groups[index].iter().map(|&step| &sink.plan.steps[step]).collect();
-        let specs: Vec<ArraySpec> = steps.iter().map(|step| step.spec.clone()).collect();
+    /// Allocates the buffers of a group; says which step an error is about.
+    fn begin<'a>(&self, specs: Vec<ArraySpec>, step: impl Fn(usize) -> &'a Step) -> Result<Group> {
         let Some(memory) = &self.memory else {
             return Err(Error::InvalidArgument("the device has no memory to fill piece by piece".into()));
         };
-        let manager = self.client.transfer_manager(&specs, memory)?;
-        let mut group = Group { manager, buffers: Vec::with_capacity(steps.len()), missing: Vec::new() };
-        group.missing = steps.iter().map(|step| step.device_bytes).collect();
-        for (slot, step) in steps.iter().enumerate() {
-            let bytes = group.manager.buffer_bytes(slot).for_tensor(&step.name)?;
-            if bytes != step.device_bytes {
-                return Err(Error::InvalidArgument(format!(
-                    "the device holds {} in {bytes} bytes, not {}, so that it cannot be filled piece by piece; \
-                     load it with Delivery::Whole",
-                    step.spec, step.device_bytes
-                )))
-                .for_tensor(&step.name);
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((function, code, message)) = refusal.clone() {
+            return Err(Error::Pjrt { function, code, message });
+        }
+        let manager = self.client.transfer_manager(&specs, memory).inspect_err(|error| {
+            if let Error::Pjrt { function, code, message } = error {
+                *refusal = Some((function, *code, message.clone()));
             }
-            group.buffers.push(group.manager.take_buffer(slot).for_tensor(&step.name)?);
+        })?;
+        drop(refusal);
+        let mut group = Group { manager, buffers: Vec::with_capacity(specs.len()), missing: Vec::new() };
+        group.missing = specs.iter().map(ArraySpec::host_bytes).collect::<Result<_>>()?;
+        for (slot, spec) in specs.iter().enumerate() {
+            let (bytes, expected) = (group.manager.buffer_bytes(slot)?, group.missing[slot]);
+            if bytes != expected {
+                return Err(Error::InvalidArgument(format!(
+                    "the device holds {spec} in {bytes} bytes, not {expected}, so that it cannot be filled piece by \
+                     piece; load it with Delivery::Whole"
+                )))
+                .for_tensor(&step(slot).name);
+            }
+            group.buffers.push(group.manager.take_buffer(slot).for_tensor(&step(slot).name)?);
         }
         Ok(group)
     }
@@ -171,14 +266,22 @@ pub fn pass_on<B>(
     Ok(())
 }
 
-/// The bytes of a block's pieces, in a chunk that goes back to the ring when the last of them is dropped.
+/// A block's bytes, in a chunk that goes back to the ring when the last of them is dropped.
+///
+/// # Errors
+/// As for [`Filler::fill`].
+fn read_chunk(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Bytes> {
+    let mut lease = timed(&mut filler.spent.wait, || ring.take(block.bytes))?;
+    filler.fill(block, &mut places(&mut lease, block))?;
+    Ok(Bytes::from_owner(lease))
+}
+
+/// The bytes of a block's pieces, in such a chunk.
 ///
 /// # Errors
 /// As for [`Filler::fill`].
 pub fn read_staged(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Vec<Bytes>> {
-    let mut lease = timed(&mut filler.spent.wait, || ring.take(block.bytes))?;
-    filler.fill(block, &mut places(&mut lease, block))?;
-    let chunk = Bytes::from_owner(lease);
+    let chunk = read_chunk(ring, block, filler)?;
     let mut start = 0;
     let slice = |piece: &Piece| {
         let bytes = chunk.slice(start..start + piece.target.len());

@@ -31,6 +31,8 @@ struct BufferInner {
     /// Held while external references are counted up or down: plugins keep them in a list that they do not guard
     /// against several threads (`PJRT_Buffer::external_references` in `pjrt_c_api_wrapper_impl.h`).
     references: Mutex<()>,
+    /// Whether the memory is a part of another buffer's, which no output of a call may take.
+    is_view: bool,
     /// One of the constants of [`state`]. Nothing but this crate ends a buffer, so that asking the plugin
     /// before every use would only cost time.
     state: AtomicU8,
@@ -60,21 +62,52 @@ impl Buffer {
         raw: *mut ffi::PJRT_Buffer,
         spec: impl Into<Arc<ArraySpec>>,
     ) -> Buffer {
+        // SAFETY: passed on to the caller.
+        unsafe { Buffer::make(client, raw, spec.into(), false) }
+    }
+
+    /// # Safety
+    /// As for [`Buffer::from_raw`].
+    unsafe fn make(
+        client: &Client,
+        raw: *mut ffi::PJRT_Buffer,
+        spec: Arc<ArraySpec>,
+        is_view: bool,
+    ) -> Buffer {
         let (device, state) = (OnceLock::new(), AtomicU8::new(state::ALIVE));
         Buffer {
             inner: Arc::new(BufferInner {
                 raw,
-                spec: spec.into(),
+                spec,
                 client: client.clone(),
                 device,
                 references: Mutex::new(()),
+                is_view,
                 state,
             }),
         }
     }
 
+    /// Takes ownership of a buffer over memory that is not its own.
+    ///
+    /// # Safety
+    /// As for [`Buffer::from_raw`].
+    pub(super) unsafe fn view_from_raw(
+        client: &Client,
+        raw: *mut ffi::PJRT_Buffer,
+        spec: &ArraySpec,
+    ) -> Buffer {
+        // SAFETY: passed on to the caller.
+        unsafe { Buffer::make(client, raw, Arc::new(spec.clone()), true) }
+    }
+
     pub(super) fn raw(&self) -> *mut ffi::PJRT_Buffer {
         self.inner.raw
+    }
+
+    /// Whether the buffer's memory belongs to another: a call that it is given to copies it instead.
+    pub(super) fn is_view(&self) -> bool {
+        self.inner.is_view
     }
 
     /// The client that the buffer belongs to.
@@ -444,6 +477,37 @@ impl Buffer {
             };
             Ok(Buffer::from_raw(self.client(), copy, self.spec().clone()))
         }
+    }
+
+    /// Buffers over parts of this one's memory, each from its offset in bytes on, row-major. Blocks until the content is
+    /// there. The memory is freed with the last of them, and donating one lends it.
+    ///
+    /// # Errors
+    /// The error of the work that fills the buffer; when a part does not lie within it, or the plugin has no views.
+    pub(crate) fn into_views(self, parts: &[(usize, ArraySpec)]) -> Result<Vec<Buffer>> {
+        self.wait()?;
+        let (device, size) = (self.device()?, self.on_device_bytes()?);
+        if self.memory()? != device.default_memory() {
+            return Err(Error::InvalidArgument(
+                "there are no views of a memory but the device's default".into(),
+            ));
+        }
+        let reference = Arc::new(self.external_reference()?);
+        let view = |(offset, spec): &(usize, ArraySpec)| {
+            let bytes = spec.host_bytes()?;
+            if offset.checked_add(bytes).is_none_or(|end| end > size) {
+                return Err(Error::InvalidArgument(format!(
+                    "{spec} at {offset} does not lie within {size} bytes"
+                )));
+            }
+            let pointer = reference.as_ptr().wrapping_byte_add(*offset);
+            let held = Arc::clone(&reference);
+            // SAFETY: the memory is the device's, lies within the buffer, which is there, and stays until every view has
+            // dropped its share of the reference. Nothing writes to it: the buffer is ours alone and is dropped, a
+            // buffer with an external reference cannot be donated, and neither can a view.
+            unsafe { self.client().view_of_device_memory(spec, pointer, &device, move || drop(held)) }
+        };
+        parts.iter().map(view).collect()
     }
 
     fn counting(&self) -> MutexGuard<'_, ()> {

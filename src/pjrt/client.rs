@@ -497,7 +497,8 @@ impl Client {
         Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
     }
 
-    /// A buffer over device memory that somebody else owns; `on_delete` runs when the buffer is done with it.
+    /// A buffer over device memory that somebody else owns; `on_delete` runs when the buffer is done with it. Donating
+    /// it to a call lends it, since the memory is not the call's to take.
     ///
     /// # Errors
     /// [`Error::Pjrt`] from platforms that cannot.
@@ -540,7 +541,7 @@ impl Client {
             return Err(error);
         }
         // SAFETY: the buffer is handed over to us.
-        Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
+        Ok(unsafe { Buffer::view_from_raw(self, args.buffer, spec) })
     }
 
     /// The C API's number for the element type.

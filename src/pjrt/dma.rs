@@ -58,6 +58,9 @@ impl Drop for DmaRegion {
     }
 }
 
+/// The smallest page of any system.
+const PAGE_BYTES: usize = 4096;
+
 /// Host memory on the way to or from a device: registered with it where it does that.
 pub(crate) enum StagingMemory {
     /// The driver copies it once more.
@@ -72,8 +75,10 @@ impl StagingMemory {
     /// # Errors
     /// [`crate::Error::HostMemory`].
     pub fn allocate(bytes: usize, client: Option<&Client>) -> Result<StagingMemory> {
-        let memory = HostMemory::allocate(bytes)?;
+        let mut memory = HostMemory::allocate(bytes)?;
         let Some(client) = client else { return Ok(StagingMemory::Plain(memory)) };
+        // The driver would have the system zero the pages one thread at a time.
+        memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 0);
         match DmaRegion::new(client, memory) {
             Ok(region) => Ok(StagingMemory::Registered(region)),
             Err(error) => {

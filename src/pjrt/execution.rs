@@ -29,6 +29,14 @@ impl Input<'_> {
             Input::Donate(buffer) => buffer,
         }
     }
+
+    /// Whether the buffer is as good as before when the call has ended.
+    fn is_kept(&self) -> bool {
+        match self {
+            Input::Borrow(_) => true,
+            Input::Donate(buffer) => buffer.is_view(),
+        }
+    }
 }
 
 /// A started execution.
@@ -76,8 +84,7 @@ impl LoadedExecutable {
         let raw = |input: &Input<'_>| input.buffer().raw();
         let lists: Vec<Vec<_>> = arguments.iter().map(|list| list.iter().map(raw).collect()).collect();
         // The plugin may use the memory of any argument whose position is not listed here.
-        let is_kept =
-            |position: &usize| arguments.iter().any(|list| matches!(list[*position], Input::Borrow(_)));
+        let is_kept = |position: &usize| arguments.iter().any(|list| list[*position].is_kept());
         let kept: Vec<i64> =
             (0..arguments[0].len()).filter(is_kept).map(|position| position as i64).collect();
         let mut options = ffi::PJRT_ExecuteOptions::new();

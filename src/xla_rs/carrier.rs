@@ -26,6 +26,7 @@ pub fn target(options: &LoadOptions) -> Target {
         use_map: false,
         copies_map: true,
         has_pieces: false,
+        has_views: false,
         block_bytes: options.staging.chunk_bytes,
     }
 }
