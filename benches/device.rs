@@ -1,7 +1,7 @@
 //! Loads, saves and a soak on whatever device there is, for `scripts/gpu_check.py`, which watches the process.
 //!
 //! ```text
-//! device loads ROUNDS warm|cold FILE WAY...
+//! device loads ROUNDS warm|cold FILE WAY...       (options before all: --option NAME=true|false, of the client)
 //! device saves ROUNDS FILE TARGET
 //! device soak  SECONDS FILE ARTIFACT ARGS DIRECTORY
 //! ```
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use safejax::load::{Delivery, Registration, Staging};
+use safejax::pjrt::ClientBuilder;
 use safejax::program::Argument;
 use safejax::{Client, Device, Function, LoadOptions, Params, Program, SaveOptions};
 use serde_json::{Value, json};
@@ -24,14 +25,26 @@ use serde_json::{Value, json};
 fn main() -> Result<()> {
     // `cargo bench` passes `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut options = Vec::new();
+    while let ["--option", option, ..] = arguments[..] {
+        let (name, value) = option.split_once('=').context("an option is NAME=VALUE")?;
+        options.push((name, value.parse::<bool>()?));
+        arguments.drain(..2);
+    }
+    let client = || {
+        let configure =
+            |builder| options.iter().fold(builder, |b: ClientBuilder, &(name, value)| b.option(name, value));
+        Client::choose().configure(configure).build()
+    };
     match arguments[..] {
         ["loads", rounds, cache, file, ref ways @ ..] => {
-            loads(rounds.parse()?, cache == "cold", file.as_ref(), ways)
+            loads(&client()?, rounds.parse()?, cache == "cold", file.as_ref(), ways)
         }
-        ["saves", rounds, file, target] => saves(rounds.parse()?, file.as_ref(), target.as_ref()),
+        ["saves", rounds, file, target] => saves(&client()?, rounds.parse()?, file.as_ref(), target.as_ref()),
         ["soak", seconds, file, artifact, args, directory] => {
-            let work = Soak::new(file.as_ref(), artifact.as_ref(), args.as_ref(), directory.as_ref())?;
+            let work =
+                Soak::new(client()?, file.as_ref(), artifact.as_ref(), args.as_ref(), directory.as_ref())?;
             work.run(Duration::from_secs(seconds.parse()?))
         }
         [] => {
@@ -56,9 +69,8 @@ fn measured<T>(way: &str, work: impl FnOnce() -> Result<(T, Value)>) -> Result<T
     Ok(result)
 }
 
-fn loads(rounds: usize, is_cold: bool, file: &Path, ways: &[&str]) -> Result<()> {
-    let client = Client::auto()?;
-    let ways = ways.iter().map(|way| parse_way(way, &client)).collect::<Result<Vec<_>>>()?;
+fn loads(client: &Client, rounds: usize, is_cold: bool, file: &Path, ways: &[&str]) -> Result<()> {
+    let ways = ways.iter().map(|way| parse_way(way, client)).collect::<Result<Vec<_>>>()?;
     for _ in 0..rounds {
         for (name, options) in &ways {
             if is_cold {
@@ -66,7 +78,7 @@ fn loads(rounds: usize, is_cold: bool, file: &Path, ways: &[&str]) -> Result<()>
             }
             // What is dropped is not part of the measurement.
             let _params = measured(name, || {
-                let (params, report) = Params::load_with(&client, file, options)?;
+                let (params, report) = Params::load_with(client, file, options)?;
                 params.wait()?;
                 Ok((params, json!(report)))
             })?;
@@ -111,9 +123,8 @@ fn evict(file: &Path) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-fn saves(rounds: usize, file: &Path, target: &Path) -> Result<()> {
-    let client = Client::auto()?;
-    let params = Params::load(&client, file)?;
+fn saves(client: &Client, rounds: usize, file: &Path, target: &Path) -> Result<()> {
+    let params = Params::load(client, file)?;
     params.wait()?;
     let mut options = SaveOptions::default();
     options.write.sync = false;
@@ -138,8 +149,13 @@ struct Soak<'a> {
 const SOAK_THREADS: usize = 8;
 
 impl<'a> Soak<'a> {
-    fn new(file: &'a Path, artifact: &Path, args: &Path, directory: &'a Path) -> Result<Soak<'a>> {
-        let client = Client::auto()?;
+    fn new(
+        client: Client,
+        file: &'a Path,
+        artifact: &Path,
+        args: &Path,
+        directory: &'a Path,
+    ) -> Result<Soak<'a>> {
         let all = Params::load(&client, args)?.subtree("args")?;
         let mut arguments = Vec::new();
         while let Ok(argument) = all.subtree(&arguments.len().to_string()) {

@@ -121,15 +121,16 @@ def main():
     rounds = int(rounds)
     if mode == "limit":
         return limit(rounds)
-    cache, file, *others = rest
+    cache, *files = rest
     if mode.endswith("-save"):
-        save = saves(mode, file, others[0])
+        file, target = files
+        save = saves(mode, file, target)
         for _ in range(rounds):
             measured(mode, save)
-            os.unlink(others[0])
+            os.unlink(target)
         return
     for way, load in (torch_loads if mode == "torch" else jax_loads)().items():
-        for file in [file, *others]:
+        for file in files:
             for _ in range(rounds):
                 if cache == "cold":
                     evict(file)

@@ -71,8 +71,9 @@ pub enum Delivery {
     /// Through aligned host memory that the device uses in place, where it can; else as `Stream`.
     #[default]
     Auto,
-    /// Through the staging ring piece by piece, all of them, on every device; as `Whole` where the plugin has no
-    /// transfer manager, or does not lay elements out row-major.
+    /// Through the staging ring piece by piece, all of them, on every device. Tensors of up to 1 MiB go together, into
+    /// device memory that they share, where the plugin has views of it. As `Whole` where the plugin has no transfer
+    /// manager, or does not lay elements out row-major.
     Stream,
     /// Through the staging ring, each tensor whole, all of them.
     Whole,

@@ -141,16 +141,22 @@ impl Ring {
         Ok(chunk)
     }
 
-    /// Blocks until every chunk has come back, and frees them: here, since the last to hold the ring can be a thread of
-    /// the plugin's that must not unregister memory.
+    /// Blocks until every chunk has come back, and frees each as it does: here, since the last to hold the ring can be a
+    /// thread of the plugin's that must not unregister memory.
     pub fn drain(&self) {
         let mut state = self.state();
-        while state.out > 0 {
-            state = self.wait(state);
+        loop {
+            let free = std::mem::take(&mut state.free);
+            if !free.is_empty() {
+                drop(state);
+                drop(free);
+                state = self.state();
+            } else if state.out > 0 {
+                state = self.wait(state);
+            } else {
+                return;
+            }
         }
-        let free = std::mem::take(&mut state.free);
-        drop(state);
-        drop(free);
     }
 
     /// Whether chunks are registered with the device.
