@@ -52,6 +52,10 @@ pub enum Error {
         limit: u64,
     },
 
+    /// A load ended without this tensor: a mistake of the library's.
+    #[error("it was read, and did not get to the device; this is a bug of safejax, please report it")]
+    Undelivered,
+
     /// Somebody cancelled the work; nothing of it is left.
     #[error("it was cancelled")]
     Cancelled,
@@ -301,7 +305,8 @@ impl Error {
             | Error::PluginLibrary { .. }
             | Error::NoDevice { .. }
             | Error::DeviceMemory { .. }
-            | Error::Unsupported { .. } => Blame::Plugin,
+            | Error::Unsupported { .. }
+            | Error::Undelivered => Blame::Plugin,
             Error::Pjrt { code: ErrorCode::InvalidArgument, .. } => Blame::Caller,
             Error::Pjrt { .. } => Blame::Plugin,
             #[cfg(feature = "xla")]

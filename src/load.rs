@@ -7,6 +7,7 @@ mod device;
 mod fill;
 mod names;
 mod options;
+mod patterns;
 mod plan;
 mod report;
 mod ring;
@@ -23,6 +24,7 @@ pub(crate) use fill::Filler;
 pub use options::{
     Delivery, LoadOptions, Prefetch, Rename, Sharing, Strictness, Structure, Template, Verification,
 };
+pub(crate) use patterns::check_casts;
 pub(crate) use plan::Target;
 pub use plan::{Change, LoadPlan, Route, Step};
 pub use report::{LoadReport, LoadSeconds};
@@ -113,7 +115,9 @@ impl<'a> Prepared<'a> {
     /// Chooses what is loaded, and plans how it gets to a device that can do what `target` finds out.
     ///
     /// # Errors
-    /// [`Error::Tree`], [`Error::Template`]; an error naming the tensor where its type cannot be loaded or cast.
+    /// [`Error::Tree`], [`Error::Template`], [`Error::NotFound`] for a pattern that matches nothing;
+    /// [`Error::Malformed`] for a digest that is not recorded; an error naming the tensor where its type cannot be loaded
+    /// or cast.
     pub fn new(
         checkpoint: &'a Checkpoint,
         options: &'a LoadOptions,
@@ -124,7 +128,7 @@ impl<'a> Prepared<'a> {
         let selection =
             names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
         let digests = match options.verification {
-            Verification::Digests => read_digests(checkpoint.metadata())?,
+            Verification::Digests => digests_of(&selection, checkpoint)?,
             Verification::None => BTreeMap::new(),
         };
         let io = checkpoint.resolve(options.io);
@@ -155,10 +159,11 @@ impl<'a> Prepared<'a> {
         let sink = Sink::new(&plan, &tracker);
         let done = carry::carry_out(carrier(&plan)?, &sink, checkpoint, options, &self.digests)?;
         done.warn_of_overflows(&plan);
-        let buffers = sink.into_buffers();
+        let buffers = sink.into_buffers()?;
         let mut report = LoadReport {
             framework,
             has_record,
+            checked_tensors: self.digests.len(),
             threads: done.threads,
             is_registered: done.is_registered,
             ..LoadReport::new(&plan, done.not_in_place)
@@ -168,6 +173,29 @@ impl<'a> Prepared<'a> {
         let metadata = record::strip(checkpoint.metadata());
         Ok((Loaded { keys: self.keys, buffers, metadata, framework }, report))
     }
+}
+
+/// The recorded digests of what is loaded, by the file's keys.
+///
+/// # Errors
+/// [`Error::Malformed`] when one is missing: who asks for a check is not told that all is well without one.
+fn digests_of(selection: &Selection<'_>, checkpoint: &Checkpoint) -> Result<BTreeMap<String, String>> {
+    let mut recorded = read_digests(checkpoint.metadata())?;
+    let missing = |problem: String| Error::Malformed {
+        origin: checkpoint.origin().to_owned(),
+        format: "file to check",
+        problem: format!(
+            "{problem}; write it again with `safejax convert --digests`, or load it without the check"
+        ),
+    };
+    if recorded.is_empty() && !selection.tensors.is_empty() {
+        return Err(missing("it records no digests".into()));
+    }
+    let digest = |tensor: &&TensorInfo| {
+        let entry = recorded.remove_entry(&tensor.name);
+        entry.ok_or_else(|| missing(format!("it records no digest of the tensor `{}`", tensor.name)))
+    };
+    selection.tensors.iter().map(digest).collect()
 }
 
 /// A checkpoint's tree, without its bytes.

@@ -67,11 +67,10 @@ impl Params {
     /// # Errors
     /// [`crate::Error::Tree`] when the names do not form a tree.
     pub fn from_buffers(buffers: impl IntoIterator<Item = (String, Buffer)>) -> Result<Params> {
-        let buffers: Vec<(String, Buffer)> = buffers.into_iter().collect();
-        let keys = KeyMap::from_names(buffers.iter().map(|(name, _)| name.as_str()))?;
-        let mut by_name: HashMap<String, Buffer> = buffers.into_iter().collect();
-        let buffers = keys.leaves().iter().filter_map(|leaf| by_name.remove(&leaf.name)).collect();
-        Ok(Params::from_parts(keys, buffers))
+        let (names, buffers): (Vec<String>, Vec<Buffer>) = buffers.into_iter().unzip();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
+        Ok(Params::from_parts(keys, order.iter().map(|&position| buffers[position].clone()).collect()))
     }
 
     /// The parameters of this tree.
@@ -111,7 +110,7 @@ impl Params {
 
     /// A key map and the buffers of its leaves, in its order.
     pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<Buffer>) -> Params {
-        debug_assert_eq!(keys.len(), buffers.len());
+        assert_eq!(keys.len(), buffers.len(), "a tree has a buffer for each leaf");
         Params { keys, buffers, ..Params::default() }
     }
 

@@ -185,6 +185,35 @@ fn files_go_from_format_to_format_and_back() {
 }
 
 #[test]
+fn a_selection_of_nothing_leaves_the_target_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("a.safetensors");
+    std::fs::copy(digits("params.safetensors"), &target).unwrap();
+    let msgpack = directory.path().join("a.msgpack");
+    succeeds(safejax().arg("convert").args([&target, &msgpack]));
+    let before = std::fs::read(&target).unwrap();
+    for source in [&digits("params.safetensors"), &msgpack] {
+        for wrong in [
+            ["--include", "parms.*"],
+            ["--exclude", "*.kernl"],
+            ["--rename", "parms.=foo."],
+            ["--dtype", "*.kernl=bf16"],
+        ] {
+            let error = common::fails(safejax().arg("convert").arg(source).arg(&target).args(wrong));
+            assert!(
+                error.contains("there is no tensor whose name") && error.contains("did you mean"),
+                "{error}"
+            );
+            assert_eq!(std::fs::read(&target).unwrap(), before);
+        }
+    }
+    for wrong in [["--threads", "0"], ["--staging", "0x0"], ["--staging", "1x8"]] {
+        let output = safejax().arg("load").arg(&target).args(wrong).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn names_that_make_no_tree_are_listed_all_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.safetensors");

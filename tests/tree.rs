@@ -208,6 +208,68 @@ fn digests_are_recorded_and_a_changed_byte_is_found() {
 }
 
 #[test]
+fn digests_go_by_the_names_of_the_file_whatever_it_is_loaded_as() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.safetensors");
+    let params = Params::load(client(), common::digits("params.safetensors")).unwrap();
+    params.save_with(&path, &SaveOptions::default().digests(Digests::Sha256)).unwrap();
+    let checked = LoadOptions::default().verification(Verification::Digests);
+    let renamed = checked
+        .clone()
+        .rename("params.Dense_0.", "params.Dense_9.")
+        .rename("params.Dense_1.", "params.Dense_0.");
+    let (_, report) = Params::load_with(client(), &path, &renamed).unwrap();
+    assert_eq!(report.checked_tensors, 8);
+    let range = Checkpoint::open(&path).unwrap().tensor("params.Dense_1.kernel").unwrap().range.clone();
+    let mut file = std::fs::read(&path).unwrap();
+    file[range.start] ^= 1;
+    std::fs::write(&path, file).unwrap();
+    let error = Params::load_with(client(), &path, &renamed).unwrap_err();
+    assert_eq!(error.to_string(), "tensor `params.Dense_0.kernel`");
+    // Without digests there is nothing that could be said to be right.
+    let error = Params::load_with(client(), common::digits("params.safetensors"), &checked).unwrap_err();
+    assert!(error.to_string().contains("it records no digests"), "{error}");
+    let some = serde_json::json!({"a": sha256(&[7])}).to_string();
+    let header = serde_json::json!({
+        "__metadata__": {"safejax.sha256": some},
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "b": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]},
+    });
+    std::fs::write(&path, common::raw_file(&header.to_string(), &[7, 8])).unwrap();
+    let error = Params::load_with(client(), &path, &checked).unwrap_err();
+    assert!(error.to_string().contains("no digest of the tensor `b`"), "{error}");
+    assert_eq!(Params::load_with(client(), &path, &checked.include("a")).unwrap().1.checked_tensors, 1);
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_is_an_error_with_what_looks_alike() {
+    let load = |options: LoadOptions| {
+        Params::load_with(client(), common::digits("params.safetensors"), &options).unwrap_err().to_string()
+    };
+    let options = LoadOptions::default;
+    assert_eq!(
+        load(options().include("parms.*")),
+        "there is no tensor whose name matches `parms.*`; did you mean `params`?"
+    );
+    let error = load(options().include("*.bias").exclude("*.kernl"));
+    assert_eq!(error, "there is no tensor whose name matches `*.kernl`; did you mean `kernel`?");
+    let error = load(options().dtype("*.Dense_0.kernal", DType::BF16));
+    assert!(error.contains("`*.Dense_0.kernal`; did you mean `Dense_0.kernel`?"), "{error}");
+    let error = load(options().rename("parms.", "model."));
+    assert_eq!(error, "there is no tensor whose name begins with `parms.`; did you mean `params`?");
+    // The second rule sees what the first has made.
+    let error = load(options().rename("params.", "model.").rename("params.", "x."));
+    assert!(error.contains("begins with `params.`"), "{error}");
+    let (params, _) = Params::load_with(
+        client(),
+        common::digits("params.safetensors"),
+        &options().rename("params.", "model.").rename("model.Dense_0.", "dense."),
+    )
+    .unwrap();
+    assert!(params.get("dense.kernel").is_ok());
+}
+
+#[test]
 fn params_can_be_edited_joined_and_taken_apart() {
     let mut params = Params::load(client(), common::digits("params.safetensors")).unwrap();
     let bias = params.get("params.Dense_0.bias").unwrap().clone();

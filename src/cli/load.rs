@@ -30,7 +30,7 @@ pub struct Load {
     #[command(flatten)]
     select: SelectArgs,
 
-    /// Check the digests that the file records
+    /// Check the digests that the file records; fails where it records none
     #[arg(long)]
     verify: bool,
 
@@ -69,10 +69,15 @@ impl Load {
         Ok(self.output.choose(
             || {
                 let explained = plan.as_ref().map_or(String::new(), |plan| format!("{plan}{report}"));
+                let checked = match report.checked_tensors {
+                    0 => String::new(),
+                    tensors => format!("checked:       {tensors} tensors by their digests\n"),
+                };
                 format!(
                     "{explained}{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
                      used in place: {} tensors, {} bytes\n\
                      copied:        {} tensors, {} bytes\n\
+                     {checked}\
                      names as {} has them\n",
                     report.tensors,
                     report.bytes,

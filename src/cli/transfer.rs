@@ -29,8 +29,8 @@ pub struct TransferArgs {
     no_registration: bool,
 
     /// Threads that read, cast and check [default: one for each processor, up to 16, and at least 8 where
-    /// reads wait for a disk or a network]
-    #[arg(long, value_name = "N")]
+    /// reads wait for a disk or a network; two fewer than the chunks of a staging ring]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<usize>,
 }
 
@@ -69,9 +69,14 @@ enum DeliveryName {
 fn parse_staging(text: &str) -> Result<Staging, String> {
     let parsed = text.split_once('x').and_then(|(chunks, size)| {
         let (chunks, size): (usize, usize) = (chunks.parse().ok()?, size.parse().ok()?);
-        Some(Staging::new(chunks, size.checked_mul(1 << 20)?))
+        (chunks >= 2 && size >= 1).then_some(Staging::new(chunks, size.checked_mul(1 << 20)?))
     });
-    parsed.ok_or_else(|| "it is not a number of chunks and their MiB, such as 12x8".into())
+    parsed.ok_or_else(|| "it is not a number of chunks, at least 2, and their MiB, such as 12x8".into())
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|&threads| threads > 0);
+    threads.ok_or_else(|| "it is not a number from 1 on".into())
 }
 
 impl TransferArgs {

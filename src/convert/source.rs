@@ -158,6 +158,7 @@ impl Selection {
     /// The leaves that the options choose, renamed; the source itself if they choose all and rename none.
     fn of(inner: Box<dyn Source>, options: &LoadOptions) -> Result<Box<dyn Source>> {
         let leaves = inner.keys().leaves();
+        options.check_patterns(&leaves.iter().map(|leaf| leaf.name.as_str()).collect::<Vec<_>>())?;
         let keep: Vec<bool> = leaves.iter().map(|leaf| options.is_wanted(&leaf.name)).collect();
         let positions: Vec<usize> = (0..keep.len()).filter(|&index| keep[index]).collect();
         if options.renames.is_empty() {

@@ -13,6 +13,7 @@ use crate::cast::{Cast, cast_dtype};
 use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
+use crate::load::check_casts;
 use crate::monitor::Monitor;
 use crate::save::{Change, Content, Digests, FilePlan, Supplied, Supply};
 use crate::sub_byte;
@@ -168,6 +169,8 @@ pub(super) struct Conversion<'a> {
 
 impl<'a> Conversion<'a> {
     fn new(source: &'a dyn Source, options: &ConvertOptions) -> Result<Conversion<'a>> {
+        let names: Vec<&str> = source.keys().leaves().iter().map(|leaf| leaf.name.as_str()).collect();
+        check_casts(&options.dtypes, &names)?;
         let leaves = source.keys().leaves().iter().zip(source.specs());
         let specs = leaves.map(|(leaf, spec)| {
             let wanted = options.dtypes.iter().find(|(pattern, _)| matches_glob(pattern, &leaf.name));

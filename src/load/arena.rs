@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::fill::{Filler, timed};
-use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route};
+use super::plan::{LoadPlan, Route, place};
 use super::sink::Sink;
 use crate::array::ArraySpec;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::pjrt::HostMemory;
 
 /// The memory of a load, divided among its blocks and their tensors.
@@ -29,7 +29,7 @@ impl Arena {
         for steps in &plan.groups {
             let steps = steps.iter().map(|&step| &plan.steps[step]);
             let arena = steps.filter(|step| step.route == Route::Arena);
-            let bytes = arena.map(|step| step.device_bytes.next_multiple_of(PLACE_ALIGNMENT)).sum();
+            let bytes = arena.map(|step| place(step.device_bytes)).sum();
             regions.push(HostMemory::allocate(bytes)?);
         }
         let mut cut: HashMap<usize, Mutex<Vec<_>>> = HashMap::new();
@@ -67,10 +67,8 @@ impl Arena {
         for (piece, memory) in block.pieces.iter().zip(memory) {
             sink.tracker.check()?;
             let step = &sink.plan.steps[piece.step];
-            let Some(memory) = self.complete(piece.step, piece.target.start, step.device_bytes, memory)
-            else {
-                continue;
-            };
+            let whole = self.complete(piece.step, piece.target.start, step.device_bytes, memory);
+            let Some(memory) = whole.for_tensor(&step.name)? else { continue };
             let buffer = timed(&mut filler.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
             sink.deliver(piece.step, buffer);
         }
@@ -78,20 +76,29 @@ impl Arena {
     }
 
     /// The whole memory of a tensor once all of its pieces are there.
-    fn complete(&self, step: usize, start: usize, bytes: usize, piece: HostMemory) -> Option<HostMemory> {
-        let Some(pieces) = self.cut.get(&step) else { return Some(piece) };
+    ///
+    /// # Errors
+    /// [`Error::Undelivered`] when its pieces do not lie one after another.
+    fn complete(
+        &self,
+        step: usize,
+        start: usize,
+        bytes: usize,
+        piece: HostMemory,
+    ) -> Result<Option<HostMemory>> {
+        let Some(pieces) = self.cut.get(&step) else { return Ok(Some(piece)) };
         let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
         pieces.push((start, piece));
         if pieces.iter().map(|(_, piece)| piece.len()).sum::<usize>() < bytes {
-            return None;
+            return Ok(None);
         }
         pieces.sort_by_key(|(start, _)| *start);
         let mut pieces = pieces.drain(..).map(|(_, piece)| piece);
-        let mut whole = pieces.next()?;
+        let mut whole = pieces.next().ok_or(Error::Undelivered)?;
         for piece in pieces {
             // They were split off one region, one after another.
-            whole.join(piece).ok()?;
+            whole.join(piece).map_err(|_| Error::Undelivered)?;
         }
-        Some(whole)
+        Ok(Some(whole))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::plan::{PLACE_ALIGNMENT, Route, Step};
+use super::plan::{Route, Step, place};
 
 /// What one thread reads at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Piece {
 impl Piece {
     /// Bytes that the piece takes in a block.
     pub fn place(&self) -> usize {
-        self.target.len().next_multiple_of(PLACE_ALIGNMENT)
+        place(self.target.len())
     }
 }
 
@@ -43,8 +43,9 @@ const CUT: usize = 4096;
 /// Blocks of at most `most` bytes, but for tensors that cannot be cut.
 pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
-    // Whether the last block takes more tensors.
-    let mut is_open = false;
+    // The blocks that take more tensors: the last, if it does, and that of tensors that are packed, which others may lie
+    // between.
+    let (mut last, mut packed) = (None, None);
     for &position in order {
         let step = &steps[position];
         let parts = match step.route {
@@ -53,23 +54,25 @@ pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
             Route::Arena | Route::Stream => step.device_bytes.div_ceil(most.max(1)),
         };
         let whole = Piece { step: position, source: step.range.clone(), target: 0..step.device_bytes };
-        match blocks.last_mut() {
-            Some(last)
-                if is_open
-                    && parts == 1
-                    && step.route == last.route
-                    && last.bytes + whole.place() <= most =>
-            {
-                last.bytes += whole.place();
-                last.pieces.push(whole);
+        let open = if step.route == Route::Packed { &mut packed } else { &mut last };
+        let takes =
+            |block: &Block| parts == 1 && block.route == step.route && block.bytes + whole.place() <= most;
+        match open.and_then(|index: usize| blocks.get_mut(index)).filter(|block| takes(block)) {
+            Some(block) => {
+                block.bytes += whole.place();
+                block.pieces.push(whole);
             }
-            _ => {
-                is_open = parts == 1;
+            None => {
                 blocks.extend(divide(whole, parts).map(|piece| Block {
                     route: step.route,
                     bytes: piece.place(),
                     pieces: vec![piece],
                 }));
+                *open = (parts == 1).then_some(blocks.len() - 1);
+                if step.route == Route::Packed {
+                    // It is the last, and not for others.
+                    last = None;
+                }
             }
         }
     }
@@ -120,16 +123,28 @@ mod tests {
     fn step(range: Range<usize>, factor: (usize, usize), route: Route) -> Step {
         let device_bytes = range.len() * factor.0 / factor.1;
         let (name, spec) = (String::new(), ArraySpec::new(DType::U8, [device_bytes]));
-        Step { name, spec, range, route, change: Change::None, device_bytes, group: 0, slot: 0 }
+        Step {
+            key: String::new(),
+            name,
+            spec,
+            range,
+            route,
+            change: Change::None,
+            device_bytes,
+            group: 0,
+            slot: 0,
+            offset: 0,
+        }
     }
 
     proptest! {
         #[test]
         fn every_byte_is_in_exactly_one_piece_and_no_block_is_too_large(
-            sizes in proptest::collection::vec((0usize..5000, 0usize..3, 0usize..5), 0..40),
+            sizes in proptest::collection::vec((0usize..5000, 0usize..5, 0usize..5), 0..40),
             most in 4096usize..20_000,
         ) {
-            const ROUTES: [Route; 4] = [Route::Alias, Route::Arena, Route::Stream, Route::Whole];
+            const ROUTES: [Route; 5] =
+                [Route::Alias, Route::Arena, Route::Stream, Route::Packed, Route::Whole];
             const FACTORS: [(usize, usize); 5] = [(1, 1), (2, 1), (1, 2), (4, 1), (1, 4)];
             let mut start = 3;
             let steps: Vec<Step> = sizes.iter().map(|&(units, route, factor)| {
@@ -158,7 +173,7 @@ mod tests {
                 let can_be_cut = matches!(block.route, Route::Arena | Route::Stream);
                 // At most the rounding of a place over the limit; a cut of four times as many bytes as in the
                 // file is no finer.
-                let longest = most.max(CUT * 4).next_multiple_of(PLACE_ALIGNMENT);
+                let longest = place(most.max(CUT * 4));
                 prop_assert!(block.bytes <= longest || (!can_be_cut && block.pieces.len() == 1), "{:?}", block);
             }
             for (step, next) in steps.iter().zip(next) {

@@ -130,7 +130,7 @@ impl<'a> Filler<'a> {
     /// [`Error::Malformed`] for a digest that differs, naming the tensor; [`Error::Cancelled`].
     pub fn check_in_place(&mut self, piece: &Piece, bytes: &[u8]) -> Result<()> {
         let step = &self.plan.steps[piece.step];
-        if !self.digests.contains_key(&step.name) {
+        if !self.digests.contains_key(&step.key) {
             return Ok(());
         }
         for window in bytes.chunks(WINDOW) {
@@ -142,12 +142,12 @@ impl<'a> Filler<'a> {
 
     fn is_plain(&self, piece: &Piece) -> bool {
         let step = &self.plan.steps[piece.step];
-        step.change == Change::None && !self.digests.contains_key(&step.name)
+        step.change == Change::None && !self.digests.contains_key(&step.key)
     }
 
     fn fill_by_windows(&mut self, piece: &Piece, mut target: &mut [u8]) -> Result<()> {
         let step = &self.plan.steps[piece.step];
-        let is_checked = self.digests.contains_key(&step.name);
+        let is_checked = self.digests.contains_key(&step.key);
         let mut at = piece.source.start;
         while at < piece.source.end {
             self.tracker.check()?;
@@ -212,7 +212,7 @@ impl<'a> Filler<'a> {
             return Ok(());
         }
         let found = std::mem::take(&mut self.digest).finish();
-        match self.digests.get(&step.name) {
+        match self.digests.get(&step.key) {
             Some(expected) if *expected != found => Err(Error::Malformed {
                 origin: "the tensor".into(),
                 format: "copy of what was written",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Selected;
 use super::options::{LoadOptions, Strictness, Structure, Template};
+use super::patterns::check_casts;
 use crate::cast::cast_dtype;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::dtype::DType;
@@ -28,6 +29,9 @@ impl Selection<'_> {
 
 /// Chooses the tensors and places them.
 pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<Selection<'a>> {
+    let names: Vec<&str> = checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    options.check_patterns(&names)?;
+    check_casts(&options.dtypes, &names)?;
     let framework = framework_of(checkpoint, options)?;
     let record = match options.structure {
         // Under new names it does not apply.

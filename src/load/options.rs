@@ -44,7 +44,7 @@ pub struct LoadOptions {
     /// How much host memory a load through the staging ring uses.
     pub staging: Staging,
     /// Threads that read, cast and check. If `None`, as many as there are processors, up to 16; at least 8 where reads wait
-    /// for a disk or a network.
+    /// for a disk or a network; at most two fewer than the chunks of a staging ring.
     pub threads: Option<usize>,
     /// Who watches the load, and who may stop it.
     pub monitor: Monitor,
@@ -106,7 +106,7 @@ pub enum Verification {
     /// Nothing: bytes that nobody uses are not read.
     #[default]
     None,
-    /// The digests that the file records.
+    /// The digests that the file records. A tensor that it records none of is an error.
     Digests,
 }
 

@@ -69,7 +69,9 @@ pub enum Change {
 /// One tensor of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Step {
-    /// Its name on disk, after renaming.
+    /// Its key in the file, before renaming. What the file records of it, it records by this.
+    pub key: String,
+    /// The name that it is loaded by, after renaming.
     pub name: String,
     /// Its type and shape on the device.
     pub spec: ArraySpec,
@@ -85,6 +87,8 @@ pub struct Step {
     pub(super) group: usize,
     /// Its position in that.
     pub(super) slot: usize,
+    /// Where it begins in memory that the group shares, in bytes.
+    pub(super) offset: usize,
 }
 
 /// What a load will do. Printed, it is a table with a row a tensor, in the order of their bytes.
@@ -151,7 +155,8 @@ impl LoadPlan {
             let address = base_address.wrapping_add(tensor.range.start);
             let route = route(&tensor.range, address, change, device_bytes, target);
             let (name, range) = (name.to_owned(), tensor.range.clone());
-            Ok(Step { name, spec, range, route, change, device_bytes, group: 0, slot: 0 })
+            let key = tensor.name.clone();
+            Ok(Step { key, name, spec, range, route, change, device_bytes, group: 0, slot: 0, offset: 0 })
         };
         let mut steps = tensors.into_iter().map(step).collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..steps.len()).collect();
@@ -215,13 +220,13 @@ fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
             Route::Packed => PACKED_GROUP_BYTES,
             _ => continue,
         };
-        let place = step.device_bytes.next_multiple_of(PLACE_ALIGNMENT);
+        let place = place(step.device_bytes);
         let fits = |&&mut (group, bytes): &&mut (usize, usize)| {
             bytes + place <= most && groups[group].len() < GROUP_TENSORS
         };
         match open.get_mut(&step.route).filter(fits) {
             Some((group, bytes)) => {
-                step.group = *group;
+                (step.group, step.offset) = (*group, *bytes);
                 *bytes += place;
             }
             None => {
@@ -234,6 +239,11 @@ fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
         groups[step.group].push(position);
     }
     groups
+}
+
+/// What a tensor takes in memory that it shares, in bytes.
+pub(super) fn place(bytes: usize) -> usize {
+    bytes.next_multiple_of(PLACE_ALIGNMENT)
 }
 
 impl fmt::Display for Route {

@@ -34,6 +34,8 @@ pub struct LoadReport {
     pub streamed_bytes: u64,
     /// Tensors whose elements were cast.
     pub cast_tensors: usize,
+    /// Tensors whose digests were checked.
+    pub checked_tensors: usize,
     /// How the bytes that were copied were read.
     pub io: Io,
     /// Threads that read.

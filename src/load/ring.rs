@@ -81,6 +81,8 @@ impl Ring {
     /// A ring whose chunks are registered with the client, if one is given.
     pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
         let client = client.filter(|_| staging.registration == Registration::Auto);
+        // The fields are open to everybody.
+        let staging = Staging::new(staging.chunks, staging.chunk_bytes).registration(staging.registration);
         let state =
             State { free: Vec::new(), made: 0, out: 0, large: 0, waiting_for_large: 0, registers: None };
         let (client, state) = (client.cloned(), Mutex::new(state));
@@ -137,7 +139,9 @@ impl Ring {
     fn chunk(&self, registers: bool) -> Result<StagingMemory> {
         let client = self.client.as_ref().filter(|_| registers);
         let chunk = StagingMemory::allocate(self.staging.chunk_bytes, client)?;
-        self.state().registers.get_or_insert(chunk.is_registered());
+        let mut state = self.state();
+        state.registers = Some(chunk.is_registered() && state.registers != Some(false));
+        drop(state);
         Ok(chunk)
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::plan::LoadPlan;
+use super::plan::{Change, LoadPlan, Step};
 use crate::error::{Context, Error, Result};
 use crate::pjrt::{Device, Placement};
 
@@ -23,7 +23,7 @@ pub fn check(to: &Placement, plan: &LoadPlan) -> Result<()> {
         }
     };
     let Some(device) = device else { return Ok(()) };
-    let total: u64 = plan.steps.iter().map(|step| step.device_bytes as u64).sum();
+    let total: u64 = plan.steps.iter().map(least_bytes).sum();
     let started = Instant::now();
     loop {
         let Some((free, limit)) = room(&device) else { return Ok(()) };
@@ -37,6 +37,13 @@ pub fn check(to: &Placement, plan: &LoadPlan) -> Result<()> {
     }
 }
 
+/// The fewest bytes that a tensor takes on a device. Sub-byte elements, which the host passes in a byte each, may be packed
+/// there as they are in the file.
+fn least_bytes(step: &Step) -> u64 {
+    let bytes = if step.change == Change::Unpack { step.range.len() } else { step.device_bytes };
+    bytes as u64
+}
+
 /// Bytes that are free, and that there are; `None` where the plugin does not count them.
 fn room(device: &Device) -> Option<(u64, u64)> {
     let stats = device.memory_stats().ok()?;
@@ -48,7 +55,7 @@ fn refuse(device: &Device, plan: &LoadPlan, free: u64, limit: u64) -> Result<()>
     let mut needed = 0;
     for &position in &plan.order {
         let step = &plan.steps[position];
-        needed += step.device_bytes as u64;
+        needed += least_bytes(step);
         if needed > free {
             let device = device.to_string();
             return Err(Error::DeviceMemory { device, needed, free, limit }).for_tensor(&step.name);

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::plan::LoadPlan;
+use crate::error::{Context, Error, Result};
 use crate::monitor::Tracker;
 
 /// The plan of a load, and the buffers that are there already.
@@ -26,7 +27,13 @@ impl<'a, B> Sink<'a, B> {
     }
 
     /// The buffers, in the order of the tree's leaves.
-    pub fn into_buffers(self) -> Vec<B> {
-        self.buffers.into_iter().filter_map(OnceLock::into_inner).collect()
+    ///
+    /// # Errors
+    /// [`Error::Undelivered`], naming the tensor that nobody delivered.
+    pub fn into_buffers(self) -> Result<Vec<B>> {
+        let buffers = self.buffers.into_iter().zip(&self.plan.steps);
+        buffers
+            .map(|(buffer, step)| buffer.into_inner().ok_or(Error::Undelivered).for_tensor(&step.name))
+            .collect()
     }
 }

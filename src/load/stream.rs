@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::blocks::{Block, Piece};
 use super::fill::{Filler, timed};
-use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route, Step};
+use super::plan::{LoadPlan, PLACE_ALIGNMENT, Route, Step, place};
 use super::ring::{Lease, Ring, Staging};
 use super::sink::Sink;
 use crate::array::ArraySpec;
@@ -76,12 +76,14 @@ pub fn abilities(client: &Client, memory: Option<&Memory>) -> (bool, bool) {
     };
     let views = || -> Result<bool> {
         let base = client.uninitialized_buffer(&bytes_spec(64), &Placement::from(memory))?;
-        base.into_views(&[(0, ArraySpec::new(DType::F32, [3, 5]))])?[0].is_row_major()
+        let view = base.into_views([(0, &spec)])?.pop();
+        view.map_or(Ok(false), |view| view?.is_row_major())
     };
     let attempt = |what: &str, attempt: &dyn Fn() -> Result<bool>| {
         attempt().unwrap_or_else(|error| {
             tracing::debug!(%error, "{what}");
-            false
+            // Of a full device nothing is known, and the load will say that it is full.
+            error.code() == Some(ErrorCode::ResourceExhausted)
         })
     };
     let has_pieces =
@@ -146,7 +148,11 @@ impl Stream {
             start += bytes.len();
             let first = &sink.plan.steps[run[0].step];
             let passed = timed(&mut filler.spent.pass, || self.pass_packed(sink, first, bytes));
-            for (step, buffer) in passed.for_tensor(&first.name)? {
+            let passed = match passed {
+                Err(error @ Error::Tensor { .. }) => Err(error),
+                other => other.for_tensor(&first.name),
+            };
+            for (step, buffer) in passed? {
                 sink.deliver(step, buffer);
             }
         }
@@ -161,27 +167,28 @@ impl Stream {
         first: &Step,
         bytes: Bytes,
     ) -> Result<Vec<(usize, Buffer)>> {
-        let steps = &sink.plan.groups[first.group];
-        let mut places = Vec::with_capacity(steps.len());
-        let mut end = 0;
-        for &step in steps {
-            places.push((end, sink.plan.steps[step].spec.clone()));
-            end += sink.plan.steps[step].device_bytes.next_multiple_of(PLACE_ALIGNMENT);
-        }
+        let steps = || sink.plan.groups[first.group].iter().map(|&position| &sink.plan.steps[position]);
         let mut group = self.groups[first.group].lock().unwrap_or_else(PoisonError::into_inner);
         let group_here = match &mut *group {
             Some(group) => group,
-            empty => empty.insert(self.begin(vec![bytes_spec(end)], |_| first)?),
+            empty => {
+                let end = steps().last().map_or(0, |last| last.offset + place(last.device_bytes));
+                empty.insert(self.begin(vec![bytes_spec(end)], |_| first)?)
+            }
         };
-        group_here.transfer(0, places[first.slot].0, bytes)?;
+        group_here.transfer(0, first.offset, bytes)?;
         if group_here.missing[0] > 0 {
             return Ok(Vec::new());
         }
         let base = group_here.buffers.remove(0);
         *group = None;
         drop(group);
-        let views = base.into_views(&places)?;
-        Ok(steps.iter().copied().zip(views).collect())
+        let views = base.into_views(steps().map(|step| (step.offset, &step.spec)))?;
+        let positions = sink.plan.groups[first.group].iter().copied();
+        positions
+            .zip(views)
+            .map(|(position, view)| Ok((position, view.for_tensor(&sink.plan.steps[position].name)?)))
+            .collect()
     }
 
     fn pass_whole(&self, sink: &Sink<'_, Buffer>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {

@@ -268,7 +268,8 @@ impl Buffer {
         Ok(self.query(ffi::PJRT_Buffer_IsDeleted, args, |a, b| a.buffer = b)?.is_deleted)
     }
 
-    /// Frees the device memory now, whoever else holds a clone; using one afterwards is an error.
+    /// Frees the device memory now, whoever else holds a clone; using one afterwards is an error. Memory that the buffer
+    /// shares with others (small tensors of one load) is freed with the last of them.
     ///
     /// # Errors
     /// When the plugin cannot.
@@ -483,8 +484,15 @@ impl Buffer {
     /// there. The memory is freed with the last of them, and donating one lends it.
     ///
     /// # Errors
-    /// The error of the work that fills the buffer; when a part does not lie within it, or the plugin has no views.
-    pub(crate) fn into_views(self, parts: &[(usize, ArraySpec)]) -> Result<Vec<Buffer>> {
+    /// When the buffer has clones; the error of the work that fills it; of a part, when it does not lie within it, or the
+    /// plugin refuses.
+    pub(crate) fn into_views<'a>(
+        self,
+        parts: impl IntoIterator<Item = (usize, &'a ArraySpec)>,
+    ) -> Result<Vec<Result<Buffer>>> {
+        if Arc::strong_count(&self.inner) > 1 {
+            return Err(Error::InvalidArgument("a buffer that has clones cannot be divided".into()));
+        }
         self.wait()?;
         let (device, size) = (self.device()?, self.on_device_bytes()?);
         if self.memory()? != device.default_memory() {
@@ -493,21 +501,21 @@ impl Buffer {
             ));
         }
         let reference = Arc::new(self.external_reference()?);
-        let view = |(offset, spec): &(usize, ArraySpec)| {
+        let view = |(offset, spec): (usize, &ArraySpec)| {
             let bytes = spec.host_bytes()?;
             if offset.checked_add(bytes).is_none_or(|end| end > size) {
                 return Err(Error::InvalidArgument(format!(
                     "{spec} at {offset} does not lie within {size} bytes"
                 )));
             }
-            let pointer = reference.as_ptr().wrapping_byte_add(*offset);
+            let pointer = reference.as_ptr().wrapping_byte_add(offset);
             let held = Arc::clone(&reference);
             // SAFETY: the memory is the device's, lies within the buffer, which is there, and stays until every view has
-            // dropped its share of the reference. Nothing writes to it: the buffer is ours alone and is dropped, a
-            // buffer with an external reference cannot be donated, and neither can a view.
+            // dropped its share of the reference. Nothing writes to it: the buffer has no clones (checked above) and is
+            // ours to drop, one with an external reference cannot be donated, and neither can a view.
             unsafe { self.client().view_of_device_memory(spec, pointer, &device, move || drop(held)) }
         };
-        parts.iter().map(view).collect()
+        Ok(parts.into_iter().map(view).collect())
     }
 
     fn counting(&self) -> MutexGuard<'_, ()> {
@@ -655,7 +663,9 @@ impl Drop for DonationClaim<'_> {
         // One of which the plugin cannot say is not used again.
         let is_used_up = self.0.is_deleted().unwrap_or(true);
         let outcome = if is_used_up { state::DONATED } else { state::ALIVE };
-        self.0.inner.state.store(outcome, Ordering::Release);
+        // One that was deleted meanwhile stays so.
+        let state = &self.0.inner.state;
+        let _ = state.compare_exchange(state::CLAIMED, outcome, Ordering::AcqRel, Ordering::Acquire);
     }
 }
 

@@ -17,7 +17,8 @@ pub enum Input<'a> {
     /// Only read: the buffer is as good as before.
     Borrow(&'a Buffer),
     /// Given away: where the program says so, an output takes its memory, and using the buffer (or a clone
-    /// of it) afterwards is an error.
+    /// of it) afterwards is an error. One whose memory is shared with others (small tensors of one load, views) is only
+    /// read.
     Donate(Buffer),
 }
 
@@ -177,7 +178,9 @@ impl LoadedExecutable {
         let mut claims = Vec::new();
         for (device, list) in arguments.iter().enumerate() {
             for (position, input) in list.iter().enumerate() {
-                if let Input::Donate(buffer) = input {
+                if let Input::Donate(buffer) = input
+                    && !input.is_kept()
+                {
                     claims.push(buffer.claim().map_err(|error| self.refused(device, position, &error))?);
                 }
             }

@@ -19,7 +19,7 @@ pub struct Outputs {
 
 impl Outputs {
     pub(super) fn new(buffers: Vec<Buffer>, keys: Arc<KeyMap>) -> Outputs {
-        debug_assert_eq!(buffers.len(), keys.len());
+        assert_eq!(buffers.len(), keys.len(), "a call returns a buffer for each leaf");
         Outputs { buffers, keys }
     }
 

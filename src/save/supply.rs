@@ -111,11 +111,19 @@ impl Supplied {
     }
 }
 
+/// The least that is taken for what is fetched, in bytes.
+const LEAST_FETCHED: usize = 1 << 20;
+
 /// So many bytes for what is fetched from the client's devices.
 fn room<'a>(fetched: &'a mut Option<StagingMemory>, bytes: usize, client: &Client) -> Result<&'a mut [u8]> {
-    let memory = match fetched.take().filter(|memory| memory.len() >= bytes) {
-        Some(memory) => memory,
-        None => StagingMemory::allocate(bytes, Some(client))?,
+    let memory = match fetched.take() {
+        Some(memory) if memory.len() >= bytes => memory,
+        small => {
+            // A plugin that did not register it before does not do so now.
+            let client = small.is_none_or(|memory| memory.is_registered()).then_some(client);
+            // Rounded up, so that tensors that are ever larger do not each need their own.
+            StagingMemory::allocate(bytes.max(LEAST_FETCHED).next_power_of_two(), client)?
+        }
     };
     Ok(&mut fetched.insert(memory)[..bytes])
 }
