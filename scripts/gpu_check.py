@@ -9,6 +9,7 @@ step.
 import argparse
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -90,13 +91,23 @@ class Machine:
         if not (self.folder / "bin/safejax").exists():
             sys.exit(f"{self.folder} has no bin/safejax: run `scripts/gpu_check.sh pack` first")
         self.options, self.plugin, self.short = options, options.plugin, options.short
+        self.lock = open(self.folder / "lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit(f"another run is under way in {self.folder}")
         self.out = options.out.resolve()
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.log = open(self.out / "log.txt", "w", buffering=1)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self.log = open(self.out / "log.txt", "w", buffering=1)
+        except OSError as error:
+            sys.exit(f"nothing can be written to {self.out}: {error.strerror}")
         self.tmp = self.folder / "tmp"
         shutil.rmtree(self.tmp, ignore_errors=True)
         self.tmp.mkdir()
         self.exports = self.tmp / "exports"
+        # What JAX said of itself when it exported.
+        self.jax = None
         self.is_cpu = "cpu" in self.plugin
         self.environment = {
             **os.environ,
@@ -132,6 +143,10 @@ class Machine:
             output, errors = process.communicate()
             self.log.write(f"\n$ {words}\n{output}{errors}[ended after {limit} s]\n")
             raise Failed(f"{pathlib.Path(command[0]).name} did not end within {limit} s") from None
+        except BaseException:
+            # Ctrl-C reaches this process alone.
+            end(process)
+            raise
         self.log.write(f"\n$ {words}\n{output}{errors}[exit code {process.returncode}]\n")
         if process.returncode != 0 and not fails:
             lines = [line for line in errors.splitlines() if line.strip()]
@@ -153,17 +168,26 @@ class Machine:
         timer.start()
         reader.start()
         events, watch = [], None
-        for line in process.stdout:
-            self.log.write(line)
-            with contextlib.suppress(json.JSONDecodeError):
-                event = json.loads(line)
-                if not isinstance(event, dict) or "event" not in event:
-                    continue
-                if event["event"] == "begin":
-                    watch = Watch(process.pid)
-                elif watch and event["event"] == "end":
-                    event["host_bytes"], event["taken_bytes"] = watch.end()
-                events.append(event)
+        try:
+            for line in process.stdout:
+                self.log.write(line)
+                with contextlib.suppress(json.JSONDecodeError):
+                    event = json.loads(line)
+                    if not isinstance(event, dict) or "event" not in event:
+                        continue
+                    if event["event"] == "begin":
+                        watch = Watch(process.pid)
+                    elif watch and event["event"] == "end":
+                        event["host_bytes"], event["taken_bytes"] = watch.end()
+                        watch = None
+                    events.append(event)
+        except BaseException:
+            timer.cancel()
+            end(process)
+            raise
+        finally:
+            if watch:
+                watch.end()
         was_ended = not timer.is_alive()
         timer.cancel()
         reader.join()
@@ -234,6 +258,13 @@ def exports(machine):
     return f"jax {machine.jax['jax']} on {machine.jax['device']}"
 
 
+def large_exports(machine):
+    """The directory of the larger programs, which the step `exports` makes."""
+    if not machine.jax:
+        raise Failed("it needs what the step `exports` makes, which did not hold or was left out")
+    return machine.exports / "large"
+
+
 def side_by_side(work, items):
     """The results of the work on each item, three at a time; they do not time anything."""
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -300,7 +331,7 @@ def programs(machine):
         return name, runs, problems
 
     reused = []
-    outcomes = side_by_side(run, sorted((machine.exports / "large").glob("*.jaxexport")))
+    outcomes = side_by_side(run, sorted(large_exports(machine).glob("*.jaxexport")))
     problems = [problem for _, _, problems in outcomes for problem in problems]
     if outcomes and not reused:
         problems.append("no program was found in the cache of executables")
@@ -498,7 +529,7 @@ def saves(machine):
 
 def calls(machine):
     names = ["tiny", "deep_f32", "deep_bf16"]
-    large = machine.exports / "large"
+    large = large_exports(machine)
     paths = [large / f"{name}{ending}" for name in names for ending in (".jaxexport", ".safetensors")]
     seconds = 0.2 if machine.short else 0.6
     output = machine.run([machine.binary("latency"), f"--seconds={seconds}", *paths], 60)[0]
@@ -522,7 +553,7 @@ SLACK_BYTES = 64 << 20
 
 
 def soak(machine):
-    file, large = machine.tmp / "soak.safetensors", machine.exports / "large"
+    file, large = machine.tmp / "soak.safetensors", large_exports(machine)
     checkpoint(file, 40, [64, 512] if machine.short else [1024, 1024], "F32")
     seconds = 4 if machine.short else 60
     command = [machine.binary("device"), "soak", seconds, file, large / "tiny.jaxexport", large / "tiny.safetensors"]
@@ -551,7 +582,7 @@ def sanitizer(machine):
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.path.exists(tool):
         raise NotHere("compute-sanitizer is not installed")
-    file, large = machine.tmp / "few.safetensors", machine.exports / "large"
+    file, large = machine.tmp / "few.safetensors", large_exports(machine)
     checkpoint(file, 12, [256, 257], "BF16")
     paths = json.loads(machine.python("gpu_programs.py", "split", large / "conv.safetensors", machine.tmp, limit=60))
     arguments = [word for index, path in enumerate(paths) for word in ("--arg", f"{index}={path}")]
@@ -573,7 +604,25 @@ STEPS = [devices, exports, tests, programs, loads, calls, saves, cold, soak, san
 
 
 def run(options):
+    names = [step.__name__ for step in STEPS]
+    wanted = options.only.split(",") if options.only else names
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        sys.exit(f"there is no step {', '.join(unknown)}; there are {', '.join(names)}")
     machine = Machine(options)
+    try:
+        steps = carry_out(machine, wanted)
+    finally:
+        # Some of it is large.
+        shutil.rmtree(machine.tmp, ignore_errors=True)
+    print("\n| step | | figure |\n| --- | --- | --- |")
+    for name, result in steps.items():
+        print(f"| {name} | {result['outcome']} | {result['figure']} |")
+    return int(any(result["outcome"] == "FAILS" for result in steps.values()))
+
+
+def carry_out(machine, wanted):
+    """What becomes of each step that is wanted."""
     results = {"plugin": machine.plugin, "short": machine.short, "steps": {}}
 
     def save():
@@ -584,7 +633,6 @@ def run(options):
         save()
 
     machine.keep = keep
-    wanted = options.only.split(",") if options.only else [step.__name__ for step in STEPS]
     for step in STEPS:
         name = step.__name__
         if name not in wanted:
@@ -605,11 +653,7 @@ def run(options):
         results["steps"][name] = {"outcome": outcome, "figure": figure, "seconds": seconds}
         save()
         print(f"  {outcome} ({seconds:.0f} s): {figure}", flush=True)
-    shutil.rmtree(machine.tmp, ignore_errors=True)
-    print("\n| step | | figure |\n| --- | --- | --- |")
-    for name, result in results["steps"].items():
-        print(f"| {name} | {result['outcome']} | {result['figure']} |")
-    return int(any(result["outcome"] == "FAILS" for result in results["steps"].values()))
+    return results["steps"]
 
 
 def main():
@@ -623,7 +667,10 @@ def main():
     there.add_argument("--only", help="some steps, separated by commas: " + ", ".join(step.__name__ for step in STEPS))
     there.add_argument("--sweep", action="store_true", help="with loads by many sizes of the staging ring")
     options = parser.parse_args()
-    return pack() if options.command == "pack" else run(options)
+    try:
+        return pack() if options.command == "pack" else run(options)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 if __name__ == "__main__":
