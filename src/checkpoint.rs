@@ -18,8 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-pub(crate) use digest::DigestState;
 pub use digest::{DIGEST_KEY, read_digests, sha256};
+pub(crate) use digest::{DigestState, check_digest};
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
 pub(crate) use mapping::map as read_file;
 pub use reader::Io;

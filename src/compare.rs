@@ -7,14 +7,18 @@ use half::{bf16, f16};
 use crate::array::ArraySpec;
 use crate::dtype::{DType, Element};
 
-/// How two arrays of one type and shape differ.
+/// How two arrays of one shape differ.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Comparison {
     /// Elements.
     pub elements: u64,
-    /// Elements whose bits differ; two zeros of different sign do, two NaN of the same bits do not.
+    /// Elements that differ: in their bits for arrays of one type, so that two zeros of different sign do and two NaN of the
+    /// same bits do not; in their values for arrays of two.
     pub differing: u64,
+    /// Elements of which one or both are infinite or NaN, and that no difference is measured of: one NaN, or two that are
+    /// not the same infinity.
+    pub not_measured: u64,
     /// The largest difference of two finite elements; `None` for types that are only compared bit by bit.
     pub largest_absolute: Option<f64>,
     /// The largest difference in relation to the larger of the two.
@@ -23,6 +27,14 @@ pub struct Comparison {
     pub first_nan: u64,
     /// NaN in the second array.
     pub second_nan: u64,
+}
+
+impl Comparison {
+    /// Whether no element differs by more than this. Of types that are only compared bit by bit, none may differ.
+    pub fn is_within(&self, tolerance: f64) -> bool {
+        let is_near = self.largest_absolute.is_some_and(|largest| largest <= tolerance);
+        self.differing == 0 || (is_near && self.not_measured == 0)
+    }
 }
 
 /// What is in an array that is no finite number.
@@ -53,17 +65,79 @@ pub fn compare(spec: &ArraySpec, first: &[u8], second: &[u8]) -> Comparison {
     result
 }
 
+/// Compares two arrays of one shape and of these types by their values, as a cast is checked; `None` where one of the types
+/// is only compared bit by bit.
+pub fn compare_values(first: (DType, &[u8]), second: (DType, &[u8])) -> Option<Comparison> {
+    let width = |dtype: DType| (dtype.bits() / 8).max(1);
+    let mut result =
+        Comparison { elements: (first.1.len() / width(first.0)) as u64, ..Comparison::default() };
+    if first.1.is_empty() {
+        return values(first.0, &[]).and(values(second.0, &[])).map(|_| result);
+    }
+    for (a, b) in first.1.chunks(CHUNK * width(first.0)).zip(second.1.chunks(CHUNK * width(second.0))) {
+        let (a, b) = (values(first.0, a)?, values(second.0, b)?);
+        if a.len() != b.len() {
+            return None; // Complex elements are two values.
+        }
+        result.differing += a.iter().zip(&b).filter(|(a, b)| !a.is_same(**b)).count() as u64;
+        result.add(&a, &b);
+    }
+    Some(result)
+}
+
+/// A number of any type, exactly.
+#[derive(Debug, Clone, Copy)]
+enum Value {
+    Integer(i128),
+    Float(f64),
+}
+
+impl Value {
+    fn to_f64(self) -> f64 {
+        match self {
+            Value::Integer(value) => value as f64,
+            Value::Float(value) => value,
+        }
+    }
+
+    /// Whether two are the same number; two NaN are.
+    fn is_same(self, other: Value) -> bool {
+        match (self, other) {
+            (Value::Integer(a), Value::Integer(b)) => a == b,
+            (a, b) => {
+                let (a, b) = (a.to_f64(), b.to_f64());
+                a == b || (a.is_nan() && b.is_nan())
+            }
+        }
+    }
+
+    /// How far two are apart: of integers exactly, before it is rounded.
+    fn distance(self, other: Value) -> f64 {
+        match (self, other) {
+            (Value::Integer(a), Value::Integer(b)) => (a - b).unsigned_abs() as f64,
+            (a, b) => (a.to_f64() - b.to_f64()).abs(),
+        }
+    }
+}
+
 impl Comparison {
-    fn add(&mut self, first: &[f64], second: &[f64]) {
+    fn add(&mut self, first: &[Value], second: &[Value]) {
         let (absolute, relative) =
             (self.largest_absolute.get_or_insert(0.0), self.largest_relative.get_or_insert(0.0));
-        for (a, b) in first.iter().zip(second) {
-            self.first_nan += u64::from(a.is_nan());
-            self.second_nan += u64::from(b.is_nan());
-            let difference = (a - b).abs();
-            if difference.is_finite() && difference > 0.0 {
+        for (&a, &b) in first.iter().zip(second) {
+            let (x, y) = (a.to_f64(), b.to_f64());
+            self.first_nan += u64::from(x.is_nan());
+            self.second_nan += u64::from(y.is_nan());
+            if a.is_same(b) {
+                continue;
+            }
+            let difference = a.distance(b);
+            // The difference of two large finite numbers may be infinite, and is measured.
+            if x.is_finite() && y.is_finite() {
                 *absolute = absolute.max(difference);
-                *relative = relative.max(difference / a.abs().max(b.abs()));
+                *relative = relative.max(difference / x.abs().max(y.abs()));
+            } else {
+                self.not_measured += 1;
             }
         }
     }
@@ -78,37 +152,103 @@ pub fn non_finite(dtype: DType, bytes: &[u8]) -> NonFinite {
     }
     for chunk in bytes.chunks(CHUNK * width) {
         for value in values(dtype, chunk).unwrap_or_default() {
-            found.nan += u64::from(value.is_nan());
-            found.infinite += u64::from(value.is_infinite());
+            found.nan += u64::from(value.to_f64().is_nan());
+            found.infinite += u64::from(value.to_f64().is_infinite());
         }
     }
     found
 }
 
-/// The elements as f64, complex ones as two; `None` for types that are only compared bit by bit.
-fn values(dtype: DType, bytes: &[u8]) -> Option<Vec<f64>> {
-    fn read<T: Element>(bytes: &[u8], convert: impl Fn(T) -> f64) -> Option<Vec<f64>> {
-        Some(
-            bytes
-                .chunks_exact(size_of::<T>())
-                .map(|chunk| convert(bytemuck::pod_read_unaligned(chunk)))
-                .collect(),
-        )
+/// The elements, complex ones as two; `None` for types that are only compared bit by bit.
+fn values(dtype: DType, bytes: &[u8]) -> Option<Vec<Value>> {
+    fn read<T: Element>(bytes: &[u8], convert: impl Fn(T) -> Value) -> Option<Vec<Value>> {
+        let elements = bytes.chunks_exact(size_of::<T>());
+        Some(elements.map(|chunk| convert(bytemuck::pod_read_unaligned(chunk))).collect())
+    }
+    fn integers<T: Element + Into<i128>>(bytes: &[u8]) -> Option<Vec<Value>> {
+        read(bytes, |value: T| Value::Integer(value.into()))
     }
     match dtype {
-        DType::I8 => read::<i8>(bytes, f64::from),
-        DType::I16 => read::<i16>(bytes, f64::from),
-        DType::I32 => read::<i32>(bytes, f64::from),
-        DType::I64 => read::<i64>(bytes, |value| value as f64),
-        DType::U8 | DType::Bool => read::<u8>(bytes, f64::from),
-        DType::U16 => read::<u16>(bytes, f64::from),
-        DType::U32 => read::<u32>(bytes, f64::from),
-        DType::U64 => read::<u64>(bytes, |value| value as f64),
-        DType::F16 => read::<f16>(bytes, f16::to_f64),
-        DType::BF16 => read::<bf16>(bytes, bf16::to_f64),
-        DType::F32 | DType::C64 => read::<f32>(bytes, f64::from),
-        DType::F64 | DType::C128 => read::<f64>(bytes, |value| value),
-        _ => None,
+        DType::I8 => integers::<i8>(bytes),
+        DType::I16 => integers::<i16>(bytes),
+        DType::I32 => integers::<i32>(bytes),
+        DType::I64 => integers::<i64>(bytes),
+        DType::U8 | DType::Bool => integers::<u8>(bytes),
+        DType::U16 => integers::<u16>(bytes),
+        DType::U32 => integers::<u32>(bytes),
+        DType::U64 => integers::<u64>(bytes),
+        DType::F16 => read::<f16>(bytes, |value| Value::Float(value.to_f64())),
+        DType::BF16 => read::<bf16>(bytes, |value| Value::Float(value.to_f64())),
+        DType::F32 | DType::C64 => read::<f32>(bytes, |value| Value::Float(value.into())),
+        DType::F64 | DType::C128 => read::<f64>(bytes, Value::Float),
+        dtype => {
+            let format = EightBits::of(dtype)?;
+            Some(bytes.iter().map(|&bits| Value::Float(format.value(bits))).collect())
+        }
+    }
+}
+
+/// How a type of eight bits holds floating point numbers, as `ml_dtypes` defines them (its README and `float8.h`).
+struct EightBits {
+    has_sign: bool,
+    mantissa_bits: u32,
+    bias: i32,
+    special: Special,
+}
+
+/// Which patterns are no finite numbers.
+enum Special {
+    /// As in IEEE 754: an exponent of ones is infinity, or NaN where the mantissa is not zero.
+    Ieee,
+    /// Ones only, but for the sign, are NaN; there is no infinity ("fn").
+    OnesAreNan,
+    /// What would be negative zero is NaN; there is no infinity ("fnuz").
+    NegativeZeroIsNan,
+}
+
+impl EightBits {
+    fn of(dtype: DType) -> Option<EightBits> {
+        let (mantissa_bits, bias, special) = match dtype {
+            DType::F8E3M4 => (4, 3, Special::Ieee),
+            DType::F8E4M3 => (3, 7, Special::Ieee),
+            DType::F8E5M2 => (2, 15, Special::Ieee),
+            DType::F8E4M3FN => (3, 7, Special::OnesAreNan),
+            DType::F8E4M3FNUZ => (3, 8, Special::NegativeZeroIsNan),
+            DType::F8E5M2FNUZ => (2, 16, Special::NegativeZeroIsNan),
+            DType::F8E4M3B11FNUZ => (3, 11, Special::NegativeZeroIsNan),
+            DType::F8E8M0FNU => {
+                return Some(EightBits {
+                    has_sign: false,
+                    mantissa_bits: 0,
+                    bias: 127,
+                    special: Special::OnesAreNan,
+                });
+            }
+            _ => return None,
+        };
+        Some(EightBits { has_sign: true, mantissa_bits, bias, special })
+    }
+
+    fn value(&self, bits: u8) -> f64 {
+        let magnitude = i32::from(if self.has_sign { bits & 0x7f } else { bits });
+        let sign = if self.has_sign && bits & 0x80 != 0 { -1.0 } else { 1.0 };
+        let largest = if self.has_sign { 0x7f } else { 0xff };
+        let (exponent, mantissa) =
+            (magnitude >> self.mantissa_bits, magnitude & ((1 << self.mantissa_bits) - 1));
+        match self.special {
+            Special::Ieee if exponent == largest >> self.mantissa_bits => {
+                return if mantissa == 0 { sign * f64::INFINITY } else { f64::NAN };
+            }
+            Special::OnesAreNan if magnitude == largest => return f64::NAN,
+            Special::NegativeZeroIsNan if bits == 0x80 => return f64::NAN,
+            _ => {}
+        }
+        let fraction = f64::from(mantissa) / f64::from(1 << self.mantissa_bits);
+        // Without a mantissa there is no zero, and so nothing below the normal numbers.
+        if exponent == 0 && self.mantissa_bits > 0 {
+            return sign * fraction * 2f64.powi(1 - self.bias);
+        }
+        sign * (1.0 + fraction) * 2f64.powi(exponent - self.bias)
     }
 }
 
@@ -129,7 +269,61 @@ mod tests {
         assert_eq!((result.first_nan, result.second_nan), (1, 1));
         let eights = ArraySpec::new(DType::F8E4M3FN, [2]);
         let result = compare(&eights, &[1, 2], &[1, 3]);
+        assert_eq!((result.differing, result.largest_absolute), (1, Some(1.0 / 512.0)));
+        let packed = ArraySpec::new(DType::F4E2M1FN, [4]);
+        let result = compare(&packed, &[1, 2], &[1, 3]);
         assert_eq!((result.differing, result.largest_absolute), (1, None));
+        assert!(!result.is_within(f64::INFINITY));
+    }
+
+    #[test]
+    fn what_is_infinite_or_nan_is_within_no_tolerance() {
+        let spec = ArraySpec::new(DType::F32, [3]);
+        let of = |a: [f32; 3], b: [f32; 3]| compare(&spec, &f32s(&a), &f32s(&b));
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        assert_eq!(of([inf, nan, 1.0], [1.0, 1.0, nan]).not_measured, 3);
+        assert!(!of([inf, 0.0, 0.0], [-inf, 0.0, 0.0]).is_within(f64::INFINITY));
+        assert!(of([inf, nan, 1.0], [inf, nan, 1.5]).is_within(0.5));
+        assert!(!of([inf, nan, 1.0], [inf, nan, 1.5]).is_within(0.4));
+        assert!(of([f32::MAX, 0.0, 0.0], [f32::MIN, 0.0, 0.0]).is_within(1e39));
+    }
+
+    #[test]
+    fn integers_of_64_bits_are_compared_exactly() {
+        let spec = ArraySpec::new(DType::U64, [1]);
+        let result = compare(&spec, &u64::MAX.to_le_bytes(), &(u64::MAX - 1).to_le_bytes());
+        assert_eq!((result.differing, result.largest_absolute), (1, Some(1.0)));
+        assert!(!result.is_within(0.5));
+    }
+
+    #[test]
+    fn a_cast_is_compared_by_its_values() {
+        let halves: Vec<u8> = [1.0, 2.5].map(bf16::from_f32).iter().flat_map(|v| v.to_le_bytes()).collect();
+        let result = compare_values((DType::F32, &f32s(&[1.0, 2.502])), (DType::BF16, &halves)).unwrap();
+        assert_eq!(result.differing, 1);
+        assert!(result.is_within(0.01) && !result.is_within(0.001));
+        assert_eq!(compare_values((DType::C64, &f32s(&[1.0, 0.0])), (DType::F32, &f32s(&[1.0]))), None);
+        assert_eq!(compare_values((DType::F4E2M1FN, &[1]), (DType::F32, &f32s(&[1.0]))), None);
+    }
+
+    /// The values that `ml_dtypes` 0.5.4 gives these patterns.
+    #[test]
+    fn eight_bit_floats_are_what_ml_dtypes_says() {
+        let text = include_str!("../tests/data/float8.json");
+        // The bits of a float64, or null for NaN.
+        let table: std::collections::BTreeMap<String, Vec<Option<u64>>> = serde_json::from_str(text).unwrap();
+        assert_eq!(table.len(), 8);
+        for (name, expected) in table {
+            let dtype = DType::from_name(&name).unwrap();
+            let format = EightBits::of(dtype).unwrap();
+            for (bits, expected) in (0..=255).zip(expected) {
+                let found = format.value(bits);
+                match expected {
+                    None => assert!(found.is_nan(), "{name} {bits:#x}"),
+                    Some(value) => assert_eq!(found.to_bits(), value, "{name} {bits:#x}"),
+                }
+            }
+        }
     }
 
     #[test]
@@ -138,5 +332,7 @@ mod tests {
         assert_eq!(non_finite(DType::F32, &bytes), NonFinite { nan: 1, infinite: 2 });
         assert_eq!(non_finite(DType::C64, &bytes), NonFinite { nan: 1, infinite: 2 });
         assert_eq!(non_finite(DType::U8, &[255; 9]), NonFinite::default());
+        assert_eq!(non_finite(DType::F8E4M3FN, &[0x7f, 0x7e]), NonFinite { nan: 1, infinite: 0 });
+        assert_eq!(non_finite(DType::F8E5M2, &[0x7c, 0x7f, 1]), NonFinite { nan: 1, infinite: 1 });
     }
 }

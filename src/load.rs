@@ -203,6 +203,8 @@ fn digests_of(selection: &Selection<'_>, checkpoint: &Checkpoint) -> Result<BTre
 pub struct Outline {
     /// The structure and the leaves.
     pub keys: KeyMap,
+    /// The keys of the leaves in the file, before renaming, in JAX's order.
+    pub file_keys: Vec<String>,
     /// The types and shapes of the leaves in the file, in JAX's order.
     pub specs: Vec<ArraySpec>,
     /// Where the leaves' bytes are, from the beginning of the file.
@@ -227,9 +229,11 @@ impl Outline {
 pub fn outline(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Outline> {
     let selection =
         names::select(checkpoint, options).map_err(|error| in_file(error, checkpoint.origin()))?;
+    let file_keys = selection.tensors.iter().map(|tensor| tensor.name.clone()).collect();
     let specs = selection.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
     let ranges = selection.tensors.iter().map(|tensor| tensor.range.clone()).collect();
     Ok(Outline {
+        file_keys,
         specs,
         ranges,
         framework: selection.framework,

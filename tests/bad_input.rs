@@ -204,6 +204,18 @@ fn files_of_every_format_with_changed_bytes_never_panic() {
 }
 
 #[test]
+fn arrays_in_chunks_within_each_other_do_not_end_the_stack() {
+    let key = b"__msgpack_chunked_array__";
+    // {mark: true, 'shape': {'0': the same again …
+    let level: Vec<u8> = [&[0x83, 0xb9][..], key, &[0xc3, 0xa5], b"shape", &[0x81, 0xa1], b"0"].concat();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("deep.msgpack");
+    std::fs::write(&path, level.repeat(8000)).unwrap();
+    let error = fails(safejax().arg("inspect").arg(&path));
+    assert!(error.contains("nested deeper than 128 levels"), "{error}");
+}
+
+#[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let output = safejax().arg("inspect").arg(digits("params.safetensors")).stdout(full).output().unwrap();

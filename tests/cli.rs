@@ -185,6 +185,52 @@ fn files_go_from_format_to_format_and_back() {
 }
 
 #[test]
+fn convert_writes_no_new_digests_over_a_changed_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, out) = (directory.path().join("a.safetensors"), directory.path().join("out.safetensors"));
+    succeeds(safejax().arg("convert").arg(digits("params.safetensors")).arg(&file).arg("--digests"));
+    succeeds(safejax().arg("convert").args([&file, &out]).arg("--digests"));
+    let range = Checkpoint::open(&file).unwrap().tensor("params.Dense_0.kernel").unwrap().range.clone();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[range.end - 1] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let before = std::fs::read(&out).unwrap();
+    for arguments in [&["--digests"][..], &[], &["--rename", "params.=model."], &["--dtype", "bf16"]] {
+        let error = common::fails(safejax().arg("convert").args([&file, &out]).args(arguments));
+        assert!(error.contains("Dense_0.kernel`") && error.contains("was recorded"), "{error}");
+        assert_eq!(std::fs::read(&out).unwrap(), before);
+    }
+    let npz = directory.path().join("a.npz");
+    assert!(common::fails(safejax().arg("convert").args([&file, &npz])).contains("was recorded"));
+    // What is not converted is not read.
+    succeeds(safejax().arg("convert").args([&file, &out]).args(["--exclude", "*Dense_0.kernel"]));
+}
+
+#[test]
+fn diff_checks_a_cast_within_a_tolerance_and_no_infinity_is_near() {
+    let directory = tempfile::tempdir().unwrap();
+    let (half, odd) = (directory.path().join("half.safetensors"), directory.path().join("odd.safetensors"));
+    succeeds(safejax().arg("convert").arg(digits("params.safetensors")).arg(&half).args(["--dtype", "bf16"]));
+    let diff = |second: &std::path::Path, arguments: &[&str]| {
+        let output =
+            safejax().arg("diff").arg(digits("params.safetensors")).arg(second).args(arguments).output();
+        let output = output.unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(diff(&half, &["--tolerance", "0.01"]), (Some(0), "8 tensors are equal\n".into()));
+    assert!(diff(&half, &[]).1.contains("float32[16] in the first, bfloat16[16] in the second"));
+    assert_eq!(diff(&half, &["--tolerance", "0.00001"]).0, Some(1));
+    assert_eq!(diff(&half, &["--tolerance", "-1"]).0, Some(2));
+    let mut bytes = std::fs::read(digits("params.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(&odd, bytes).unwrap();
+    let (code, printed) = diff(&odd, &["--tolerance", "1e30"]);
+    assert_eq!(code, Some(1));
+    assert!(printed.contains("; 1 where one is infinite or NaN"), "{printed}");
+}
+
+#[test]
 fn a_selection_of_nothing_leaves_the_target_alone() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("a.safetensors");

@@ -157,6 +157,23 @@ fn a_package_client_that_fails_is_quoted_and_leaves_nothing() {
 }
 
 #[test]
+fn a_pip_in_the_current_directory_is_not_run() {
+    let (directory, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let marker = directory.path().join("was-run");
+    let code = format!("open({:?}, 'w').close()\n", marker.display().to_string());
+    for name in ["pip.py", "sitecustomize.py", "runpy.py"] {
+        std::fs::write(directory.path().join(name), &code).unwrap();
+    }
+    let mut command = safejax();
+    command.args(["plugin", "install", "cpu"]).current_dir(directory.path());
+    // Without an index the real one gives up at once.
+    let error = fails(command.env("SAFEJAX_HOME", "home").env("PIP_NO_INDEX", "1").env("HOME", home.path()));
+    assert!(error.contains("the package client failed"), "{error}");
+    assert!(!marker.exists(), "code of the current directory was run");
+    assert!(directory.path().join("home/plugins").is_dir(), "a relative home is the current directory's");
+}
+
+#[test]
 fn without_a_package_client_the_error_says_what_to_install() {
     let home = tempfile::tempdir().unwrap();
     let mut command = safejax();

@@ -198,6 +198,12 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
         assert!(output.status.success(), "{}", common::stderr(&output));
         common::stderr(&output)
     };
+    let run_with = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = run_digits();
+        command.env("SAFEJAX_CACHE", &cache).envs(variables.iter().copied()).args(on_device());
+        let output = command.args(arguments).args(["-vv", "--json"]).output().unwrap();
+        common::stderr(&output)
+    };
     let entries =
         || -> Vec<_> { std::fs::read_dir(&cache).into_iter().flatten().map(|e| e.unwrap().path()).collect() };
 
@@ -206,6 +212,15 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
     assert!(run(cache.as_os_str()).contains("kept an executable"));
     assert_eq!(entries().len(), 1);
     assert!(run(cache.as_os_str()).contains("took an executable from the cache"));
+    // Another compiler's flags, or another client's, are another program's.
+    if common::is_cpu() {
+        let log = run_with(&["--option", "asynchronous=false"], &[]);
+        assert!(log.contains("kept an executable"), "{log}");
+    }
+    let log = run_with(&[], &[("LIBTPU_INIT_ARGS", "--anything")]);
+    assert!(log.contains("kept an executable"), "{log}");
+    std::fs::remove_dir_all(&cache).unwrap();
+    assert!(run(cache.as_os_str()).contains("kept an executable"));
     let whole = std::fs::read(&entries()[0]).unwrap();
     std::fs::write(&entries()[0], &whole[..whole.len() - 1]).unwrap();
     let log = run(cache.as_os_str());

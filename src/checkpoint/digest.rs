@@ -32,6 +32,21 @@ impl DigestState {
     }
 }
 
+/// Compares a tensor's digest with the recorded one.
+///
+/// # Errors
+/// [`Error::Malformed`] when they differ.
+pub(crate) fn check_digest(found: &str, recorded: &str) -> Result<()> {
+    if found == recorded {
+        return Ok(());
+    }
+    Err(Error::Malformed {
+        origin: "the tensor".into(),
+        format: "copy of what was written",
+        problem: format!("its sha256 is {found}, and {recorded} was recorded"),
+    })
+}
+
 /// The digests that are recorded; empty if there are none.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::compare::{Comparison, compare};
+use safejax::compare::{Comparison, compare, compare_values};
 use safejax::convert::{Source, open};
 use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
@@ -21,12 +21,17 @@ pub struct Diff {
     /// The other file; it may be of another format
     second: PathBuf,
 
-    /// Call values equal whose difference is at most this
-    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0)]
-    tolerance: f64,
+    /// Call values equal whose difference is at most this, of arrays of different types too
+    #[arg(long, value_name = "DIFFERENCE", value_parser = parse_tolerance)]
+    tolerance: Option<f64>,
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+fn parse_tolerance(text: &str) -> Result<f64, String> {
+    let tolerance = text.parse().ok().filter(|tolerance: &f64| *tolerance >= 0.0);
+    tolerance.ok_or_else(|| "it is not a number from 0 on".into())
 }
 
 /// What differs.
@@ -73,15 +78,19 @@ impl Diff {
                 continue;
             };
             let (a, b) = (&first.specs()[index], &second.specs()[other]);
-            if a != b {
+            // Of two types, a tolerance says that the values are what counts.
+            let comparison = if a == b {
+                Some(compare(a, &first.read(index)?, &second.read(other)?))
+            } else if a.shape == b.shape && self.tolerance.is_some() {
+                compare_values((a.dtype, &first.read(index)?), (b.dtype, &second.read(other)?))
+            } else {
+                None
+            };
+            let Some(comparison) = comparison else {
                 report.types.insert(name, (a.clone(), b.clone()));
                 continue;
-            }
-            let comparison = compare(a, &first.read(index)?, &second.read(other)?);
-            let within = comparison.largest_absolute.is_some_and(|difference| difference <= self.tolerance)
-                && comparison.first_nan == comparison.second_nan
-                && self.tolerance > 0.0;
-            if comparison.differing == 0 || within {
+            };
+            if comparison.differing == 0 || self.tolerance.is_some_and(|t| comparison.is_within(t)) {
                 report.equal += 1;
             } else {
                 report.values.insert(name, comparison);
@@ -111,6 +120,9 @@ fn text(report: &Report) -> String {
         let _ = write!(text, "{name}: {} of {} elements differ", values.differing, values.elements);
         if let (Some(absolute), Some(relative)) = (values.largest_absolute, values.largest_relative) {
             let _ = write!(text, ", by at most {absolute:.3e} ({relative:.3e} of the value)");
+        }
+        if values.not_measured > 0 {
+            let _ = write!(text, "; {} where one is infinite or NaN", values.not_measured);
         }
         if values.first_nan + values.second_nan > 0 {
             let _ = write!(text, "; NaN: {} and {}", values.first_nan, values.second_nan);

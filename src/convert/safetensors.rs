@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::source::{Source, SourceFormat};
 use crate::array::ArraySpec;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_digests};
 use crate::error::Result;
 use crate::load::{LoadOptions, Outline, outline};
 use crate::tree::{Framework, KeyMap, record};
@@ -15,12 +15,15 @@ use crate::tree::{Framework, KeyMap, record};
 pub struct SafetensorsSource {
     checkpoint: Checkpoint,
     outline: Outline,
+    /// By the keys of the file.
+    digests: BTreeMap<String, String>,
 }
 
 impl SafetensorsSource {
     pub fn new(checkpoint: Checkpoint, options: &LoadOptions) -> Result<SafetensorsSource> {
         let outline = outline(&checkpoint, options)?;
-        Ok(SafetensorsSource { checkpoint, outline })
+        let digests = read_digests(checkpoint.metadata())?;
+        Ok(SafetensorsSource { checkpoint, outline, digests })
     }
 }
 
@@ -51,6 +54,10 @@ impl Source for SafetensorsSource {
 
     fn is_mapped(&self) -> bool {
         true
+    }
+
+    fn recorded_digest(&self, index: usize) -> Option<&str> {
+        self.digests.get(&self.outline.file_keys[index]).map(String::as_str)
     }
 
     fn read(&self, index: usize) -> Result<Bytes> {

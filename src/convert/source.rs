@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{msgpack, npy, npz, pickle, safetensors};
 use crate::array::ArraySpec;
-use crate::checkpoint::{Checkpoint, read_file};
+use crate::checkpoint::{Checkpoint, check_digest, read_file, sha256};
 use crate::error::{Error, Result};
 use crate::load::LoadOptions;
 use crate::tree::{Framework, KeyMap};
@@ -42,11 +42,28 @@ pub trait Source: Sync {
         false
     }
 
+    /// The sha256 that the file records of the leaf at this position, in hex, if it does.
+    fn recorded_digest(&self, _index: usize) -> Option<&str> {
+        None
+    }
+
     /// The bytes of the leaf at this position: row-major, little-endian, sub-byte elements packed.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`] when the data does not hold what the file says.
     fn read(&self, index: usize) -> Result<Bytes>;
+}
+
+/// The bytes of a leaf, held against the digest that the file records of it.
+///
+/// # Errors
+/// As for [`Source::read`]; [`Error::Malformed`] when they are not what was recorded.
+pub(super) fn read_checked(source: &dyn Source, index: usize) -> Result<Bytes> {
+    let bytes = source.read(index)?;
+    if let Some(expected) = source.recorded_digest(index) {
+        check_digest(&sha256(&bytes), expected)?;
+    }
+    Ok(bytes)
 }
 
 /// The formats that are read.
@@ -209,6 +226,10 @@ impl Source for Selection {
 
     fn is_mapped(&self) -> bool {
         self.inner.is_mapped()
+    }
+
+    fn recorded_digest(&self, index: usize) -> Option<&str> {
+        self.inner.recorded_digest(self.positions[index])
     }
 
     fn read(&self, index: usize) -> Result<Bytes> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::source::Source;
+use super::source::{Source, read_checked};
 use super::{json, msgpack, npy, npz};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::{Cast, cast_dtype};
@@ -151,11 +151,12 @@ struct SourceSupply<'a> {
 impl Supply for SourceSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied> {
         let change = Change::between(self.source.specs()[index].dtype, self.specs[index].dtype);
-        Ok(Supplied { content: Content::Host(self.source.read(index)?), change })
+        Ok(Supplied { content: Content::Host(read_checked(self.source, index)?), change })
     }
 
-    fn is_divisible(&self, _index: usize) -> bool {
-        self.source.is_mapped()
+    fn is_divisible(&self, index: usize) -> bool {
+        // A digest is that of the whole.
+        self.source.is_mapped() && self.source.recorded_digest(index).is_none()
     }
 }
 
@@ -190,7 +191,7 @@ impl<'a> Conversion<'a> {
     /// The bytes of a leaf in the type that is written, sub-byte elements packed.
     pub fn packed(&mut self, index: usize) -> Result<Bytes> {
         let name = self.name(index);
-        let bytes = self.source.read(index).for_tensor(name)?;
+        let bytes = read_checked(self.source, index).for_tensor(name)?;
         let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
         if from == to {
             return Ok(bytes);

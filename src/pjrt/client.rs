@@ -36,6 +36,8 @@ struct ClientInner {
     process_index: i32,
     devices: Vec<DeviceInfo>,
     memories: Vec<MemoryInfo>,
+    /// What it was created with.
+    options: Vec<(String, NamedValue)>,
 }
 
 // SAFETY: the C API allows a client, its devices and its memories to be used from any thread; the rest is
@@ -171,7 +173,7 @@ impl ClientBuilder {
         // SAFETY: the options point into `self.options`, which outlives the call; the plugin copies them.
         unsafe { api.call(ffi::PJRT_Client_Create, &mut args) }?;
         // SAFETY: the plugin handed the client over.
-        unsafe { Client::from_raw(self.plugin, args.client) }
+        unsafe { Client::from_raw(self.plugin, args.client, self.options) }
     }
 }
 
@@ -208,7 +210,11 @@ impl Client {
     ///
     /// # Safety
     /// `raw` is a client of `plugin` that nobody else will destroy.
-    unsafe fn from_raw(plugin: Plugin, raw: *mut ffi::PJRT_Client) -> Result<Client> {
+    unsafe fn from_raw(
+        plugin: Plugin,
+        raw: *mut ffi::PJRT_Client,
+        options: Vec<(String, NamedValue)>,
+    ) -> Result<Client> {
         let api = plugin.api();
         // From here on the client is destroyed if reading it fails.
         let mut inner = ClientInner {
@@ -219,6 +225,7 @@ impl Client {
             process_index: 0,
             devices: Vec::new(),
             memories: Vec::new(),
+            options,
         };
         let mut name = ffi::PJRT_Client_PlatformName_Args::new();
         name.client = raw;
@@ -281,6 +288,11 @@ impl Client {
     /// The plugin that the client came from.
     pub fn plugin(&self) -> &Plugin {
         &self.inner.plugin
+    }
+
+    /// The options that the client was created with.
+    pub fn options(&self) -> &[(String, NamedValue)] {
+        &self.inner.options
     }
 
     /// The platform, such as `cpu`, `cuda` or `tpu`.

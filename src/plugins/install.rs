@@ -82,6 +82,8 @@ pub fn install_into(
     if is_offline() {
         return Err(fail(format!("{OFFLINE_VARIABLE} forbids installing; unset it to allow it")));
     }
+    // The package client does not run in the current directory.
+    let cache = &std::path::absolute(cache).map_err(|error| Error::io("find", cache, error))?;
     let client = PackageClient::find().map_err(fail)?;
     let mut report = |stage, bytes| {
         let label = format!("{} {}", package.wheels[0].package, package.version());
@@ -178,28 +180,32 @@ enum PackageClient {
 
 impl PackageClient {
     fn find() -> Result<PackageClient, String> {
+        let directory = tempfile::tempdir().map_err(|error| format!("no directory can be made: {error}"))?;
         const CANDIDATES: [PackageClient; 3] =
             [PackageClient::Pip("python3"), PackageClient::Uv, PackageClient::Pip("python")];
-        CANDIDATES.into_iter().find(PackageClient::works).ok_or_else(|| {
+        CANDIDATES.into_iter().find(|client| client.works(directory.path())).ok_or_else(|| {
             "there is no package client: neither `python3 -m pip` nor `uv pip` works; install one of them, or \
              put the plugin's library on this machine and set SAFEJAX_PLUGIN to its path"
                 .to_owned()
         })
     }
 
-    fn command(&self) -> Command {
+    /// The command, to be given arguments. It runs in this directory, which has to be ours and hold no Python: `python -m`
+    /// looks there first, and the current directory can be anybody's.
+    fn command(&self, directory: &Path) -> Command {
         let (program, arguments): (&str, &[&str]) = match self {
             PackageClient::Pip(python) => (python, &["-m", "pip"]),
             PackageClient::Uv => ("uv", &["pip"]),
         };
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
+        command.args(arguments).current_dir(directory).stdin(Stdio::null());
         command
     }
 
-    fn works(&self) -> bool {
+    fn works(&self, directory: &Path) -> bool {
         let argument = if *self == PackageClient::Uv { "--help" } else { "--version" };
-        let status = self.command().arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let status =
+            self.command(directory).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 }
@@ -226,7 +232,9 @@ fn run_client(
     let output = File::create(&log).map_err(|error| format!("cannot write {}: {error}", log.display()))?;
     let errors = output.try_clone().map_err(|error| format!("cannot write {}: {error}", log.display()))?;
 
-    let mut command = client.command();
+    let directory = staging.join("empty");
+    fs::create_dir(&directory).map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+    let mut command = client.command(&directory);
     command.args(["install", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target"]);
     command.arg(content).arg("-r").arg(&requirements);
     if let Some(version) = package.python_version {

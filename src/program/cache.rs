@@ -144,7 +144,7 @@ fn platform(client: &Client) -> Option<String> {
     let kinds: Vec<String> = client.devices().iter().map(|device| device.kind().to_owned()).collect();
     let processor = if client.platform_name() == "cpu" { processor()? } else { String::new() };
     Some(format!(
-        "plugin {} {} {} bytes of {} ns\nplatform {} {}\ndevices {}\nprocessor {processor}\nXLA_FLAGS {}\n",
+        "plugin {} {} {} bytes of {} ns\nplatform {} {}\ndevices {}\nprocessor {processor}\noptions {}\n{}",
         library.display(),
         client.plugin().api_version(),
         file.len(),
@@ -152,8 +152,23 @@ fn platform(client: &Client) -> Option<String> {
         client.platform_name(),
         client.platform_version(),
         kinds.join(", "),
-        std::env::var("XLA_FLAGS").unwrap_or_default()
+        client_options(client),
+        FLAG_VARIABLES.map(|name| format!("{name} {}\n", std::env::var(name).unwrap_or_default())).concat()
     ))
+}
+
+/// The environment variables from which plugins take flags of their compilers.
+const FLAG_VARIABLES: [&str; 2] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"];
+
+/// Options of a client that say how much memory it takes, and nothing of the programs that it compiles.
+const MEMORY_OPTIONS: [&str; 2] = ["preallocate", "memory_fraction"];
+
+/// The options that the client was created with, in the order of their names.
+fn client_options(client: &Client) -> String {
+    let relevant = client.options().iter().filter(|(name, _)| !MEMORY_OPTIONS.contains(&name.as_str()));
+    let mut options: Vec<String> = relevant.map(|(name, value)| format!("{name}={value}")).collect();
+    options.sort();
+    options.join(", ")
 }
 
 /// The processor's model and features: machine code for one may stop another.

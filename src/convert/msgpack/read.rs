@@ -166,7 +166,7 @@ impl Parser<'_> {
         for position in 0..count {
             let key = self.key()?;
             if position == 0 && key == DictKey::from(CHUNKED) {
-                return self.chunked(count);
+                return self.chunked(count, depth);
             }
             entries.push((key, self.node(depth + 1)?));
         }
@@ -285,7 +285,7 @@ impl Parser<'_> {
     }
 
     /// The rest of a map that stands for an array in chunks, whose first key has been read.
-    fn chunked(&mut self, count: usize) -> Result<Node, String> {
+    fn chunked(&mut self, count: usize, depth: usize) -> Result<Node, String> {
         let start = self.position;
         let wrong = |what: &str| format!("the array in chunks at byte {start} {what}");
         if count != 3 || !matches!(self.marker()?, Marker::True) {
@@ -294,8 +294,8 @@ impl Parser<'_> {
         let (mut shape, mut chunks) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let key = self.key()?;
-            // What is in there is two levels deep.
-            let Node::Map(mut entries) = self.node(MAX_DEPTH - 2)? else {
+            // What is in there is two levels deep; another such array in it is deeper, however often.
+            let Node::Map(mut entries) = self.node((depth + 1).max(MAX_DEPTH - 2))? else {
                 return Err(wrong("has a part that is no map"));
             };
             // "0", "1", …, "10": by number, not as strings.
