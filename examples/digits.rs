@@ -60,5 +60,5 @@ fn main() -> Result<()> {
 }
 
 fn default_output() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/digits.safetensors")
+    PathBuf::from("digits.safetensors")
 }

@@ -46,7 +46,7 @@ fn main() -> Result<()> {
 }
 
 fn default_output() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/digits-xla-rs.safetensors")
+    PathBuf::from("digits-xla-rs.safetensors")
 }
 
 /// The network of `scripts/make_digits.py`, on images of 8 × 8.

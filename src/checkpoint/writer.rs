@@ -53,9 +53,17 @@ impl AtomicFile {
             permissions(existing.as_ref())
         };
         builder.prefix(".safejax-").suffix(".tmp").permissions(permissions);
-        let file = builder
-            .tempfile_in(directory_of(&target))
-            .map_err(|error| Error::io("create", &target, error))?;
+        let directory = directory_of(&target);
+        let file = builder.tempfile_in(&directory).map_err(|error| {
+            // Not the temporary file, of which nobody knows, is what is missing.
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
+            let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
+            Error::io("create", &target, if is_missing { missing() } else { error })
+        })?;
+        if let Some(existing) = existing.filter(|_| !options.is_private) {
+            keep_owner_and_mode(file.as_file(), &existing)
+                .map_err(|error| Error::io("write", &target, error))?;
+        }
         Ok(AtomicFile { file, target, options })
     }
 
@@ -79,6 +87,15 @@ impl AtomicFile {
         }
         Ok(())
     }
+}
+
+/// Gives a new file the owner, where that is allowed, and the mode of the one that it replaces, which the umask would cut.
+fn keep_owner_and_mode(file: &File, existing: &std::fs::Metadata) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    // Only a privileged user may give a file away; anybody's own group is tried by itself.
+    let _ = fchown(file, Some(existing.uid()), None);
+    let _ = fchown(file, None, Some(existing.gid()));
+    file.set_permissions(existing.permissions())
 }
 
 /// Writes any file so that its name stands for the old content or the new.
@@ -297,5 +314,23 @@ mod tests {
         let target = Path::new("/nonexistent/directory/a.safetensors");
         let error = CheckpointWriter::create(target, layout(), WriteOptions::default()).err().unwrap();
         assert_eq!(error.to_string(), "cannot create /nonexistent/directory/a.safetensors");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "there is no directory /nonexistent/directory");
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("a.safetensors");
+        // Any umask that people have cuts these.
+        for mode in [0o666, 0o660, 0o600, 0o777] {
+            std::fs::write(&target, "old").unwrap();
+            std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode)).unwrap();
+            let mut writer = CheckpointWriter::create(&target, layout(), WriteOptions::default()).unwrap();
+            writer.write_next(&[1, 2, 3]).unwrap();
+            writer.finish().unwrap();
+            assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, mode);
+        }
     }
 }
