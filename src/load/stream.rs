@@ -172,7 +172,7 @@ impl Stream {
         let group_here = match &mut *group {
             Some(group) => group,
             empty => {
-                let end = steps().last().map_or(0, |last| last.offset + place(last.device_bytes));
+                let end = steps().next_back().map_or(0, |last| last.offset + place(last.device_bytes));
                 empty.insert(self.begin(vec![bytes_spec(end)], |_| first)?)
             }
         };
