@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
 use super::device::Device;
-use super::event::Event;
+use super::event::{End, Event};
 use super::ffi;
 use super::memory::Memory;
 use crate::array::{ArraySpec, HostArray, check_element};
@@ -579,10 +579,20 @@ impl HostTransfer {
     /// # Errors
     /// The error of the copy, or of the work that fills the buffer.
     pub fn wait(mut self) -> Result<Vec<u8>> {
-        if let Some(event) = self.event.take() {
-            event.wait()?;
-        }
+        self.end()?;
         Ok(std::mem::take(&mut self.data))
+    }
+
+    /// Blocks until the copy has ended; gives its memory up where the plugin does not say when that is.
+    fn end(&mut self) -> Result<()> {
+        match self.event.take().map(|event| event.end()) {
+            None => Ok(()),
+            Some(End::Over(outcome)) => outcome,
+            Some(End::Unknown(error)) => {
+                std::mem::forget(std::mem::take(&mut self.data));
+                Err(error)
+            }
+        }
     }
 
     /// Whether the copy has ended. Does not block.
@@ -602,9 +612,7 @@ impl fmt::Debug for HostTransfer {
 
 impl Drop for HostTransfer {
     fn drop(&mut self) {
-        if let Some(event) = self.event.take()
-            && let Err(error) = event.wait()
-        {
+        if let Err(error) = self.end() {
             tracing::debug!(%error, "a copy to the host that nobody waited for failed");
         }
     }

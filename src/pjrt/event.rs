@@ -11,11 +11,14 @@ use std::sync::Arc;
 use super::api::Api;
 use super::client::Client;
 use super::ffi;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a wait asks again and again before it sleeps. Small functions end within it, and to be woken takes several
 /// times as long.
 const POLLED: Duration = Duration::from_micros(20);
+
+/// How long a wait sleeps where a plugin can only be asked.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The completion of asynchronous device work.
 ///
@@ -44,21 +47,49 @@ impl Event {
     /// Blocks until the work has ended.
     ///
     /// # Errors
-    /// The error that the work ended with.
+    /// The error that the work ended with; that of the plugin, if it does not say in any way when that is.
     pub fn wait(&self) -> Result<()> {
+        match self.end() {
+            End::Over(outcome) => outcome,
+            End::Unknown(error) => Err(error),
+        }
+    }
+
+    /// Blocks until the work has ended, as far as the plugin tells.
+    pub(super) fn end(&self) -> End {
         if self.raw.is_null() {
-            return Ok(()); // Plugins may return no event for work that ended during the call.
+            return End::Over(Ok(())); // Plugins may return no event for work that ended during the call.
         }
         let started = Instant::now();
-        // A plugin that cannot say is waited for all the same: memory is freed when this returns.
         while !self.is_ready().unwrap_or(true) && started.elapsed() < POLLED {
             std::hint::spin_loop();
         }
         let mut args = ffi::PJRT_Event_Await_Args::new();
         args.event = self.raw;
         // SAFETY: the event is alive until `self` is dropped.
-        unsafe { self.client.api().call(ffi::PJRT_Event_Await, &mut args) }
-            .map_err(|error| rename(error, self.origin))
+        let awaited = unsafe { self.client.api().call(ffi::PJRT_Event_Await, &mut args) };
+        let Err(error) = awaited else { return End::Over(Ok(())) };
+        // It is the work's error, or the plugin's, which does not wait. Memory is freed when this says that it is over.
+        loop {
+            match self.is_ready() {
+                Ok(true) => {
+                    return End::Over(self.outcome(error).map_err(|error| rename(error, self.origin)));
+                }
+                Ok(false) => std::thread::sleep(POLL_INTERVAL),
+                Err(_) => return End::Unknown(rename(error, self.origin)),
+            }
+        }
+    }
+
+    /// The outcome of work that has ended, of which the waiting said this.
+    fn outcome(&self, awaited: Error) -> Result<()> {
+        let mut args = ffi::PJRT_Event_Error_Args::new();
+        args.event = self.raw;
+        // SAFETY: as in `end`, and the event is ready, which this function asks for.
+        match unsafe { self.client.api().call(ffi::PJRT_Event_Error, &mut args) } {
+            Err(Error::Unsupported { .. }) => Err(awaited),
+            outcome => outcome,
+        }
     }
 
     /// Whether the work has ended, well or badly. Does not block.
@@ -82,12 +113,17 @@ impl Event {
     /// # Errors
     /// When the plugin does not take the callback; it is then dropped without being called.
     pub fn on_ready(self, callback: impl FnOnce(Result<()>) + Send + 'static) -> Result<()> {
+        self.try_on_ready(Box::new(callback)).map_err(|(_, error)| error)
+    }
+
+    /// As [`Event::on_ready`]; gives the event back where the plugin does not take the callback.
+    fn try_on_ready(self, run: Box<dyn FnOnce(Result<()>) + Send>) -> Result<(), (Event, Error)> {
         if self.raw.is_null() {
-            callback(Ok(()));
+            run(Ok(()));
             return Ok(());
         }
         let api = self.client.api();
-        let state = Box::new(Callback { api, event: self.raw, origin: self.origin, run: Box::new(callback) });
+        let state = Box::new(Callback { api, event: self.raw, origin: self.origin, run });
         let mut args = ffi::PJRT_Event_OnReady_Args::new();
         args.event = self.raw;
         args.callback = Some(call_back);
@@ -103,7 +139,7 @@ impl Event {
             Err(error) => {
                 // SAFETY: the plugin refused the callback, so the state is still ours.
                 drop(unsafe { Box::from_raw(args.user_arg.cast::<Callback>()) });
-                Err(error)
+                Err((self, error))
             }
         }
     }
@@ -114,14 +150,25 @@ impl Event {
     pub(super) fn hold_until_ready(self, memory: impl Send + Sync + 'static) {
         let memory = Arc::new(memory);
         let held = Arc::clone(&memory);
-        match self.on_ready(move |_| drop(memory)) {
-            Ok(()) => drop(held),
-            Err(error) => {
+        let Err((event, error)) = self.try_on_ready(Box::new(move |_| drop(memory))) else { return };
+        tracing::debug!(%error, "the plugin takes no callback; a thread waits for the end of its work");
+        // The memory comes back all the same: others wait for it.
+        std::thread::spawn(move || match event.end() {
+            End::Over(_) => drop(held),
+            End::Unknown(error) => {
                 tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
                 std::mem::forget(held);
             }
-        }
+        });
     }
+}
+
+/// What is known of the end of work.
+pub(super) enum End {
+    /// It has ended, and so.
+    Over(Result<()>),
+    /// The plugin does not say. Memory that the work uses must stay.
+    Unknown(Error),
 }
 
 impl fmt::Debug for Event {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::buffer::Buffer;
 use super::client::{Client, Placement, with_memory_report};
-use super::event::Event;
+use super::event::{End, Event};
 use super::ffi;
 use super::memory::Memory;
 use crate::array::ArraySpec;
@@ -224,7 +224,15 @@ impl Transfer {
     /// # Errors
     /// The error of the transfer.
     pub fn wait(mut self) -> Result<()> {
-        self.event.take().map_or(Ok(()), |event| event.wait())
+        match self.event.take().map(|event| event.end()) {
+            None => Ok(()),
+            Some(End::Over(outcome)) => outcome,
+            Some(End::Unknown(error)) => {
+                // The device may read on.
+                std::mem::forget(std::mem::take(&mut self.data));
+                Err(error)
+            }
+        }
     }
 }
 
