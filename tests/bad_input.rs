@@ -204,6 +204,18 @@ fn files_of_every_format_with_changed_bytes_never_panic() {
 }
 
 #[test]
+fn an_npy_file_of_thousands_of_dimensions_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.npy");
+    let header =
+        format!("{{'descr': '<f4', 'fortran_order': True, 'shape': ({}), }}\n", "1, ".repeat(20_000));
+    let length = (header.len() as u32).to_le_bytes();
+    std::fs::write(&path, [b"\x93NUMPY\x02\x00", &length[..], header.as_bytes(), &[0; 4]].concat()).unwrap();
+    let error = fails(safejax().arg("inspect").arg(&path));
+    assert!(error.contains("it has 20000 dimensions, and NumPy's arrays have at most 64"), "{error}");
+}
+
+#[test]
 fn arrays_in_chunks_within_each_other_do_not_end_the_stack() {
     let key = b"__msgpack_chunked_array__";
     // {mark: true, 'shape': {'0': the same again …

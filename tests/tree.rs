@@ -208,6 +208,24 @@ fn digests_are_recorded_and_a_changed_byte_is_found() {
 }
 
 #[test]
+fn a_framework_that_is_only_guessed_refuses_no_file() {
+    // As NNX names its leaves, but for a level that has both an integer and a name.
+    let file = common::official_file(&[
+        ("layers.0.kernel", DType::F32, &[2]),
+        ("layers.norm.scale", DType::F32, &[2]),
+    ]);
+    let params = safejax::deserialize(client(), &file).unwrap();
+    assert_eq!(params.framework(), Framework::Plain);
+    assert!(params.get("layers.0.kernel").is_ok());
+    let options = LoadOptions::default().framework(Framework::Nnx);
+    let checkpoint = Checkpoint::from_bytes(file).unwrap();
+    assert!(
+        Params::load_checkpoint(client(), &checkpoint, &options).is_err(),
+        "what is asked for is not a guess"
+    );
+}
+
+#[test]
 fn digests_go_by_the_names_of_the_file_whatever_it_is_loaded_as() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.safetensors");

@@ -152,6 +152,9 @@ struct Header {
     shape: Vec<usize>,
 }
 
+/// The most dimensions that an array of NumPy's has (`NPY_MAXDIMS` since NumPy 2.0; 32 before).
+const MAX_RANK: usize = 64;
+
 impl Header {
     fn parse(text: &str) -> Result<Header, String> {
         let unreadable = || format!("its header cannot be read: {}", text.trim().escape_debug());
@@ -170,7 +173,13 @@ impl Header {
         };
         let shape = value("shape", ')').and_then(|shape| shape.strip_prefix('(')).ok_or_else(unreadable)?;
         let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty());
-        let shape = dims.map(str::parse).collect::<Result<_, _>>().map_err(|_| unreadable())?;
+        let shape: Vec<usize> = dims.map(str::parse).collect::<Result<_, _>>().map_err(|_| unreadable())?;
+        if shape.len() > MAX_RANK {
+            return Err(format!(
+                "it has {} dimensions, and NumPy's arrays have at most {MAX_RANK}",
+                shape.len()
+            ));
+        }
         Ok(Header { descr, is_fortran_order, shape })
     }
 }

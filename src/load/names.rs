@@ -32,16 +32,30 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<S
     let names: Vec<&str> = checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
     options.check_patterns(&names)?;
     check_casts(&options.dtypes, &names)?;
-    let framework = framework_of(checkpoint, options)?;
+    let (framework, is_guess) = framework_of(checkpoint, options);
     let record = match options.structure {
         // Under new names it does not apply.
         Structure::Recorded => record::read(checkpoint.metadata())?.filter(|_| options.renames.is_empty()),
         Structure::FromNames => None,
     };
     let has_record = record.is_some();
-    let (keys, tensors) = match record {
-        Some(def) => recorded(checkpoint, def, framework, options)?,
-        None => named(checkpoint, framework, options)?,
+    let (keys, tensors, framework) = match record {
+        Some(def) => {
+            let (keys, tensors) = recorded(checkpoint, def, framework, options)?;
+            (keys, tensors, framework)
+        }
+        None => match named(checkpoint, framework, options) {
+            // A guess that does not hold is no reason to refuse a file.
+            Err(error @ Error::Tree(_)) if is_guess && framework != Framework::Plain => {
+                tracing::info!(%error, %framework, "the names only look like this framework's");
+                let (keys, tensors) = named(checkpoint, Framework::Plain, options).map_err(|_| error)?;
+                (keys, tensors, Framework::Plain)
+            }
+            placed => {
+                let (keys, tensors) = placed?;
+                (keys, tensors, framework)
+            }
+        },
     };
     let (keys, tensors) = match &options.template {
         Some(template) => fit(template, &keys, framework, &tensors, &options.dtypes)?,
@@ -79,14 +93,16 @@ fn named<'a>(checkpoint: &'a Checkpoint, framework: Framework, options: &LoadOpt
     Ok((keys, order.iter().map(|&position| tensors[position]).collect()))
 }
 
-/// The framework that was given, recorded, or else recognised.
-fn framework_of(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Framework> {
-    if let Some(framework) = options.framework {
-        return Ok(framework);
+/// The framework that was given, recorded, or else recognised; and whether it is only recognised.
+fn framework_of(checkpoint: &Checkpoint, options: &LoadOptions) -> (Framework, bool) {
+    let recorded = || checkpoint.metadata().get(record::FRAMEWORK_KEY).and_then(|name| name.parse().ok());
+    match options.framework.or_else(recorded) {
+        Some(framework) => (framework, false),
+        None => {
+            let names = checkpoint.tensors().iter().map(|tensor| tensor.name.as_str());
+            (Framework::detect(names), true)
+        }
     }
-    let recorded = checkpoint.metadata().get(record::FRAMEWORK_KEY).and_then(|name| name.parse().ok());
-    Ok(recorded
-        .unwrap_or_else(|| Framework::detect(checkpoint.tensors().iter().map(|tensor| tensor.name.as_str()))))
 }
 
 /// The type that a tensor is loaded as.

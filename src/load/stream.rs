@@ -240,7 +240,16 @@ impl Stream {
                 )))
                 .for_tensor(&step(slot).name);
             }
-            group.buffers.push(group.manager.take_buffer(slot).for_tensor(&step(slot).name)?);
+            let buffer = group.manager.take_buffer(slot).for_tensor(&step(slot).name)?;
+            // What was tried before the load was one buffer, and a device may lay out others otherwise.
+            if !buffer.is_row_major().for_tensor(&step(slot).name)? {
+                return Err(Error::InvalidArgument(format!(
+                    "the device does not lay {spec} out as the host does, so that it cannot be filled piece by piece; \
+                     load it with Delivery::Whole"
+                )))
+                .for_tensor(&step(slot).name);
+            }
+            group.buffers.push(buffer);
         }
         Ok(group)
     }
