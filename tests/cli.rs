@@ -185,6 +185,28 @@ fn files_go_from_format_to_format_and_back() {
 }
 
 #[test]
+fn what_a_pickle_shares_is_whole_wherever_it_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let flat = directory.path().join("flat.safetensors");
+    for protocol in [2, 4, 5] {
+        let pickle = common::data(&format!("shared.pickle{protocol}"));
+        succeeds(safejax().arg("convert").args([&pickle, &flat]));
+        let (ours, theirs) =
+            (Checkpoint::open(&flat).unwrap(), Checkpoint::open(common::data("shared.safetensors")).unwrap());
+        assert_eq!(ours.tensors().len(), theirs.tensors().len());
+        for tensor in theirs.tensors() {
+            assert_eq!(ours.tensor(&tensor.name).unwrap().spec, tensor.spec);
+            assert_eq!(
+                ours.bytes(&tensor.name).unwrap(),
+                theirs.bytes(&tensor.name).unwrap(),
+                "{}",
+                tensor.name
+            );
+        }
+    }
+}
+
+#[test]
 fn convert_writes_no_new_digests_over_a_changed_byte() {
     let directory = tempfile::tempdir().unwrap();
     let (file, out) = (directory.path().join("a.safetensors"), directory.path().join("out.safetensors"));

@@ -2,7 +2,7 @@
 //! numbers and arrays. Every other instruction, and every other class, is refused by name: nothing of the file
 //! is ever run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Context, Result};
 use crate::sub_byte;
-use crate::tree::{DictKey, KeyMap, LeafKind, MAX_DEPTH, TreeDef};
+use crate::tree::{DictKey, Key, KeyMap, KeyPath, LeafKind, MAX_DEPTH, TreeDef};
 
 /// A tree of arrays in a pickle.
 pub struct PickleSource {
@@ -38,15 +38,23 @@ struct Array {
 enum Content {
     /// Part of the file.
     Range(Range<usize>),
-    /// Decoded from it.
-    Decoded(Vec<u8>),
+    /// Decoded from it. Shared, since a file can refer to it again and again.
+    Decoded(Bytes),
 }
 
 impl PickleSource {
     pub fn new(origin: String, data: Bytes) -> Result<PickleSource, String> {
-        let value = Machine::new(&data).run()?;
-        let mut leaves = Vec::new();
-        let def = to_def(value, &mut leaves)?;
+        let mut machine = Machine::new(&data);
+        let root = machine.run()?;
+        let mut tree = TreeBuilder {
+            values: &machine.values,
+            data: &data,
+            leaves: Vec::new(),
+            visits: 0,
+            path: Vec::new(),
+        };
+        let def = tree.def(root)?;
+        let leaves = tree.leaves;
         let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
         let specs = leaves.iter().map(|leaf: &Array| leaf.spec.clone()).collect();
         Ok(PickleSource { origin, data, keys, specs, leaves })
@@ -73,7 +81,7 @@ impl Source for PickleSource {
     fn read(&self, index: usize) -> Result<Bytes> {
         let leaf = &self.leaves[index];
         let bytes = match &leaf.content {
-            Content::Decoded(bytes) => Bytes::copy_from_slice(bytes),
+            Content::Decoded(bytes) => bytes.clone(),
             Content::Range(range) => self.data.slice(range.clone()),
         };
         let name = &self.keys.leaves()[index].name;
@@ -83,6 +91,10 @@ impl Source for PickleSource {
     }
 }
 
+/// A value, by its position among all that the file has made. What the file refers to twice is one value, so that what is
+/// put into it later is seen from everywhere.
+type Id = usize;
+
 /// The values that the parser builds.
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
@@ -90,12 +102,14 @@ enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
-    Str(String),
+    /// Text, by its place in the file, where it is valid UTF-8.
+    Str(Range<usize>),
     /// Bytes, of the file or decoded.
     Bytes(Content),
-    Tuple(Vec<Value>),
-    List(Vec<Value>),
-    Dict(Vec<(Value, Value)>),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    /// Keys and values in turn.
+    Dict(Vec<Id>),
     /// One of the functions of NumPy's that rebuild arrays.
     Global(Global),
     /// A type of elements: as NumPy writes it.
@@ -105,6 +119,35 @@ enum Value {
     Array(Box<Array>),
     Mark,
 }
+
+impl Value {
+    /// What it is, for a message.
+    fn kind(&self) -> &'static str {
+        match self {
+            Value::None => "None",
+            Value::Bool(_) => "a bool",
+            Value::Int(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::Str(_) => "a string",
+            Value::Bytes(_) => "bytes",
+            Value::Tuple(_) => "a tuple",
+            Value::List(_) => "a list",
+            Value::Dict(_) => "a dictionary",
+            Value::Global(_) => "a function",
+            Value::DType(_) => "a type of elements",
+            Value::EmptyArray => "an array without content",
+            Value::Array(_) => "an array",
+            Value::Mark => "a mark",
+        }
+    }
+}
+
+/// Values that every file has, at their positions: they take no memory however often they come.
+const SHARED: [Value; 4] = [Value::None, Value::Bool(false), Value::Bool(true), Value::Mark];
+const NONE: Id = 0;
+const FALSE: Id = 1;
+const TRUE: Id = 2;
+const MARK: Id = 3;
 
 /// The functions and classes that may be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,28 +195,17 @@ fn global(module: &str, name: &str) -> Result<Global, String> {
     }
 }
 
-/// A value on the stack, and how deep it is nested: bounded, so that nothing recurses for ever over it.
-#[derive(Debug, Clone, PartialEq)]
-struct Slot {
-    value: Value,
-    depth: usize,
-}
-
 struct Machine<'a> {
     data: &'a [u8],
     position: usize,
-    stack: Vec<Slot>,
-    memo: HashMap<u64, Slot>,
-    /// Values copied from the memo so far: a file must not multiply itself.
-    copies: usize,
+    values: Vec<Value>,
+    stack: Vec<Id>,
+    memo: HashMap<u64, Id>,
 }
-
-/// The most values that the memo may give out again.
-const MAX_COPIES: usize = 1 << 20;
 
 impl<'a> Machine<'a> {
     fn new(data: &'a [u8]) -> Machine<'a> {
-        Machine { data, position: 0, stack: Vec::new(), memo: HashMap::new(), copies: 0 }
+        Machine { data, position: 0, values: SHARED.to_vec(), stack: Vec::new(), memo: HashMap::new() }
     }
 
     fn take(&mut self, count: usize) -> Result<Range<usize>, String> {
@@ -194,37 +226,40 @@ impl<'a> Machine<'a> {
             .map_err(|_| format!("a length at byte {} is too large", self.position))
     }
 
-    fn text(&mut self, length: usize) -> Result<String, String> {
+    /// The place of so many bytes of text.
+    fn text(&mut self, length: usize) -> Result<Range<usize>, String> {
         let range = self.take(length)?;
-        let text = std::str::from_utf8(&self.data[range]);
-        text.map(str::to_owned).map_err(|_| format!("a string before byte {} is not UTF-8", self.position))
+        match std::str::from_utf8(&self.data[range.clone()]) {
+            Ok(_) => Ok(range),
+            Err(_) => Err(format!("a string before byte {} is not UTF-8", self.position)),
+        }
     }
 
-    fn line(&mut self) -> Result<String, String> {
+    fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.data[self.position..];
         let length = rest.iter().position(|&byte| byte == b'\n').ok_or("a line does not end")?;
-        let text = self.text(length)?;
+        let range = self.text(length)?;
         self.take(1)?;
-        Ok(text)
+        Ok(text_at(self.data, &range))
     }
 
-    fn pop_slot(&mut self) -> Result<Slot, String> {
+    fn pop(&mut self) -> Result<Id, String> {
         self.stack.pop().ok_or_else(|| format!("the stack is empty at byte {}", self.position))
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
-        self.pop_slot().map(|slot| slot.value)
+    fn push(&mut self, value: Value) {
+        self.stack.push(self.values.len());
+        self.values.push(value);
     }
 
-    /// Pushes a container of values of this depth.
-    fn push_container(&mut self, value: Value, depth: usize) -> Result<(), String> {
-        self.stack.push(Slot { value, depth: deeper(depth)? });
+    fn push_shared(&mut self, id: Id) -> Result<(), String> {
+        self.stack.push(id);
         Ok(())
     }
 
     /// The values above the last mark, which goes.
-    fn pop_to_mark(&mut self) -> Result<Vec<Slot>, String> {
-        let mark = self.stack.iter().rposition(|slot| slot.value == Value::Mark);
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
+        let mark = self.stack.iter().rposition(|&id| id == MARK);
         let mark = mark.ok_or_else(|| format!("there is no mark at byte {}", self.position))?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
@@ -234,33 +269,24 @@ impl<'a> Machine<'a> {
     fn tuple(&mut self, count: usize) -> Result<(), String> {
         let start = self.stack.len().checked_sub(count).ok_or("the stack is too short for a tuple")?;
         let items = self.stack.split_off(start);
-        self.push_tuple(items)
-    }
-
-    fn push_tuple(&mut self, items: Vec<Slot>) -> Result<(), String> {
-        let depth = deepest(&items);
-        self.push_container(Value::Tuple(items.into_iter().map(|slot| slot.value).collect()), depth)
+        self.push(Value::Tuple(items));
+        Ok(())
     }
 
     fn remember(&mut self, index: u64) -> Result<(), String> {
-        let value = self.stack.last().cloned().ok_or("the stack is empty")?;
-        self.memo.insert(index, value);
+        let id = *self.stack.last().ok_or("the stack is empty")?;
+        self.memo.insert(index, id);
         Ok(())
     }
 
     fn recall(&mut self, index: u64) -> Result<(), String> {
-        let value =
-            self.memo.get(&index).cloned().ok_or_else(|| format!("nothing is remembered as {index}"))?;
-        self.copies += size(&value.value);
-        if self.copies > MAX_COPIES {
-            return Err("it refers to its own parts too often".into());
-        }
-        self.stack.push(value);
+        let id = self.memo.get(&index).ok_or_else(|| format!("nothing is remembered as {index}"))?;
+        self.stack.push(*id);
         Ok(())
     }
 
     /// Runs to the end, and returns what is built.
-    fn run(mut self) -> Result<Value, String> {
+    fn run(&mut self) -> Result<Id, String> {
         loop {
             let start = self.position;
             let range = self.take(1)?;
@@ -283,10 +309,10 @@ impl<'a> Machine<'a> {
                 self.take(8)?; // FRAME
                 return Ok(());
             }
-            b'(' => Value::Mark,
-            b'N' => Value::None,
-            0x88 => Value::Bool(true),
-            0x89 => Value::Bool(false),
+            b'(' => return self.push_shared(MARK),
+            b'N' => return self.push_shared(NONE),
+            0x88 => return self.push_shared(TRUE),
+            0x89 => return self.push_shared(FALSE),
             b'K' => Value::Int(self.number(1)? as i64),
             b'M' => Value::Int(self.number(2)? as i64),
             b'J' => Value::Int(i64::from(self.number(4)? as u32 as i32)),
@@ -322,7 +348,7 @@ impl<'a> Machine<'a> {
             b'}' => Value::Dict(Vec::new()),
             b']' => Value::List(Vec::new()),
             b')' => Value::Tuple(Vec::new()),
-            b't' => return self.pop_to_mark().and_then(|items| self.push_tuple(items)),
+            b't' => Value::Tuple(self.pop_to_mark()?),
             0x85 => return self.tuple(1),
             0x86 => return self.tuple(2),
             0x87 => return self.tuple(3),
@@ -333,23 +359,25 @@ impl<'a> Machine<'a> {
             b'j' => return self.number(4).and_then(|index| self.recall(index)),
             b'0' => return self.pop().map(drop),
             b'a' => {
-                let item = self.pop_slot()?;
+                let item = self.pop()?;
                 return self.append(vec![item]);
             }
             b'e' => return self.pop_to_mark().and_then(|items| self.append(items)),
             b's' => {
-                let (value, key) = (self.pop_slot()?, self.pop_slot()?);
+                let (value, key) = (self.pop()?, self.pop()?);
                 return self.set_items(vec![key, value]);
             }
             b'u' => return self.pop_to_mark().and_then(|items| self.set_items(items)),
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                Value::Global(global(&module, &name)?)
+                Value::Global(global(module, name)?)
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                match (module, name) {
-                    (Value::Str(module), Value::Str(name)) => Value::Global(global(&module, &name)?),
+                match (&self.values[module], &self.values[name]) {
+                    (Value::Str(module), Value::Str(name)) => {
+                        Value::Global(global(text_at(self.data, module), text_at(self.data, name))?)
+                    }
                     _ => return Err("a global has no name".into()),
                 }
             }
@@ -359,59 +387,68 @@ impl<'a> Machine<'a> {
             }
             b'b' => {
                 let (state, object) = (self.pop()?, self.pop()?);
-                self.build(object, state)?
+                let built = self.build(object, state)?;
+                // In its place, for all who refer to it.
+                self.values[object] = built;
+                self.stack.push(object);
+                return Ok(());
             }
             opcode => return Err(format!("the instruction {} is not one that is read", opcode_name(opcode))),
         };
-        self.stack.push(Slot { value, depth: 0 });
+        self.push(value);
         Ok(())
     }
 
-    fn append(&mut self, items: Vec<Slot>) -> Result<(), String> {
-        let depth = deeper(deepest(&items))?;
-        match self.stack.last_mut() {
-            Some(Slot { value: Value::List(list), depth: own }) => {
-                list.extend(items.into_iter().map(|slot| slot.value));
-                *own = depth.max(*own);
+    fn append(&mut self, items: Vec<Id>) -> Result<(), String> {
+        match self.stack.last().map(|&id| &mut self.values[id]) {
+            Some(Value::List(list)) => {
+                list.extend(items);
                 Ok(())
             }
             _ => Err("something is appended to what is no list".into()),
         }
     }
 
-    fn set_items(&mut self, items: Vec<Slot>) -> Result<(), String> {
-        let depth = deeper(deepest(&items))?;
-        let Some(Slot { value: Value::Dict(dict), depth: own }) = self.stack.last_mut() else {
+    fn set_items(&mut self, items: Vec<Id>) -> Result<(), String> {
+        let Some(Value::Dict(dict)) = self.stack.last().map(|&id| &mut self.values[id]) else {
             return Err("something is set in what is no dictionary".into());
         };
-        *own = depth.max(*own);
-        let items: Vec<Value> = items.into_iter().map(|slot| slot.value).collect();
         if !items.len().is_multiple_of(2) {
             return Err("a key has no value".into());
         }
-        let mut items = items.into_iter();
-        while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            dict.push((key, value));
-        }
+        dict.extend(items);
         Ok(())
     }
 
+    /// The values of a tuple.
+    fn items(&self, tuple: Id) -> Option<Vec<&Value>> {
+        match &self.values[tuple] {
+            Value::Tuple(items) => Some(items.iter().map(|&item| &self.values[item]).collect()),
+            _ => None,
+        }
+    }
+
     /// What a call of one of NumPy's functions builds.
-    fn call(&self, function: Value, arguments: Value) -> Result<Value, String> {
-        let (Value::Global(function), Value::Tuple(arguments)) = (function, arguments) else {
+    fn call(&self, function: Id, arguments: Id) -> Result<Value, String> {
+        let (Value::Global(function), Some(arguments)) = (&self.values[function], self.items(arguments))
+        else {
             return Err("something is called that is no function".into());
         };
+        let text = |range: &Range<usize>| text_at(self.data, range);
         match (function, &arguments[..]) {
             (Global::Reconstruct, _) => Ok(Value::EmptyArray),
             (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
-            (Global::Encode, [Value::Str(text), Value::Str(encoding)]) if encoding == "latin1" => {
+            (Global::Encode, [Value::Str(characters), Value::Str(encoding)])
+                if text(encoding) == "latin1" =>
+            {
                 // Every character stands for the byte of its number.
-                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c as u32).ok()).collect();
+                let bytes: Option<Vec<u8>> =
+                    text(characters).chars().map(|c| u8::try_from(c as u32).ok()).collect();
                 let bytes = bytes.ok_or("bytes are written as characters that stand for none")?;
-                Ok(Value::Bytes(Content::Decoded(bytes)))
+                Ok(Value::Bytes(Content::Decoded(bytes.into())))
             }
-            (Global::Bytes, []) => Ok(Value::Bytes(Content::Decoded(Vec::new()))),
-            (Global::DType, [Value::Str(descr), ..]) => Ok(Value::DType(descr.clone())),
+            (Global::Bytes, []) => Ok(Value::Bytes(Content::Decoded(Bytes::new()))),
+            (Global::DType, [Value::Str(descr), ..]) => Ok(Value::DType(text(descr).to_owned())),
             (Global::DType, [Value::Global(Global::Extension(index)), ..]) => {
                 Ok(Value::DType(EXTENSION_TYPES[*index].name().to_owned()))
             }
@@ -422,16 +459,16 @@ impl<'a> Machine<'a> {
                 Global::FromBuffer,
                 [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), Value::Str(order)],
             ) => self
-                .array(dims(shape)?, descr, content.clone(), order == "F")
+                .array(self.dims(shape)?, descr, content.clone(), text(order) == "F")
                 .map(|array| Value::Array(Box::new(array))),
             (function, _) => Err(format!("{function:?} is called in a way that NumPy does not use")),
         }
     }
 
     /// What a state makes of an object: the content of an array, the byte order of a type.
-    fn build(&self, object: Value, state: Value) -> Result<Value, String> {
-        let Value::Tuple(state) = state else { return Err("a state is no tuple".into()) };
-        match (object, &state[..]) {
+    fn build(&self, object: Id, state: Id) -> Result<Value, String> {
+        let Some(state) = self.items(state) else { return Err("a state is no tuple".into()) };
+        match (&self.values[object], &state[..]) {
             (
                 Value::EmptyArray,
                 [
@@ -442,17 +479,26 @@ impl<'a> Machine<'a> {
                     Value::Bytes(content),
                 ],
             ) => {
-                let array = self.array(dims(shape)?, descr, content.clone(), *order)?;
+                let array = self.array(self.dims(shape)?, descr, content.clone(), *order)?;
                 Ok(Value::Array(Box::new(array)))
             }
             (Value::EmptyArray, [.., Value::List(_)]) => Err("it holds an array of Python objects".into()),
             // (version, byte order, …): the first letter of the type.
             (Value::DType(descr), [Value::Int(_), Value::Str(order), ..]) => {
                 let is_plain = descr.starts_with(['b', 'i', 'u', 'f', 'c']) && !descr.contains("float");
-                Ok(Value::DType(if is_plain { format!("{order}{descr}") } else { descr }))
+                let order = text_at(self.data, order);
+                Ok(Value::DType(if is_plain { format!("{order}{descr}") } else { descr.clone() }))
             }
             _ => Err("an object is given a state that NumPy does not write".into()),
         }
+    }
+
+    fn dims(&self, shape: &[Id]) -> Result<Vec<usize>, String> {
+        let dim = |&id: &Id| match self.values[id] {
+            Value::Int(dim) => usize::try_from(dim).ok(),
+            _ => None,
+        };
+        shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| "a shape is not one of sizes".to_owned())
     }
 
     fn array(
@@ -479,34 +525,9 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn deepest(items: &[Slot]) -> usize {
-    items.iter().map(|slot| slot.depth).max().unwrap_or(0)
-}
-
-/// One level more, if there may be one.
-fn deeper(depth: usize) -> Result<usize, String> {
-    if depth < MAX_DEPTH {
-        Ok(depth + 1)
-    } else {
-        Err(format!("it is nested deeper than {MAX_DEPTH} levels"))
-    }
-}
-
-fn dims(shape: &[Value]) -> Result<Vec<usize>, String> {
-    let dim = |value: &Value| match value {
-        Value::Int(dim) => usize::try_from(*dim).ok(),
-        _ => None,
-    };
-    shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| "a shape is not one of sizes".to_owned())
-}
-
-/// The values within a value, itself included.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Tuple(items) | Value::List(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Dict(items) => 1 + items.iter().map(|(key, value)| size(key) + size(value)).sum::<usize>(),
-        _ => 1,
-    }
+/// The text at a place that was found to be text.
+fn text_at<'a>(data: &'a [u8], range: &Range<usize>) -> &'a str {
+    std::str::from_utf8(&data[range.clone()]).unwrap_or_default()
 }
 
 /// The names of the instructions that run code or load it, for the error.
@@ -529,50 +550,95 @@ fn opcode_name(opcode: u8) -> String {
     name.to_owned()
 }
 
-/// The structure of a value; its arrays are appended in JAX's order.
-fn to_def(value: Value, leaves: &mut Vec<Array>) -> Result<TreeDef, String> {
-    let scalar = |leaves: &mut Vec<Array>, kind, dtype: DType, bytes: Vec<u8>| {
-        let content = Content::Decoded(bytes);
-        leaves.push(Array {
+/// Makes a tree of values, in which what is shared stands as often as it is referred to.
+struct TreeBuilder<'a> {
+    values: &'a [Value],
+    data: &'a [u8],
+    /// In JAX's order.
+    leaves: Vec<Array>,
+    visits: usize,
+    /// Where in the tree it is.
+    path: Vec<Key>,
+}
+
+impl TreeBuilder<'_> {
+    /// Values that a tree may have beyond those that its file made, and bytes of it: what is shared must not multiply
+    /// itself.
+    const MORE_VISITS: usize = 1 << 16;
+
+    fn def(&mut self, id: Id) -> Result<TreeDef, String> {
+        self.visits += 1;
+        if self.visits > self.values.len() + self.data.len() + TreeBuilder::MORE_VISITS {
+            return Err("it refers to its own parts too often".into());
+        }
+        if self.path.len() > MAX_DEPTH {
+            return Err(format!("it is nested deeper than {MAX_DEPTH} levels"));
+        }
+        let values = self.values;
+        match &values[id] {
+            Value::None => Ok(TreeDef::None),
+            Value::Bool(value) => Ok(self.scalar(LeafKind::Bool, DType::Bool, &[u8::from(*value)])),
+            Value::Int(value) => Ok(self.scalar(LeafKind::Int, DType::I64, &value.to_le_bytes())),
+            Value::Float(value) => Ok(self.scalar(LeafKind::Float, DType::F64, &value.to_le_bytes())),
+            Value::Array(array) => {
+                self.leaves.push((**array).clone());
+                Ok(TreeDef::LEAF)
+            }
+            Value::List(items) => self.sequence(items).map(TreeDef::List),
+            Value::Tuple(items) => self.sequence(items).map(TreeDef::Tuple),
+            Value::Dict(items) => self.dict(items),
+            other => {
+                Err(self.here(format!("is {}, which is neither a container nor an array", other.kind())))
+            }
+        }
+    }
+
+    fn here(&self, problem: String) -> String {
+        let path = KeyPath::from(self.path.clone());
+        if self.path.is_empty() { format!("its value {problem}") } else { format!("{path} {problem}") }
+    }
+
+    fn scalar(&mut self, kind: LeafKind, dtype: DType, bytes: &[u8]) -> TreeDef {
+        self.leaves.push(Array {
             spec: ArraySpec::new(dtype, []),
-            content,
+            content: Content::Decoded(Bytes::copy_from_slice(bytes)),
             descr: dtype.name().into(),
             is_fortran_order: false,
         });
-        Ok(TreeDef::Leaf(kind))
-    };
-    match value {
-        Value::None => Ok(TreeDef::None),
-        Value::Bool(value) => scalar(leaves, LeafKind::Bool, DType::Bool, vec![u8::from(value)]),
-        Value::Int(value) => scalar(leaves, LeafKind::Int, DType::I64, value.to_le_bytes().to_vec()),
-        Value::Float(value) => scalar(leaves, LeafKind::Float, DType::F64, value.to_le_bytes().to_vec()),
-        Value::Array(array) => {
-            leaves.push(*array);
-            Ok(TreeDef::LEAF)
+        TreeDef::Leaf(kind)
+    }
+
+    fn below(&mut self, key: Key, id: Id) -> Result<TreeDef, String> {
+        self.path.push(key);
+        let def = self.def(id);
+        self.path.pop();
+        def
+    }
+
+    fn sequence(&mut self, items: &[Id]) -> Result<Vec<TreeDef>, String> {
+        items.iter().enumerate().map(|(index, &item)| self.below(Key::Index(index), item)).collect()
+    }
+
+    fn dict(&mut self, items: &[Id]) -> Result<TreeDef, String> {
+        // What is set twice has its last value.
+        let mut entries: BTreeMap<DictKey, Id> = BTreeMap::new();
+        for pair in items.chunks_exact(2) {
+            let key = match &self.values[pair[0]] {
+                Value::Str(range) => DictKey::Str(text_at(self.data, range).to_owned()),
+                Value::Int(key) => DictKey::Int(*key),
+                other => {
+                    let problem = format!("has a key that is {}, neither string nor integer", other.kind());
+                    return Err(self.here(problem));
+                }
+            };
+            entries.insert(key, pair[1]);
         }
-        Value::List(items) => {
-            let items = items.into_iter().map(|item| to_def(item, leaves));
-            Ok(TreeDef::List(items.collect::<Result<_, _>>()?))
-        }
-        Value::Tuple(items) => {
-            let items = items.into_iter().map(|item| to_def(item, leaves));
-            Ok(TreeDef::Tuple(items.collect::<Result<_, _>>()?))
-        }
-        Value::Dict(entries) => {
-            let mut keyed = Vec::new();
-            for (key, value) in entries {
-                keyed.push(match key {
-                    Value::Str(key) => (DictKey::Str(key), value),
-                    Value::Int(key) => (DictKey::Int(key), value),
-                    _ => return Err("a dictionary has a key that is neither string nor integer".into()),
-                });
-            }
-            keyed.sort_by(|a, b| a.0.cmp(&b.0));
-            let entries = keyed.into_iter().map(|(key, value)| Ok((key, to_def(value, leaves)?)));
-            let entries = entries.collect::<Result<Vec<_>, String>>()?;
-            TreeDef::dict(entries).map_err(|error| error.to_string())
-        }
-        other => Err(format!("it holds {other:?}, which is neither a container nor an array")),
+        let entries = entries.into_iter().map(|(key, id)| {
+            let def = self.below(Key::Dict(key.clone()), id)?;
+            Ok((key, def))
+        });
+        let entries = entries.collect::<Result<Vec<_>, String>>()?;
+        TreeDef::dict(entries).map_err(|error| error.to_string())
     }
 }
 
@@ -605,6 +671,8 @@ mod tests {
         let lists = [&b"\x80\x02"[..], &[b']'; 100_000], &[b'a'; 99_999], b"."].concat();
         let tuples = [&b"\x80\x02N"[..], &[0x85; 100_000], b"."].concat();
         assert!(problem(&lists).contains("nested deeper") && problem(&tuples).contains("nested deeper"));
+        // A list in itself.
+        assert!(problem(b"\x80\x02]q\x00h\x00a.").contains("nested deeper"));
         // Doubling itself forty times over.
         let mut bomb = b"\x80\x02]N".to_vec();
         bomb.push(b'a');
@@ -613,6 +681,16 @@ mod tests {
         }
         bomb.push(b'.');
         assert!(problem(&bomb).contains("too often"));
+    }
+
+    #[test]
+    fn what_is_shared_is_whole_wherever_it_stands() {
+        // d = {'w': 5}; l = [1]; pickle.dumps({'a': d, 'b': d, 'c': l, 'd': l}, 2)
+        let file = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01}q\x02X\x01\x00\x00\x00wq\x03K\x05sX\x01\x00\x00\x00bq\x04h\x02\
+            X\x01\x00\x00\x00cq\x05]q\x06K\x01aX\x01\x00\x00\x00dq\x07h\x06u.";
+        let source = PickleSource::new("x".into(), Bytes::from_static(file)).unwrap();
+        assert_eq!(source.keys().def().to_string(), "{'a': {'w': *}, 'b': {'w': *}, 'c': [*], 'd': [*]}");
+        assert_eq!(&source.read(1).unwrap()[..], 5i64.to_le_bytes());
     }
 
     #[test]
