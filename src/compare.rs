@@ -100,22 +100,30 @@ impl Value {
         }
     }
 
+    /// The whole number that it is, if it is one of less than 2 to the 126th.
+    fn to_integer(self) -> Option<i128> {
+        match self {
+            Value::Integer(value) => Some(value),
+            Value::Float(value) => {
+                (value.trunc() == value && value.abs() < 2f64.powi(126)).then_some(value as i128)
+            }
+        }
+    }
+
     /// Whether two are the same number; two NaN are.
     fn is_same(self, other: Value) -> bool {
         match (self, other) {
-            (Value::Integer(a), Value::Integer(b)) => a == b,
-            (a, b) => {
-                let (a, b) = (a.to_f64(), b.to_f64());
-                a == b || (a.is_nan() && b.is_nan())
-            }
+            (Value::Float(a), Value::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
+            (a, b) => a.to_integer().is_some() && a.to_integer() == b.to_integer(),
         }
     }
 
     /// How far two are apart: of integers exactly, before it is rounded.
     fn distance(self, other: Value) -> f64 {
-        match (self, other) {
-            (Value::Integer(a), Value::Integer(b)) => (a - b).unsigned_abs() as f64,
-            (a, b) => (a.to_f64() - b.to_f64()).abs(),
+        match (self, other, self.to_integer(), other.to_integer()) {
+            (Value::Float(a), Value::Float(b), ..) => (a - b).abs(),
+            (_, _, Some(a), Some(b)) => (a - b).unsigned_abs() as f64,
+            (a, b, ..) => (a.to_f64() - b.to_f64()).abs(),
         }
     }
 }
@@ -302,6 +310,10 @@ mod tests {
         let result = compare_values((DType::F32, &f32s(&[1.0, 2.502])), (DType::BF16, &halves)).unwrap();
         assert_eq!(result.differing, 1);
         assert!(result.is_within(0.01) && !result.is_within(0.001));
+        // A float64 of a large integer is compared exactly too.
+        let (whole, float) = (i64::MAX.to_le_bytes(), 2f64.powi(63).to_le_bytes());
+        let result = compare_values((DType::I64, &whole), (DType::F64, &float)).unwrap();
+        assert_eq!((result.differing, result.largest_absolute), (1, Some(1.0)));
         assert_eq!(compare_values((DType::C64, &f32s(&[1.0, 0.0])), (DType::F32, &f32s(&[1.0]))), None);
         assert_eq!(compare_values((DType::F4E2M1FN, &[1]), (DType::F32, &f32s(&[1.0]))), None);
     }

@@ -269,6 +269,7 @@ fn a_pattern_that_matches_nothing_is_an_error_with_what_looks_alike() {
         load(options().include("parms.*")),
         "there is no tensor whose name matches `parms.*`; did you mean `params`?"
     );
+    assert_eq!(load(options().include("")), "there is no tensor whose name matches ``");
     let error = load(options().include("*.bias").exclude("*.kernl"));
     assert_eq!(error, "there is no tensor whose name matches `*.kernl`; did you mean `kernel`?");
     let error = load(options().dtype("*.Dense_0.kernal", DType::BF16));

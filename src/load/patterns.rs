@@ -52,7 +52,8 @@ pub fn check_casts(dtypes: &[(String, DType)], names: &[&str]) -> Result<()> {
 
 fn check_pattern(pattern: &str, names: &[&str]) -> Result<()> {
     // Everything may be nothing.
-    if pattern.chars().all(|c| c == '*') || names.iter().any(|name| matches_glob(pattern, name)) {
+    let is_everything = !pattern.is_empty() && pattern.chars().all(|c| c == '*');
+    if is_everything || names.iter().any(|name| matches_glob(pattern, name)) {
         return Ok(());
     }
     let what = "tensor whose name matches";
