@@ -17,6 +17,7 @@ mod work_bar;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use safejax::printable::Block;
 
 /// What `--version` prints after the name.
 const VERSION: &str = concat!(
@@ -80,8 +81,19 @@ pub struct OutputArgs {
 impl OutputArgs {
     /// The text, or the JSON if that was asked for.
     fn choose(self, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) -> String {
-        if self.json { format!("{:#}\n", json()) } else { text() }
+        if self.json { json_text(&json()) } else { Block(&text()).to_string() }
     }
+}
+
+/// JSON as it is printed. Its own escapes leave control characters above 127 as they are, which a terminal may obey.
+fn json_text(value: &serde_json::Value) -> String {
+    let is_obeyed = |c: char| c.is_control() && c != '\n';
+    let text = format!("{value:#}\n");
+    if !text.contains(is_obeyed) {
+        return text;
+    }
+    let escape = |c: char| if is_obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 impl Cli {
@@ -120,7 +132,7 @@ pub fn failure(error: &anyhow::Error) -> String {
     for cause in error.chain().skip(1) {
         text += &format!("  caused by: {}\n", cause.to_string().replace('\n', "\n  "));
     }
-    text
+    Block(&text).to_string()
 }
 
 #[cfg(test)]

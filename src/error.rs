@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::DType;
+use crate::printable::{Block, File, Line, Name};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused an operation on a file.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}", File(path))]
     Io {
         /// What was being done, as a verb: `open`, `write`, `rename`.
         action: &'static str,
@@ -61,7 +62,7 @@ pub enum Error {
     Cancelled,
 
     /// A file's content breaks the rules of its format.
-    #[error("{origin} is not a valid {format}: {problem}")]
+    #[error("{} is not a valid {format}: {}", Line(origin), Line(problem))]
     Malformed {
         /// The file, or `bytes in memory`.
         origin: String,
@@ -72,7 +73,7 @@ pub enum Error {
     },
 
     /// Something failed while working on one tensor.
-    #[error("tensor `{tensor}`")]
+    #[error("tensor `{}`", Name(tensor))]
     Tensor {
         /// The tensor's name in its file.
         tensor: String,
@@ -81,7 +82,7 @@ pub enum Error {
     },
 
     /// Something failed while working on one argument of a call.
-    #[error("{argument}")]
+    #[error("{}", Line(argument))]
     Argument {
         /// The argument, as JAX writes it: `args[0]['w']`.
         argument: String,
@@ -90,7 +91,7 @@ pub enum Error {
     },
 
     /// There is no tensor or node of this name.
-    #[error("there is no {what} `{name}`{}", suggestion(.nearest))]
+    #[error("there is no {what} `{}`{}", Line(name), suggestion(.nearest))]
     NotFound {
         /// `tensor`, `leaf`, `device`, …
         what: &'static str,
@@ -101,7 +102,7 @@ pub enum Error {
     },
 
     /// Names that cannot stand in one tree: two leaves with one name, or a name both leaf and node.
-    #[error("the names do not form a tree: {0}")]
+    #[error("the names do not form a tree: {}", Line(.0))]
     Tree(String),
 
     /// A checkpoint is not what the template says; one line per leaf.
@@ -112,11 +113,11 @@ pub enum Error {
     },
 
     /// The caller passed something that cannot be used.
-    #[error("{0}")]
+    #[error("{}", Line(.0))]
     InvalidArgument(String),
 
     /// The arguments of a call do not fit the program; one line per argument.
-    #[error("the arguments do not fit `{program}`:{}", lines(.problems))]
+    #[error("the arguments do not fit `{}`:{}", Line(program), lines(.problems))]
     Arguments {
         /// The program's name.
         program: String,
@@ -154,7 +155,7 @@ pub enum Error {
     },
 
     /// A plugin's library cannot be used.
-    #[error("{} cannot be used as a PJRT plugin: {reason}", path.display())]
+    #[error("{} cannot be used as a PJRT plugin: {}", File(path), Block(reason))]
     PluginLibrary {
         /// The library.
         path: PathBuf,
@@ -163,7 +164,7 @@ pub enum Error {
     },
 
     /// Installing did not work; nothing was changed.
-    #[error("`{name}` was not installed: {reason}")]
+    #[error("`{name}` was not installed: {}", Block(reason))]
     PluginInstall {
         /// The plugin.
         name: String,
@@ -192,7 +193,7 @@ pub enum Error {
     },
 
     /// The plugin or its device reported an error.
-    #[error("{function} failed: {message} [{code}]")]
+    #[error("{function} failed: {} [{code}]", Block(message))]
     Pjrt {
         /// The C API function that was called.
         function: &'static str,
@@ -204,7 +205,7 @@ pub enum Error {
 
     /// The `xla` crate, or the XLA behind it, reported an error.
     #[cfg(feature = "xla")]
-    #[error("the xla crate cannot {action}: {message}")]
+    #[error("the xla crate cannot {action}: {}", Block(message))]
     Xla {
         /// What it was asked to do, as a verb.
         action: &'static str,
@@ -369,13 +370,13 @@ fn suggestion(nearest: &[String]) -> String {
         [] => String::new(),
         names => format!(
             "; did you mean {}?",
-            names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(" or ")
+            names.iter().map(|name| format!("`{}`", Name(name))).collect::<Vec<_>>().join(" or ")
         ),
     }
 }
 
 fn lines(entries: &[String]) -> String {
-    entries.iter().map(|entry| format!("\n  {entry}")).collect()
+    entries.iter().map(|entry| format!("\n  {}", Line(entry))).collect()
 }
 
 /// At most this many names are suggested for one that does not exist.

@@ -30,6 +30,7 @@ pub mod monitor;
 pub mod params;
 pub mod pjrt;
 pub mod plugins;
+pub mod printable;
 pub mod program;
 pub mod save;
 mod sub_byte;

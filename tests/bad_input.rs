@@ -388,3 +388,39 @@ fn a_library_path_that_is_asked_for_is_the_only_one_that_is_tried() {
     let error = fails(safejax().arg("devices").env("SAFEJAX_PLUGIN", "/nonexistent/libpjrt.so"));
     assert!(error.contains("cannot open plugin /nonexistent/libpjrt.so"), "{error}");
 }
+
+/// A file with one tensor, whose name would forge a line and move the cursor.
+fn write_hostile_names(path: &Path) {
+    let header = "{\"__metadata__\":{\"k\\u001b[2J\":\"v\\n\\u009b1m\"},\"a\\n0000  b\\u001b]0;x\\u0007\\u202e\":\
+        {\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}";
+    std::fs::write(path, raw_file(header, &[0; 4])).unwrap();
+}
+
+#[test]
+fn names_reach_the_terminal_on_one_line_and_without_what_it_would_obey() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("names.safetensors");
+    write_hostile_names(&path);
+    let is_obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    let digits = digits("params.safetensors");
+    let path = path.to_str().unwrap();
+    let commands: [&[&str]; 7] = [
+        &["inspect", path],
+        &["verify", "--hash", path],
+        &["load", "--explain", path],
+        &["load", "--verify", path],
+        &["load", "--rename", "a=b", "--include", "x", path],
+        &["diff", path, digits.to_str().unwrap()],
+        &["convert", path, "/nonexistent/x.npy"],
+    ];
+    for arguments in commands {
+        let output = safejax().args(arguments).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!printed.contains(is_obeyed), "{arguments:?}: {printed:?}");
+        assert!(!printed.lines().any(|line| line.starts_with("0000  b")), "{arguments:?}: {printed}");
+        let json = safejax().args(arguments).arg("--json").output().unwrap().stdout;
+        assert!(!String::from_utf8(json).unwrap().contains(|c: char| c.is_control() && c != '\n'));
+    }
+    let listed = succeeds(safejax().args(["verify", "--hash", path]));
+    assert!(listed.contains(r"  a\n0000  b\u{1b}]0;x\u{7}\u{202e}"), "{listed}");
+}

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
+use safejax::printable::{File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
 
@@ -70,15 +71,16 @@ impl Convert {
         let report = convert::convert(&*source, &self.file, &options)?;
         let text = || {
             let mut text =
-                format!("{}: {} tensors, {} cast", self.file.display(), report.tensors, report.cast_tensors);
+                format!("{}: {} tensors, {} cast", File(&self.file), report.tensors, report.cast_tensors);
             if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
                 let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
             }
             text.push('\n');
             for note in &report.notes {
-                let _ = writeln!(text, "note: {note}");
+                let _ = writeln!(text, "note: {}", Line(note));
             }
             for (name, count) in &report.overflows {
+                let name = Name(name);
                 let _ =
                     writeln!(text, "warning: {count} elements of `{name}` are too large and became infinite");
             }

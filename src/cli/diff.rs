@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use safejax::compare::{Comparison, compare, compare_values};
 use safejax::convert::{Source, open};
+use safejax::printable::{Line, Name};
 use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
 
@@ -105,19 +106,19 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     if let Some(difference) = &report.structure {
-        let _ = writeln!(text, "the structures differ {difference}");
+        let _ = writeln!(text, "the structures differ {}", Line(difference));
     }
     for name in &report.only_in_first {
-        let _ = writeln!(text, "only in the first: {name}");
+        let _ = writeln!(text, "only in the first: {}", Name(name));
     }
     for name in &report.only_in_second {
-        let _ = writeln!(text, "only in the second: {name}");
+        let _ = writeln!(text, "only in the second: {}", Name(name));
     }
     for (name, (first, second)) in &report.types {
-        let _ = writeln!(text, "{name}: {first} in the first, {second} in the second");
+        let _ = writeln!(text, "{}: {first} in the first, {second} in the second", Name(name));
     }
     for (name, values) in &report.values {
-        let _ = write!(text, "{name}: {} of {} elements differ", values.differing, values.elements);
+        let _ = write!(text, "{}: {} of {} elements differ", Name(name), values.differing, values.elements);
         if let (Some(absolute), Some(relative)) = (values.largest_absolute, values.largest_relative) {
             let _ = write!(text, ", by at most {absolute:.3e} ({relative:.3e} of the value)");
         }

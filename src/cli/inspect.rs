@@ -10,10 +10,11 @@ use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
+use safejax::printable::{File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, LoadOptions, Program};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::OutputArgs;
 
@@ -65,7 +66,7 @@ impl Inspect {
     /// Refuses to say what a plugin thinks of a file that is no program.
     fn refuse_plugin(&self) -> Result<()> {
         if self.plugin.is_some() {
-            bail!("{} is no program, so that --plugin has nothing to say about it", self.file.display());
+            bail!("{} is no program, so that --plugin has nothing to say about it", File(&self.file));
         }
         Ok(())
     }
@@ -73,51 +74,18 @@ impl Inspect {
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
         self.refuse_plugin()?;
         let outline = outline(checkpoint, &LoadOptions::default());
-        if !self.output.json {
-            return Ok(match outline {
-                Ok(outline) => text(checkpoint, &outline),
-                Err(error) => flat(checkpoint, &error),
-            });
-        }
-        // What is broken about the tree is told beside the tensors, which are there all the same.
-        let (tree, error) = match &outline {
-            Ok(outline) => (Some(record::to_json(outline.keys.def())), None),
-            Err(error) => (None, Some(error.to_string())),
+        let text = || match &outline {
+            Ok(outline) => text(checkpoint, outline),
+            Err(error) => flat(checkpoint, error),
         };
-        let tensors: Vec<_> = checkpoint
-            .tensors()
-            .iter()
-            .map(|tensor| {
-                json!({
-                    "name": tensor.name,
-                    "dtype": tensor.spec.dtype,
-                    "shape": tensor.spec.shape,
-                    "offset": tensor.range.start,
-                    "bytes": tensor.bytes(),
-                })
-            })
-            .collect();
-        Ok(format!(
-            "{:#}\n",
-            json!({
-                "file": checkpoint.origin(),
-                "format": "safetensors",
-                "file_bytes": checkpoint.file_bytes(),
-                "data_start": checkpoint.data_start(),
-                "metadata": checkpoint.metadata(),
-                "framework": outline.as_ref().ok().map(|outline| outline.framework),
-                "tree": tree,
-                "tree_error": error,
-                "tensors": tensors,
-            })
-        ))
+        Ok(self.output.choose(text, || to_json(checkpoint, &outline)))
     }
 
     fn source(&self, source: &dyn Source) -> Result<String> {
         self.refuse_plugin()?;
         let tree = Node::build(source.keys().def(), &mut source.specs().iter());
         Ok(self.output.choose(
-            || format!("{}: {}, {}\n{tree}", source.origin(), source.format(), tree.summary),
+            || format!("{}: {}, {}\n{tree}", Line(source.origin()), source.format(), tree.summary),
             || {
                 let leaves = source.keys().leaves().iter().zip(source.specs());
                 let leaf = |(leaf, spec): (&safejax::tree::Leaf, &safejax::ArraySpec)| {
@@ -134,6 +102,34 @@ impl Inspect {
     }
 }
 
+fn to_json(checkpoint: &Checkpoint, outline: &safejax::Result<Outline>) -> Value {
+    // What is broken about the tree is told beside the tensors, which are there all the same.
+    let (tree, error) = match outline {
+        Ok(outline) => (Some(record::to_json(outline.keys.def())), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let tensor = |tensor: &TensorInfo| {
+        json!({
+            "name": tensor.name,
+            "dtype": tensor.spec.dtype,
+            "shape": tensor.spec.shape,
+            "offset": tensor.range.start,
+            "bytes": tensor.bytes(),
+        })
+    };
+    json!({
+        "file": checkpoint.origin(),
+        "format": "safetensors",
+        "file_bytes": checkpoint.file_bytes(),
+        "data_start": checkpoint.data_start(),
+        "metadata": checkpoint.metadata(),
+        "framework": outline.as_ref().ok().map(|outline| outline.framework),
+        "tree": tree,
+        "tree_error": error,
+        "tensors": checkpoint.tensors().iter().map(tensor).collect::<Vec<_>>(),
+    })
+}
+
 fn is_artifact(file: &Path) -> bool {
     Program::open(file).is_ok_and(|program| program.exported().is_some())
 }
@@ -145,7 +141,7 @@ fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
     format!(
         "{}: {}\n{aligned} of {} tensors aligned to {DEFAULT_ALIGNMENT} bytes; data from byte {}\n\
          names as {} has them; structure from {}\n{}{tree}",
-        checkpoint.origin(),
+        Line(checkpoint.origin()),
         tree.summary,
         checkpoint.tensors().len(),
         checkpoint.data_start(),
@@ -157,12 +153,12 @@ fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
 
 /// The tensors one by one, where they make no tree, and why they do not.
 fn flat(checkpoint: &Checkpoint, error: &safejax::Error) -> String {
-    let mut text = format!("{}: {} tensors\n", checkpoint.origin(), checkpoint.tensors().len());
+    let mut text = format!("{}: {} tensors\n", Line(checkpoint.origin()), checkpoint.tensors().len());
     // Writing to a string cannot fail.
     let _ = writeln!(text, "no tree: {error}");
     text += &metadata_lines(checkpoint);
     for tensor in checkpoint.tensors() {
-        let _ = writeln!(text, "{}  {}  {} B", tensor.name.escape_debug(), tensor.spec, tensor.bytes());
+        let _ = writeln!(text, "{}  {}  {} B", Name(&tensor.name), tensor.spec, tensor.bytes());
     }
     text
 }
@@ -174,7 +170,7 @@ fn metadata_lines(checkpoint: &Checkpoint) -> String {
         if shown.len() < value.len() {
             shown += "…";
         }
-        format!("metadata {} = {}\n", key.escape_debug(), shown.escape_debug())
+        format!("metadata {} = {}\n", Line(key), Line(&shown))
     };
     checkpoint.metadata().iter().map(line).collect()
 }

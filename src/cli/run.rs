@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::convert::npy;
+use safejax::printable::{File, Line};
 use safejax::{
     Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, LoadOptions, Outputs, Params,
     Program,
@@ -159,12 +160,13 @@ impl Run {
             || {
                 let mut text = format!(
                     "`{}` on {device}: compiled in {:.1} ms, ran in {:.3} ms\n",
-                    function.name(),
+                    Line(function.name()),
                     compile_seconds * 1e3,
                     run_seconds * 1e3
                 );
                 for (name, spec) in &specs {
-                    let _ = writeln!(text, "output {name}{}{spec}", if name.is_empty() { "" } else { ": " });
+                    let colon = if name.is_empty() { "" } else { ": " };
+                    let _ = writeln!(text, "output {}{colon}{spec}", Line(name));
                 }
                 text
             },
@@ -293,7 +295,7 @@ fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loade
     if !has_extension(file, "safetensors") {
         bail!(
             "{} ends neither in .npy nor in .safetensors; `safejax convert` makes one of other formats",
-            file.display()
+            File(file)
         );
     }
     let options = LoadOptions::default().to(device).monitor(super::work_bar::watch());
@@ -304,7 +306,7 @@ fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loade
 fn check_target(function: &Function, path: &Path) -> Result<()> {
     let outputs = function.outputs();
     if !has_extension(path, "npy") && !has_extension(path, "safetensors") {
-        bail!("--out {} ends neither in .npy nor in .safetensors", path.display());
+        bail!("--out {} ends neither in .npy nor in .safetensors", File(path));
     }
     if has_extension(path, "npy") && outputs.len() != 1 {
         bail!(
@@ -321,7 +323,7 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
     }
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(directory) if !directory.is_dir() => {
-            bail!("--out {}: there is no such directory", path.display())
+            bail!("--out {}: there is no such directory", File(path))
         }
         _ => Ok(()),
     }

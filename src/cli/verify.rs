@@ -9,6 +9,7 @@ use clap::Args;
 use safejax::checkpoint::{read_digests, sha256};
 use safejax::compare::non_finite;
 use safejax::load::outline;
+use safejax::printable::{Line, Name};
 use safejax::{Checkpoint, LoadOptions};
 use serde_json::json;
 
@@ -69,16 +70,16 @@ impl Verify {
             let mut text = String::new();
             if self.hash {
                 for (name, hash) in &hashes {
-                    let _ = writeln!(text, "{hash}  {name}");
+                    let _ = writeln!(text, "{hash}  {}", Name(name));
                 }
             }
             for problem in &problems {
-                let _ = writeln!(text, "{problem}");
+                let _ = writeln!(text, "{}", Line(problem));
             }
             let _ = writeln!(
                 text,
                 "{}: {} tensors, names as {} has them, {}, {} digests{}",
-                checkpoint.origin(),
+                Line(checkpoint.origin()),
                 checkpoint.tensors().len(),
                 outline.framework,
                 if outline.has_record { "structure recorded" } else { "no structure record" },

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressState, ProgressStyle};
 use safejax::Monitor;
+use safejax::printable::Name;
 
 /// Work that ends sooner has no bar.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ pub fn watch() -> Monitor {
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
         let bar = bar.0.get_or_insert_with(|| start_bar(progress.total_bytes, start.elapsed()));
         bar.set_position(progress.bytes);
-        bar.set_message(progress.tensor.to_owned());
+        bar.set_message(Name(progress.tensor).to_string());
     })
 }
 

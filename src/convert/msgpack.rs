@@ -142,7 +142,7 @@ pub fn open_index(path: &Path, data: &[u8]) -> Result<Box<dyn Source>> {
     for name in names {
         // The files are beside the index, and nowhere else.
         if Path::new(name).components().count() != 1 || !name.ends_with(".msgpack") {
-            return Err(malformed(format!("`{}` is not the name of a .msgpack file", name.escape_debug())));
+            return Err(malformed(format!("`{}` is not the name of a .msgpack file", name)));
         }
         files.push(read_file(&path.with_file_name(name))?);
     }

@@ -157,7 +157,7 @@ const MAX_RANK: usize = 64;
 
 impl Header {
     fn parse(text: &str) -> Result<Header, String> {
-        let unreadable = || format!("its header cannot be read: {}", text.trim().escape_debug());
+        let unreadable = || format!("its header cannot be read: {}", text.trim());
         // The entry's value, up to the end that its kind of value has.
         let value = |key: &str, close: char| {
             let (_, after) = text.split_once(&format!("'{key}':"))?;
@@ -193,8 +193,7 @@ struct Element {
 impl Element {
     /// Reads a type as NumPy writes it: byte order, kind, bytes, such as `<f4`.
     fn parse(descr: &str, expected: Option<DType>) -> Result<Element, String> {
-        let unsupported =
-            || format!("its elements are of type `{}`, which is not supported", descr.escape_debug());
+        let unsupported = || format!("its elements are of type `{}`, which is not supported", descr);
         let (order, rest) = descr.split_at_checked(1).ok_or_else(unsupported)?;
         let (kind, size) = rest.split_at_checked(1).ok_or_else(unsupported)?;
         let bits =

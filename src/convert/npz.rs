@@ -50,7 +50,7 @@ impl NpzSource {
                 entry.name().map_err(|error| format!("the name of entry {index} cannot be read: {error}"))?;
             let name = name.into_owned();
             let Some(key) = name.strip_suffix(ENDING) else {
-                return Err(format!("its entry `{}` is no .npy file", name.escape_debug()));
+                return Err(format!("its entry `{}` is no .npy file", name));
             };
             let (size, compressed) = (entry.size(), entry.compressed_size());
             if size > SUSPICIOUS_BYTES && size / SUSPICIOUS_EXPANSION > compressed {

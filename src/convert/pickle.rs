@@ -184,13 +184,12 @@ fn global(module: &str, name: &str) -> Result<Global, String> {
             let known = EXTENSION_TYPES.iter().position(|dtype| dtype.name() == name);
             known
                 .map(Global::Extension)
-                .ok_or_else(|| format!("it names ml_dtypes.{}, which is not known", name.escape_debug()))
+                .ok_or_else(|| format!("it names ml_dtypes.{}, which is not known", name))
         }
         _ => Err(format!(
             "it names {}.{}, and only arrays, containers, strings and numbers are read; load it in Python, if you \
              trust it, and save the arrays as safetensors",
-            module.escape_debug(),
-            name.escape_debug()
+            module, name
         )),
     }
 }

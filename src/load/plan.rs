@@ -11,6 +11,7 @@ use crate::array::ArraySpec;
 use crate::checkpoint::Io;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
+use crate::printable::Name;
 
 /// What the destination of a load can do, and what of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,7 +269,8 @@ impl fmt::Display for LoadPlan {
                 Change::Cast { from } => format!(" from {from}"),
                 _ => String::new(),
             };
-            writeln!(f, "{:6} {start:digits$}..{end:digits$}  {}  {}{from}", step.route, step.name, step.spec)
+            let name = Name(&step.name);
+            writeln!(f, "{:6} {start:digits$}..{end:digits$}  {name}  {}{from}", step.route, step.spec)
         })
     }
 }

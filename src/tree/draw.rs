@@ -5,6 +5,7 @@ use std::fmt;
 use super::def::TreeDef;
 use super::key_path::Key;
 use crate::array::ArraySpec;
+use crate::printable::Line;
 
 /// A node of a tree with the sums over the leaves below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,10 +98,10 @@ fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_last = position + 1 == node.children.len();
         let label = match key {
             Key::Index(index) => format!("[{index}]"),
-            key => key.to_name().escape_debug().to_string(),
+            key => Line(&key.to_name()).to_string(),
         };
         let branch = if is_last { "└── " } else { "├── " };
-        let kind = child.kind.as_ref().map_or(String::new(), |kind| format!("  {kind}"));
+        let kind = child.kind.as_ref().map_or(String::new(), |kind| format!("  {}", Line(kind)));
         match &child.array {
             Some(spec) => {
                 writeln!(f, "{indent}{branch}{label}  {spec}  {}", human_bytes(child.summary.bytes))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use safejax::pjrt::Plugin;
+use safejax::printable::Line;
 use safejax::program::exported::Aval;
 use safejax::program::{Bucket, Bundle, Exported, Sharding};
 use safejax::tree::record;
@@ -105,7 +106,7 @@ fn plain_json(program: &Program) -> Value {
 
 fn exported_text(program: &Program, exported: &Exported) -> String {
     let version = program.stablehlo_version();
-    let mut text = format!("{}: `{}`, exported", program.origin(), exported.function_name);
+    let mut text = format!("{}: `{}`, exported", Line(program.origin()), Line(&exported.function_name));
     // Writing to a string cannot fail.
     if let Some(jax) = &exported.jax_version {
         let _ = write!(text, " by jax {jax}");
@@ -136,17 +137,7 @@ fn exported_text(program: &Program, exported: &Exported) -> String {
     if exported.vjp.is_some() {
         text += "with its gradient\n";
     }
-    let text = text + "takes\n" + &program.signature_text().unwrap_or_default();
-    // An artifact's own words cannot move the cursor.
-    text.lines().map(|line| printable(line) + "\n").collect()
-}
-
-/// A line without control characters.
-fn printable(line: &str) -> String {
-    let escape = |letter: char| {
-        if letter.is_control() { letter.escape_debug().to_string() } else { letter.to_string() }
-    };
-    line.chars().map(escape).collect()
+    text + "takes\n" + &program.signature_text().unwrap_or_default()
 }
 
 fn exported_json(program: &Program, exported: &Exported) -> Value {

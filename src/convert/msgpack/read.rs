@@ -235,8 +235,7 @@ impl Parser<'_> {
         }
         let DictKey::Str(name) = self.key()? else { return Err(wrong("has no type")) };
         let dtype = DType::from_name(&name).filter(|dtype| dtype.name() == name);
-        let dtype = dtype
-            .ok_or_else(|| wrong(&format!("is of type `{}`, which is not known", name.escape_debug())))?;
+        let dtype = dtype.ok_or_else(|| wrong(&format!("is of type `{}`, which is not known", name)))?;
         let length = match self.marker()? {
             Marker::Bin8 => self.length(1)?,
             Marker::Bin16 => self.length(2)?,
