@@ -79,6 +79,10 @@ def record(tree, custom=None):
         if isinstance(node, (list, tuple)):
             kind = "$list" if isinstance(node, list) else "$tuple"
             return {kind: [child(i, v) for i, v in enumerate(node)]}
+        if isinstance(node, str):
+            return {"$str": str(node)}
+        if isinstance(node, bytes):
+            return {"$bytes": node.hex()}
         leaves.append((path, node))
         for kind, scalar in SCALARS.items():
             if type(node) is scalar:
@@ -140,6 +144,10 @@ def load(data, namedtuples=None, custom=None):
             return arrays.pop(".".join(path))
         if not any(key.startswith("$") for key in node):
             return {k: child(k, v) for k, v in sorted(node.items())}
+        if "$str" in node:
+            return node["$str"]
+        if "$bytes" in node:
+            return bytes.fromhex(node["$bytes"])
         if "$leaf" in node:
             return SCALARS[node["$leaf"]](arrays.pop(".".join(path)).item())
         if "$dict" in node:

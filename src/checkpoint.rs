@@ -3,6 +3,7 @@
 //! Knows the safetensors format and the file system, and no device.
 
 mod digest;
+pub(crate) mod foreign;
 mod header;
 pub mod layout;
 mod mapping;
@@ -82,7 +83,14 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let opened = mapping::open(path)?;
-        let mut checkpoint = Checkpoint::parse(path.display().to_string(), opened.data)?;
+        let origin = path.display().to_string();
+        let mut checkpoint = Checkpoint::parse(origin, opened.data).map_err(|error| match error {
+            Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
+                Some(problem) => Error::Malformed { origin, format: "checkpoint", problem },
+                None => Error::Malformed { origin, format, problem },
+            },
+            other => other,
+        })?;
         checkpoint.path = Some(path.to_owned());
         checkpoint.file = Some(opened.file);
         checkpoint.map = opened.map;
@@ -103,7 +111,10 @@ impl Checkpoint {
             format: "safetensors file",
             problem,
         };
-        let header = header::read(&data).map_err(malformed)?;
+        let header = header::read(&data).map_err(|problem| match foreign::file(&data) {
+            Some(problem) => Error::Malformed { origin: origin.clone(), format: "checkpoint", problem },
+            None => malformed(problem),
+        })?;
         let data_start = header.data_start;
         let tensor = |(name, entry): (String, header::Entry)| match DType::from_safetensors(entry.dtype) {
             // That the offsets lie within the file was checked, so they fit.

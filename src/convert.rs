@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod complex;
+mod compressed;
 mod json;
 mod msgpack;
 pub mod npy;
@@ -15,5 +17,6 @@ mod safetensors;
 mod source;
 mod target;
 
-pub use source::{Source, SourceFormat, open, sniff};
+use complex::complex_scalar;
+pub use source::{LeftOut, Source, SourceFormat, open, sniff};
 pub use target::{ConvertOptions, ConvertReport, TargetFormat, convert};

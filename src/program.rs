@@ -31,7 +31,7 @@ pub use outputs::{OutputTransfer, Outputs};
 pub use sharding::{Mesh, Sharding};
 pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
 
-use crate::checkpoint::{Checkpoint, read_file};
+use crate::checkpoint::{Checkpoint, foreign, read_file};
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat};
 use buckets::Buckets;
@@ -224,7 +224,8 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
                 .into(),
         );
     }
-    Err("it is neither StableHLO (text or bytecode) nor an HLO proto".into())
+    Err(foreign::file(bytes)
+        .unwrap_or_else(|| "it is neither StableHLO (text or bytecode) nor an HLO proto".into()))
 }
 
 /// The first line of MLIR or HLO text that is not a comment.

@@ -16,8 +16,10 @@ mod key_path;
 pub mod record;
 
 pub use convention::Framework;
+pub(crate) use convention::split_path;
 pub use def::{LeafKind, MAX_DEPTH, Tree, TreeDef};
 pub use draw::{Node, NodeSummary};
 pub use glob::matches_glob;
+pub(crate) use key_map::Placed;
 pub use key_map::{KeyMap, Leaf};
 pub use key_path::{DictKey, Key, KeyPath};

@@ -64,7 +64,7 @@ fn the_commands_name_the_file_and_the_reason() {
         "{error}"
     );
     let error = fails(safejax().args(["inspect", "/"]));
-    assert!(error.contains("not a regular file"), "{error}");
+    assert!(error.contains("it is a directory, and has no checkpoint"), "{error}");
 }
 
 #[test]
@@ -151,13 +151,18 @@ fn an_archive_can_neither_leave_its_place_nor_fill_the_memory() {
     bomb[central + 24..central + 28].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
     std::fs::write(&path, &bomb).unwrap();
     let error = fails(safejax().arg("inspect").arg(&path));
-    assert!(error.contains("`labels` would expand from") && error.contains("4294967280 bytes"), "{error}");
+    assert!(
+        error.contains("`labels`: it would expand from") && error.contains("4294967280 bytes"),
+        "{error}"
+    );
     for length in (0..bomb.len()).step_by(7) {
         std::fs::write(&path, &bomb[..length]).unwrap();
         fails(safejax().arg("convert").arg(&path).arg(inner.join("b.safetensors")));
     }
     std::fs::write(&path, npz("labels.txt")).unwrap();
-    assert!(fails(safejax().arg("inspect").arg(&path)).contains("`labels.txt` is no .npy file"));
+    assert!(
+        fails(safejax().arg("inspect").arg(&path)).contains("no arrays: `labels.txt`: it is no .npy file")
+    );
 }
 
 #[test]

@@ -288,7 +288,17 @@ fn names_that_make_no_tree_are_listed_all_the_same() {
     std::fs::write(&path, common::official_file(&[("w", DType::U8, &[2]), ("w.absmax", DType::F32, &[1])]))
         .unwrap();
     let printed = succeeds(safejax().arg("inspect").arg(&path));
+    assert!(
+        printed.contains("names as flat has them") && printed.contains("w.absmax  float32[1]  4 B"),
+        "{printed}"
+    );
+    let printed = succeeds(safejax().args(["inspect", "--framework", "plain"]).arg(&path));
     assert!(printed.contains("no tree: ") && printed.contains("w.absmax  float32[1]  4 B"), "{printed}");
+    // Nor is that a reason for other commands to refuse them.
+    let copy = directory.path().join("b.safetensors");
+    succeeds(safejax().arg("convert").args([&path, &copy]));
+    succeeds(safejax().arg("diff").args([&path, &copy]));
+    succeeds(safejax().arg("load").arg(&copy));
 }
 
 #[test]

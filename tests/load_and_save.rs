@@ -127,7 +127,9 @@ fn metadata_survives_and_names_that_clash_do_not() {
     assert_eq!(copy.metadata()["format"], "flax");
 
     let clash = official_file(&[("a", DType::U8, &[1]), ("a.b", DType::U8, &[1])]);
-    let error = safejax::deserialize(client(), &clash).unwrap_err().to_string();
+    let clash = Checkpoint::from_bytes(clash).unwrap();
+    let plain = LoadOptions::default().framework(safejax::Framework::Plain);
+    let error = Params::load_checkpoint(client(), &clash, &plain).unwrap_err().to_string();
     assert!(error.contains("`a` is a leaf, and also a node on the way to `a.b`"), "{error}");
 }
 

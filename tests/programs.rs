@@ -202,6 +202,7 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
         let mut command = run_digits();
         command.env("SAFEJAX_CACHE", &cache).envs(variables.iter().copied()).args(on_device());
         let output = command.args(arguments).args(["-vv", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}\n{}", output.status, common::stderr(&output));
         common::stderr(&output)
     };
     let entries =

@@ -351,3 +351,59 @@ fn keys_that_are_long_or_strange_survive() {
     assert_eq!(again.keys(), params.keys());
     assert_eq!(again.get(&long).unwrap().to_vec::<f32>().unwrap(), [2.0]);
 }
+
+/// A file of one float a name.
+fn file_of(names: &[&str]) -> Vec<u8> {
+    let tensors: Vec<_> = names.iter().map(|name| (*name, safejax::DType::F32, &[1usize][..])).collect();
+    common::official_file(&tensors)
+}
+
+#[test]
+fn names_that_are_no_tree_are_a_flat_dictionary_that_is_kept() {
+    let names = ["m.weight", "m.weight.absmax", "m.weight.quant_map"];
+    let checkpoint = Checkpoint::from_bytes(file_of(&names)).unwrap();
+    let (params, report) = Params::load_checkpoint(client(), &checkpoint, &LoadOptions::default()).unwrap();
+    assert_eq!(report.framework, Framework::Flat);
+    assert_eq!(
+        params.keys().def().to_string(),
+        "{'m.weight': *, 'm.weight.absmax': *, 'm.weight.quant_map': *}"
+    );
+    let again = safejax::deserialize(client(), &safejax::serialize(&params).unwrap()).unwrap();
+    assert_eq!(again.keys(), params.keys());
+    assert_eq!(again.framework(), Framework::Flat);
+    // What is asked for is not guessed.
+    let plain = LoadOptions::default().framework(Framework::Plain);
+    assert!(Params::load_checkpoint(client(), &checkpoint, &plain).is_err());
+}
+
+#[test]
+fn flat_names_of_jax_models_become_trees() {
+    let structure = |names: &[&str], options: LoadOptions| {
+        let checkpoint = Checkpoint::from_bytes(file_of(names)).unwrap();
+        let (params, _) = Params::load_checkpoint(client(), &checkpoint, &options).unwrap();
+        // What is saved is read back as the same tree, without options.
+        let again = safejax::deserialize(client(), &safejax::serialize(&params).unwrap()).unwrap();
+        assert_eq!(again.keys(), params.keys());
+        params.keys().def().to_string()
+    };
+    let by = |framework| LoadOptions::default().framework(framework);
+    assert_eq!(
+        structure(&["T/b_0/kernel", "T/b_0/bias"], by(Framework::Vit)),
+        "{'T': {'b_0': {'bias': *, 'kernel': *}}}"
+    );
+    assert_eq!(structure(&["a/b//w"], by(Framework::AlphaFold)), "{'a/b': {'w': *}}");
+    assert_eq!(structure(&["params:a/~/b:w"], by(Framework::GraphCast)), "{'params': {'a/~/b': {'w': *}}}");
+    assert_eq!(
+        structure(&["a/b//w"], LoadOptions::default().split("//").split("/")),
+        "{'a': {'b': {'w': *}}}"
+    );
+}
+
+#[test]
+fn two_variables_of_one_key_are_both_named() {
+    let header = r#"{"__metadata__":{"safejax.format":"1","safejax.tree":"{\"(A).w\":\"*\"}","safejax.framework":"objax"},
+        "(A).w::TrainVar":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},
+        "(A).w::StateVar":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
+    let error = safejax::deserialize(client(), &common::raw_file(header, &[0, 1])).unwrap_err().to_string();
+    assert!(error.contains("`(A).w::TrainVar` and `(A).w::StateVar` are of one variable"), "{error}");
+}

@@ -6,7 +6,9 @@ use std::fmt;
 
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use crate::limits::MAX_RANK;
 
 /// The bytes of the header's length, a little-endian u64, with which a file begins.
 pub const LENGTH_BYTES: usize = 8;
@@ -31,9 +33,33 @@ pub struct Header {
 #[derive(Debug, Deserialize)]
 pub struct Entry {
     pub dtype: Dtype,
+    #[serde(deserialize_with = "shape")]
     pub shape: Vec<usize>,
     /// Where its bytes begin and end, from the beginning of the data.
     pub data_offsets: (u64, u64),
+}
+
+/// The dimensions of a tensor, no more than an array may have: a header of commas and digits would take forty times its
+/// size.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    struct Collect;
+    impl<'de> Visitor<'de> for Collect {
+        type Value = Vec<usize>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of sizes")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sizes: A) -> Result<Vec<usize>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(size) = sizes.next_element()? {
+                if shape.len() == MAX_RANK {
+                    return Err(A::Error::custom(format_args!("it has more than {MAX_RANK} dimensions")));
+                }
+                shape.push(size);
+            }
+            Ok(shape)
+        }
+    }
+    deserializer.deserialize_seq(Collect)
 }
 
 /// Reads and checks the header, by the rules of the safetensors crate's own reader and one more: names, of tensors and

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 
+use super::foreign;
 use crate::error::{Error, Result};
 
 /// A file that is open, and mapped.
@@ -24,6 +25,10 @@ pub struct MappedFile {
 pub fn open(path: &Path) -> Result<MappedFile> {
     // Asked first, since opening a pipe would wait for a writer.
     let metadata = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
+    if metadata.is_dir() {
+        let (origin, problem) = (path.display().to_string(), foreign::directory(path));
+        return Err(Error::Malformed { origin, format: "checkpoint", problem });
+    }
     if !metadata.is_file() {
         let kind = std::io::Error::other("it is not a regular file");
         return Err(Error::io("map", path, kind));

@@ -13,10 +13,11 @@ use safejax::load::{Outline, outline};
 use safejax::printable::{File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::{Node, record};
-use safejax::{Checkpoint, LoadOptions, Program};
+use safejax::{Checkpoint, Program};
 use serde_json::{Value, json};
 
 use super::OutputArgs;
+use super::select::SelectArgs;
 
 /// The characters of a metadata value that are shown.
 const SHOWN_METADATA: usize = 100;
@@ -30,6 +31,9 @@ pub struct Inspect {
     /// the path of a library
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
+
+    #[command(flatten)]
+    select: SelectArgs,
 
     #[command(flatten)]
     output: OutputArgs,
@@ -49,7 +53,7 @@ impl Inspect {
             Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
                 self.program(&Program::open(&self.file)?)
             }
-            Some(_) => self.source(&*open(&self.file, &LoadOptions::default())?),
+            Some(_) => self.source(&*open(&self.file, &self.select.options())?),
             // Nothing that holds arrays begins like this; a damaged checkpoint still might.
             None => match (Program::open(&self.file), Checkpoint::open(&self.file)) {
                 (Ok(program), _) => self.program(&program),
@@ -73,7 +77,7 @@ impl Inspect {
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
         self.refuse_plugin()?;
-        let outline = outline(checkpoint, &LoadOptions::default());
+        let outline = outline(checkpoint, &self.select.options());
         let text = || match &outline {
             Ok(outline) => text(checkpoint, outline),
             Err(error) => flat(checkpoint, error),

@@ -1,7 +1,7 @@
 //! The options that choose, rename and place tensors.
 
 use clap::Args;
-use safejax::{Framework, LoadOptions};
+use safejax::{Framework, Limits, LoadOptions};
 
 /// Which tensors, under which names.
 #[derive(Args)]
@@ -18,9 +18,26 @@ pub struct SelectArgs {
     #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
     rename: Vec<(String, String)>,
 
-    /// The framework whose names these are: plain, flax, haiku, objax or nnx [default: as recorded or recognised]
+    /// The framework whose names these are: plain, flax, haiku, objax, nnx, flat (no tree), vit (split at /), alphafold
+    /// (at //) or graphcast (at :) [default: as recorded or recognised]
     #[arg(long, value_name = "FRAMEWORK")]
     framework: Option<Framework>,
+
+    /// Split names at SEPARATOR to make a tree of them; given again, the parts are split further
+    #[arg(long, value_name = "SEPARATOR", conflicts_with = "framework", value_parser = parse_separator)]
+    split: Vec<String>,
+
+    /// Refuse a file that holds something besides arrays, text and bytes, rather than leave it out
+    #[arg(long)]
+    strict: bool,
+
+    /// Read whatever the file describes, however large it is; for files that you trust
+    #[arg(long)]
+    no_limits: bool,
+}
+
+fn parse_separator(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".into()) } else { Ok(text.to_owned()) }
 }
 
 fn parse_rename(text: &str) -> Result<(String, String), String> {
@@ -35,6 +52,11 @@ impl SelectArgs {
         options.include = self.include.clone();
         options.exclude = self.exclude.clone();
         options.framework = self.framework;
+        options.split = self.split.clone();
+        options.strict = self.strict;
+        if self.no_limits {
+            options.limits = Limits::none();
+        }
         self.rename.iter().fold(options, |options, (from, to)| options.rename(from, to))
     }
 }

@@ -17,6 +17,7 @@ use super::source::{Source, SourceFormat};
 use crate::array::ArraySpec;
 use crate::checkpoint::read_file;
 use crate::error::{Context, Error, Result};
+use crate::limits::Limits;
 use crate::sub_byte;
 use crate::tree::{Framework, KeyMap, TreeDef};
 
@@ -55,11 +56,11 @@ pub struct MsgpackSource {
 
 impl MsgpackSource {
     /// Reads the trees of these files, which are joined.
-    pub fn new(origin: String, files: Vec<Bytes>) -> Result<MsgpackSource, String> {
+    pub fn new(origin: String, files: Vec<Bytes>, limits: Limits) -> Result<MsgpackSource, String> {
         let mut joined: Option<TreeDef> = None;
         let mut by_path = BTreeMap::new();
         for (file, data) in files.iter().enumerate() {
-            let (def, leaves) = read::read(data, file)?;
+            let (def, leaves) = read::read(data, file, limits)?;
             by_path.extend(def.paths().into_iter().zip(leaves));
             joined = Some(match joined {
                 None => def,
@@ -119,16 +120,18 @@ pub fn begins_with_map(data: &[u8]) -> bool {
 
 /// Whether bytes are the hub's index of a tree in several files.
 pub fn is_index(data: &[u8]) -> bool {
+    let has = |text: &str| data.windows(text.len()).take(1 << 16).any(|window| window == text.as_bytes());
     data.first() == Some(&b'{')
-        && data.windows(MAP_KEY.len()).take(1 << 16).any(|window| window == MAP_KEY.as_bytes())
         && data.get(4..8).is_none_or(|high| high != [0; 4])
+        && has(MAP_KEY)
+        && has(".msgpack\"")
 }
 
 /// The key of an index that says which tensor is in which file.
 const MAP_KEY: &str = "\"weight_map\"";
 
 /// Opens the files that an index lists.
-pub fn open_index(path: &Path, data: &[u8]) -> Result<Box<dyn Source>> {
+pub fn open_index(path: &Path, data: &[u8], limits: Limits) -> Result<Box<dyn Source>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -146,7 +149,7 @@ pub fn open_index(path: &Path, data: &[u8]) -> Result<Box<dyn Source>> {
         }
         files.push(read_file(&path.with_file_name(name))?);
     }
-    let source = MsgpackSource::new(origin.clone(), files).map_err(malformed)?;
+    let source = MsgpackSource::new(origin.clone(), files, limits).map_err(malformed)?;
     for name in index.weight_map.keys() {
         let name = name.replace('/', ".");
         source.keys.index(&name).for_tensor(&name)?;

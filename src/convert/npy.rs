@@ -3,7 +3,7 @@
 //! NumPy itself does not know bfloat16 and the other types of ml_dtypes, and writes their bytes as an
 //! untyped `V2` or `V1`; what they are must come from elsewhere.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::checkpoint::{WriteOptions, read_file, write_atomically};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::limits::MAX_RANK;
 use crate::tree::{KeyMap, TreeDef};
 
 /// Reads an array from a file. `expected` says what untyped bytes are; without it, two-byte ones are taken
@@ -36,6 +37,11 @@ pub(super) fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, S
     let element = Element::parse(&header.descr, expected)?;
     let spec = ArraySpec::new(element.dtype, header.shape);
     let size = spec.host_bytes().map_err(|error| error.to_string())?;
+    if data.get(size..).is_some_and(|rest| rest.starts_with(MAGIC)) {
+        return Err("another array follows the first, as repeated `numpy.save` and Equinox's `tree_serialise_leaves` \
+                    write them, without names; load the file in Python, and save the arrays as safetensors"
+            .into());
+    }
     if data.len() != size {
         return Err(format!("{spec} takes {size} bytes, but {} follow the header", data.len()));
     }
@@ -77,12 +83,70 @@ pub(super) fn to_native(
     Ok(reordered(bytes.to_vec(), spec, is_big_endian, is_fortran_order).into())
 }
 
+/// Why a header gives no type and shape.
+pub(super) enum HeaderProblem {
+    /// The file is damaged.
+    Damaged(String),
+    /// Its elements are no numbers: strings, Python objects.
+    NoNumbers(String),
+}
+
 /// The type and shape that the beginning of a file announces, and where its data begins.
-pub(super) fn read_spec(head: &[u8]) -> Result<(ArraySpec, usize), String> {
-    let (header, data) = split(head)?;
-    let header = Header::parse(header)?;
-    let element = Element::parse(&header.descr, None)?;
+pub(super) fn read_spec(head: &[u8]) -> Result<(ArraySpec, usize), HeaderProblem> {
+    let (header, data) = split(head).map_err(HeaderProblem::Damaged)?;
+    let header = Header::parse(header).map_err(HeaderProblem::Damaged)?;
+    let element = Element::parse(&header.descr, None).map_err(HeaderProblem::NoNumbers)?;
     Ok((ArraySpec::new(element.dtype, header.shape), head.len() - data.len()))
+}
+
+/// The text of an array that is one string: of characters (`<U5`) or bytes (`|S5`), padded with zeros.
+pub(super) fn text_scalar(file: &[u8]) -> Option<String> {
+    let (header, data) = split(file).ok()?;
+    let header = Header::parse(header).ok()?;
+    let (order, descr) = header.descr.split_at_checked(1)?;
+    let (kind, size) = descr.split_at_checked(1)?;
+    let size: usize = size.parse().ok()?;
+    if !header.shape.is_empty() {
+        return None;
+    }
+    let text = match kind {
+        "S" if data.len() == size => String::from_utf8(data.to_vec()).ok()?,
+        "U" if Some(data.len()) == size.checked_mul(4) => {
+            let number = |four: &[u8]| {
+                let four = four.try_into().unwrap_or_default();
+                if order == ">" { u32::from_be_bytes(four) } else { u32::from_le_bytes(four) }
+            };
+            data.chunks(4).map(|four| char::from_u32(number(four))).collect::<Option<String>>()?
+        }
+        _ => return None,
+    };
+    Some(text.trim_end_matches('\0').to_owned())
+}
+
+/// The elements of an array of this type and shape, from a file that is read once, from its beginning. The file is of the
+/// size that the array needs.
+pub(super) fn read_stream(mut file: impl Read, spec: &ArraySpec) -> Result<Bytes, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    // Magic, version, and the header's length, which has two or four bytes.
+    let mut start = vec![0; MAGIC.len() + 2];
+    file.read_exact(&mut start).map_err(failed)?;
+    let mut length = [0; 4];
+    let length_bytes = if start[MAGIC.len()] == 1 { 2 } else { 4 };
+    file.read_exact(&mut length[..length_bytes]).map_err(failed)?;
+    start.extend_from_slice(&length[..length_bytes]);
+    file.by_ref().take(u64::from(u32::from_le_bytes(length))).read_to_end(&mut start).map_err(failed)?;
+    let header = Header::parse(split(&start)?.0)?;
+    let element = Element::parse(&header.descr, Some(spec.dtype))?;
+    let size = spec.host_bytes().map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(size).map_err(|error| format!("{size} bytes do not fit: {error}"))?;
+    file.by_ref().take(size as u64).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() != size || header.shape != spec.shape {
+        return Err(format!("{spec} takes {size} bytes, but {} follow the header", bytes.len()));
+    }
+    // The archive's checksum is compared when its end is read.
+    file.read(&mut [0]).map_err(failed)?;
+    Ok(reordered(bytes, spec, element.is_big_endian, header.is_fortran_order).into())
 }
 
 /// An `.npy` file as a source: a tree of one leaf.
@@ -151,9 +215,6 @@ struct Header {
     is_fortran_order: bool,
     shape: Vec<usize>,
 }
-
-/// The most dimensions that an array of NumPy's has (`NPY_MAXDIMS` since NumPy 2.0; 32 before).
-const MAX_RANK: usize = 64;
 
 impl Header {
     fn parse(text: &str) -> Result<Header, String> {
@@ -227,21 +288,47 @@ impl Element {
     }
 }
 
-/// Reorders elements from Fortran's order, first dimension fastest, to C's.
+/// Bytes of a tile's side in [`to_row_major`]: some lines of a cache.
+const TILE_BYTES: usize = 256;
+
+/// Reorders elements from Fortran's order, first dimension fastest, to C's. Both orders are walked in tiles that fit into
+/// the caches, so that this costs what the bytes cost.
 fn to_row_major(bytes: &[u8], spec: &ArraySpec) -> Vec<u8> {
     let width = spec.dtype.bits().div_ceil(8);
-    let mut strides = Vec::with_capacity(spec.shape.len());
-    let mut stride = width;
-    for &dim in &spec.shape {
-        strides.push(stride);
-        stride *= dim;
+    let mut reordered = vec![0; bytes.len()];
+    // Dimensions of one do not matter.
+    let shape: Vec<usize> = spec.shape.iter().copied().filter(|&dim| dim != 1).collect();
+    if shape.len() < 2 {
+        reordered.copy_from_slice(bytes);
+        return reordered;
     }
-    let mut index = vec![0usize; spec.shape.len()];
-    let mut reordered = Vec::with_capacity(bytes.len());
-    for _ in 0..bytes.len() / width {
-        let from: usize = index.iter().zip(&strides).map(|(i, stride)| i * stride).sum();
-        reordered.extend_from_slice(&bytes[from..from + width]);
-        for (position, &dim) in index.iter_mut().zip(&spec.shape).rev() {
+    // The distance between neighbours along each dimension, in elements: here in the source, there in the result.
+    let strides = |dims: &mut dyn Iterator<Item = &usize>| -> Vec<usize> {
+        dims.scan(1, |stride, dim| Some(std::mem::replace(stride, *stride * dim))).collect()
+    };
+    let from = strides(&mut shape.iter());
+    let mut to = strides(&mut shape.iter().rev());
+    to.reverse();
+    // The first dimension is fastest in the source and the last in the result: these two are tiled.
+    let (first, last) = (0, shape.len() - 1);
+    let side = (TILE_BYTES / width).max(1);
+    let outer = &shape[1..last];
+    let mut index = vec![0usize; outer.len()];
+    for _ in 0..outer.iter().product() {
+        let sum = |strides: &[usize]| index.iter().zip(strides).map(|(i, s)| i * s).sum::<usize>();
+        let (from_start, to_start) = (sum(&from[1..last]), sum(&to[1..last]));
+        for rows in (0..shape[first]).step_by(side) {
+            for columns in (0..shape[last]).step_by(side) {
+                for row in rows..(rows + side).min(shape[first]) {
+                    for column in columns..(columns + side).min(shape[last]) {
+                        let source = (from_start + row + column * from[last]) * width;
+                        let target = (to_start + row * to[first] + column) * width;
+                        reordered[target..target + width].copy_from_slice(&bytes[source..source + width]);
+                    }
+                }
+            }
+        }
+        for (position, &dim) in index.iter_mut().zip(outer).rev() {
             *position += 1;
             if *position < dim {
                 break;
@@ -323,6 +410,38 @@ mod tests {
         assert_eq!(&array.bytes()[..], [1, 2, 3, 4, 5, 6]);
         let array = parse(&file(">i2", false, "(2,)", &[0, 1, 1, 0]), None).unwrap();
         assert_eq!(array.to_vec::<i16>().unwrap(), [1, 256]);
+    }
+
+    #[test]
+    fn every_element_of_fortrans_order_finds_its_place() {
+        for shape in
+            [vec![5, 7], vec![3, 1, 4], vec![300, 2, 70], vec![2, 3, 4, 5], vec![1, 9], vec![130, 129]]
+        {
+            let spec = ArraySpec::new(DType::U32, shape.clone());
+            let count = spec.element_count().unwrap();
+            // Each element is its position in C's order.
+            let mut fortran = vec![0u32; count];
+            for position in 0..count {
+                let (mut rest, mut index) = (position, vec![0; shape.len()]);
+                for (place, dim) in index.iter_mut().zip(&shape).rev() {
+                    (*place, rest) = (rest % dim, rest / dim);
+                }
+                let place = index.iter().zip(&shape).rev().fold(0, |place, (i, dim)| place * dim + i);
+                fortran[place] = position as u32;
+            }
+            let ordered = to_row_major(bytemuck::cast_slice(&fortran), &spec);
+            let expected: Vec<u32> = (0..count as u32).collect();
+            assert!(bytemuck::pod_collect_to_vec::<u8, u32>(&ordered) == expected, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_string_without_dimensions_is_text() {
+        let utf32: Vec<u8> = "né\0".chars().flat_map(|c| (c as u32).to_le_bytes()).collect();
+        assert_eq!(text_scalar(&file("<U3", false, "()", &utf32)).as_deref(), Some("né"));
+        assert_eq!(text_scalar(&file("|S2", false, "()", b"ab")).as_deref(), Some("ab"));
+        assert_eq!(text_scalar(&file("|S2", false, "(1,)", b"ab")), None);
+        assert_eq!(text_scalar(&file("<f4", false, "()", &[0; 4])), None);
     }
 
     #[test]

@@ -4,27 +4,23 @@ use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use bytes::Bytes;
+use zip::read::ZipFile;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::npy;
-use super::source::{Source, SourceFormat};
+use super::source::{LeftOut, Source, SourceFormat};
 use super::target::Conversion;
 use crate::array::{ArraySpec, HostArray};
 use crate::checkpoint::{WriteOptions, write_atomically};
 use crate::error::{Context, Error, Result};
+use crate::limits::Limits;
+use crate::load::LoadOptions;
 use crate::sub_byte;
 use crate::tree::{Framework, Key, KeyMap, KeyPath, TreeDef};
 
 /// The ending of an array's name in the archive.
 const ENDING: &str = ".npy";
-
-/// Arrays that are deflated to less than this share of their size, and larger than the next constant, are
-/// refused: a file that was made to fill the memory looks like this, and hardly any other does.
-const SUSPICIOUS_EXPANSION: u64 = 200;
-
-/// See [`SUSPICIOUS_EXPANSION`]; in bytes.
-const SUSPICIOUS_BYTES: u64 = 1 << 30;
 
 /// The header of an `.npy` file is within its first bytes; NumPy itself reads no more than 10,000.
 const HEADER_BYTES: u64 = 65_536 + 16;
@@ -37,57 +33,118 @@ pub struct NpzSource {
     specs: Vec<ArraySpec>,
     /// The entry of each leaf in the archive.
     entries: Vec<usize>,
+    left_out: Vec<LeftOut>,
+}
+
+/// What an entry of the archive holds.
+enum Entry {
+    Array(ArraySpec),
+    /// A string without dimensions: a description of the others, usually.
+    Text(String),
 }
 
 impl NpzSource {
-    pub fn new(origin: String, data: Bytes) -> Result<NpzSource, String> {
+    /// Reads the entries' headers.
+    pub fn new(origin: String, data: Bytes, options: &LoadOptions) -> Result<NpzSource, String> {
         let mut archive = open(&data)?;
-        let mut found = Vec::new();
+        let (mut found, mut texts, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..archive.len() {
-            let entry =
-                archive.by_index(index).map_err(|error| format!("entry {index} cannot be read: {error}"))?;
-            let name =
-                entry.name().map_err(|error| format!("the name of entry {index} cannot be read: {error}"))?;
-            let name = name.into_owned();
+            let unreadable = |error| format!("entry {index} cannot be read: {error}");
+            let entry = archive.by_index(index).map_err(unreadable)?;
+            let name = entry.name().map_err(unreadable)?.into_owned();
+            if entry.is_dir() {
+                continue;
+            }
             let Some(key) = name.strip_suffix(ENDING) else {
-                return Err(format!("its entry `{}` is no .npy file", name));
+                left_out.push(LeftOut { name, why: "it is no .npy file".into() });
+                continue;
             };
-            let (size, compressed) = (entry.size(), entry.compressed_size());
-            if size > SUSPICIOUS_BYTES && size / SUSPICIOUS_EXPANSION > compressed {
-                return Err(format!(
-                    "`{key}` would expand from {compressed} to {size} bytes, as archives do that are made to fill \
-                     the memory; if it is real, unpack it with NumPy"
-                ));
+            match read_entry(entry, options.limits) {
+                Ok(Ok(Entry::Array(spec))) => found.push((key.to_owned(), spec, index)),
+                Ok(Ok(Entry::Text(text))) => texts.push((key.to_owned(), text)),
+                Ok(Err(why)) => left_out.push(LeftOut { name: key.to_owned(), why }),
+                // What is not wanted may be damaged.
+                Err(why) if !options.is_wanted(key) => left_out.push(LeftOut { name: key.to_owned(), why }),
+                Err(problem) => return Err(format!("`{key}`: {problem}")),
             }
-            let mut head = Vec::new();
-            let read = entry.take(HEADER_BYTES).read_to_end(&mut head);
-            read.map_err(|error| format!("`{key}` cannot be read: {error}"))?;
-            let (spec, header_bytes) =
-                npy::read_spec(&head).map_err(|problem| format!("`{key}`: {problem}"))?;
-            let expected = spec.host_bytes().map_err(|error| format!("`{key}`: {error}"))?;
-            if header_bytes as u64 + expected as u64 != size {
-                return Err(format!(
-                    "`{key}` is {spec}, {expected} bytes, but {} follow its header",
-                    size - (header_bytes as u64).min(size)
-                ));
-            }
-            found.push((key.to_owned(), spec, index));
+        }
+        let is_pytorch = |part: &LeftOut| part.name == "data.pkl" || part.name.ends_with("/data.pkl");
+        if found.is_empty() && left_out.iter().any(is_pytorch) {
+            return Err(
+                "it is a checkpoint of PyTorch; load it in PyTorch, and save its state_dict as safetensors"
+                    .into(),
+            );
+        }
+        if found.is_empty() && left_out.iter().any(|part| part.name.ends_with(".weights.h5")) {
+            return Err(
+                "it is a model of Keras; load it in Keras, and save its weights as safetensors".into()
+            );
+        }
+        if let ([], [], [first, ..]) = (&found[..], &texts[..], &left_out[..]) {
+            return Err(format!("it holds no arrays: `{}`: {}", first.name, first.why));
         }
         found.sort_by(|a, b| a.0.cmp(&b.0));
         let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
         let (keys, order) = keys_of(&names).map_err(|error| error.to_string())?;
+        let keys = with_texts(keys, texts);
         let specs = order.iter().map(|&position| found[position].1.clone()).collect();
         let entries = order.iter().map(|&position| found[position].2).collect();
-        Ok(NpzSource { origin, data, keys, specs, entries })
+        Ok(NpzSource { origin, data, keys, specs, entries, left_out })
     }
+}
+
+/// What an entry holds, or why it is left out; an error where it is damaged.
+fn read_entry<R: Read>(
+    mut entry: ZipFile<'_, R>,
+    limits: Limits,
+) -> Result<std::result::Result<Entry, String>, String> {
+    let (size, compressed) = (entry.size(), entry.compressed_size());
+    limits.check_expansion(compressed, size)?;
+    let mut head = Vec::new();
+    let read = entry.by_ref().take(HEADER_BYTES).read_to_end(&mut head);
+    read.map_err(|error| format!("it cannot be read: {error}"))?;
+    if let Some(text) = npy::text_scalar(&head) {
+        return Ok(Ok(Entry::Text(text)));
+    }
+    let (spec, header_bytes) = match npy::read_spec(&head) {
+        Ok(read) => read,
+        Err(npy::HeaderProblem::NoNumbers(why)) => return Ok(Err(why)),
+        Err(npy::HeaderProblem::Damaged(problem)) => return Err(problem),
+    };
+    let expected = spec.host_bytes().map_err(|error| error.to_string())?;
+    if header_bytes as u64 + expected as u64 != size {
+        return Err(format!(
+            "it is {spec}, {expected} bytes, but {} follow its header",
+            size - (header_bytes as u64).min(size)
+        ));
+    }
+    Ok(Ok(Entry::Array(spec)))
+}
+
+/// The tree with the texts beside its arrays, where there is a place for them.
+fn with_texts(keys: KeyMap, texts: Vec<(String, String)>) -> KeyMap {
+    let with = |keys: &KeyMap| -> Result<KeyMap> {
+        let mut def = keys.def().clone();
+        for (name, text) in &texts {
+            let path = KeyPath::from_name(name);
+            let alone = path.keys().iter().rev().try_fold(TreeDef::Str(text.clone()), |child, key| {
+                let Key::Dict(key) = key else { return Ok(child) };
+                TreeDef::dict([(key.clone(), child)])
+            })?;
+            def = def.merge(&alone)?;
+        }
+        let names: Vec<&str> = keys.leaves().iter().map(|leaf| leaf.name.as_str()).collect();
+        Ok(KeyMap::place_record(def, Framework::Plain, &names)?.0)
+    };
+    if texts.is_empty() {
+        return keys;
+    }
+    with(&keys).unwrap_or(keys)
 }
 
 /// The tree of an archive's names: nested dictionaries where the names have dots in them, or one where that clashes.
 fn keys_of(names: &[&str]) -> Result<(KeyMap, Vec<usize>)> {
-    KeyMap::place_names(Framework::Plain, names).or_else(|_| {
-        let paths: Vec<KeyPath> = names.iter().map(|name| KeyPath::from(vec![Key::dict(*name)])).collect();
-        KeyMap::place_record(TreeDef::from_paths(&paths)?, Framework::Plain, names)
-    })
+    KeyMap::place_names(Framework::Plain, names).or_else(|_| KeyMap::place_names(Framework::Flat, names))
 }
 
 fn open(data: &Bytes) -> Result<ZipArchive<Cursor<Bytes>>, String> {
@@ -111,22 +168,18 @@ impl Source for NpzSource {
         &self.specs
     }
 
+    fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
     fn read(&self, index: usize) -> Result<Bytes> {
         let malformed =
             |problem: String| Error::Malformed { origin: self.origin.clone(), format: "npz file", problem };
         let mut archive = open(&self.data).map_err(malformed)?;
-        let mut entry =
-            archive.by_index(self.entries[index]).map_err(|error| malformed(error.to_string()))?;
-        let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
-        let mut file = Vec::new();
-        file.try_reserve_exact(size)
-            .map_err(|error| malformed(format!("{size} bytes do not fit: {error}")))?;
-        let read = entry.by_ref().take(size as u64).read_to_end(&mut file);
-        read.map_err(|error| malformed(error.to_string()))?;
-        let array = npy::parse(&file, Some(self.specs[index].dtype)).map_err(malformed)?;
-        let dtype = array.spec().dtype;
-        let bytes = array.bytes().clone();
-        Ok(if dtype.is_sub_byte() { sub_byte::pack(&bytes, dtype).into() } else { bytes })
+        let entry = archive.by_index(self.entries[index]).map_err(|error| malformed(error.to_string()))?;
+        let spec = &self.specs[index];
+        let bytes = npy::read_stream(entry, spec).map_err(malformed)?;
+        Ok(if spec.dtype.is_sub_byte() { sub_byte::pack(&bytes, spec.dtype).into() } else { bytes })
     }
 }
 

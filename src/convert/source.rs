@@ -6,11 +6,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{msgpack, npy, npz, pickle, safetensors};
+use super::{compressed, msgpack, npy, npz, pickle, safetensors};
 use crate::array::ArraySpec;
-use crate::checkpoint::{Checkpoint, check_digest, read_file, sha256};
+use crate::checkpoint::{Checkpoint, check_digest, foreign, read_file, sha256};
 use crate::error::{Error, Result};
 use crate::load::LoadOptions;
+use crate::printable::{Line, Name};
 use crate::tree::{Framework, KeyMap};
 
 /// A file of arrays, of any format that is read.
@@ -37,6 +38,11 @@ pub trait Source: Sync {
         Framework::Plain
     }
 
+    /// What of the file is no array and has no place in the tree.
+    fn left_out(&self) -> &[LeftOut] {
+        &[]
+    }
+
     /// Whether reading a leaf costs nothing, since its bytes are those of the file's memory map.
     fn is_mapped(&self) -> bool {
         false
@@ -52,6 +58,16 @@ pub trait Source: Sync {
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`] when the data does not hold what the file says.
     fn read(&self, index: usize) -> Result<Bytes>;
+}
+
+/// Part of a file that is no array, and could not be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Its name in the file.
+    pub name: String,
+    /// Why it could not be kept, as a sentence without its end.
+    pub why: String,
 }
 
 /// The bytes of a leaf, held against the digest that the file records of it.
@@ -95,50 +111,77 @@ impl fmt::Display for SourceFormat {
     }
 }
 
-/// Opens a file of any format that is read; its content says which.
+/// Opens a file of any format that is read; its content says which, and its name where the content does not.
 ///
-/// Of the options, those that choose and rename tensors apply; those that say how names make a tree (framework,
-/// structure, template) apply to safetensors files, since the other formats have their tree.
+/// Of the options, those that choose and rename tensors apply, and the limits; those that say how names make a tree
+/// (framework, structure, template) apply to safetensors files, since the other formats have their tree. What is no array
+/// is kept in the tree where it is text or bytes, and else left out with a warning, or refused if the options say so.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] naming the format that the content looks like, and what is wrong with it.
 pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Source>> {
     let path = path.as_ref();
-    let origin = path.display().to_string();
     let data = read_file(path)?;
-    let select = |source: Box<dyn Source>| Selection::of(source, options);
-    let malformed = |format: &'static str| {
-        let origin = origin.clone();
-        move |problem: String| Error::Malformed { origin, format, problem }
+    let format = detect(&data).or_else(|| of_name(path, &data));
+    let Some(format) = format.filter(|format| *format != SourceFormat::Safetensors) else {
+        return Ok(Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?));
     };
-    match detect(&data) {
-        Some(SourceFormat::Npy) => {
-            select(Box::new(npy::NpySource::new(origin.clone(), data).map_err(malformed("npy file"))?))
-        }
-        Some(SourceFormat::Npz) => {
-            select(Box::new(npz::NpzSource::new(origin.clone(), data).map_err(malformed("npz file"))?))
-        }
-        Some(SourceFormat::Pickle) => {
-            let source = pickle::PickleSource::new(origin.clone(), data);
-            select(Box::new(source.map_err(malformed("pickled tree of arrays"))?))
-        }
-        Some(SourceFormat::Msgpack) => {
-            let source = msgpack::MsgpackSource::new(origin.clone(), vec![data]);
-            select(Box::new(source.map_err(malformed("Flax msgpack file"))?))
-        }
-        _ if msgpack::is_index(&data) => select(msgpack::open_index(path, &data)?),
-        _ => Ok(Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?)),
-    }
+    Selection::of(open_as(format, path, data, options)?, options)
 }
 
-/// The format that a file begins like, without reading more of it; `None` for none that holds arrays.
+/// Opens a file of another format than safetensors.
+fn open_as(format: SourceFormat, path: &Path, data: Bytes, options: &LoadOptions) -> Result<Box<dyn Source>> {
+    let origin = path.display().to_string();
+    let malformed = |format: &'static str| {
+        let origin = origin.clone();
+        move |problem: String| Error::Malformed { origin: origin.clone(), format, problem }
+    };
+    Ok(match format {
+        SourceFormat::Npy => {
+            let malformed = malformed("npy file");
+            Box::new(npy::NpySource::new(origin, data).map_err(malformed)?)
+        }
+        SourceFormat::Npz => {
+            let malformed = malformed("npz file");
+            Box::new(npz::NpzSource::new(origin, data, options).map_err(malformed)?)
+        }
+        SourceFormat::Msgpack if msgpack::is_index(&data) => {
+            msgpack::open_index(path, &data, options.limits)?
+        }
+        SourceFormat::Msgpack => {
+            let malformed = malformed("Flax msgpack file");
+            Box::new(msgpack::MsgpackSource::new(origin, vec![data], options.limits).map_err(malformed)?)
+        }
+        SourceFormat::Pickle => {
+            let malformed = malformed("pickled tree of arrays");
+            let unpacked = match compressed::expand(&data, options.limits) {
+                Some(unpacked) => unpacked.map_err(&malformed)?,
+                None => data.clone(),
+            };
+            Box::new(pickle::PickleSource::new(origin, unpacked, options).map_err(malformed)?)
+        }
+        SourceFormat::Safetensors => {
+            Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?)
+        }
+    })
+}
+
+/// The format of a file, without reading more of it than is needed; `None` for none that holds arrays.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be opened.
+/// [`Error::Io`] when it cannot be opened; [`Error::Malformed`] when it is of a known kind that is not read.
 pub fn sniff(path: impl AsRef<Path>) -> Result<Option<SourceFormat>> {
-    let data = read_file(path.as_ref())?;
-    let is_index = msgpack::is_index(&data);
-    Ok(if is_index { Some(SourceFormat::Msgpack) } else { detect(&data) })
+    let path = path.as_ref();
+    let data = read_file(path)?;
+    match detect(&data).or_else(|| of_name(path, &data)) {
+        Some(format) => Ok(Some(format)),
+        None => match foreign::file(&data).or_else(|| foreign::file_name(path)) {
+            Some(problem) => {
+                Err(Error::Malformed { origin: path.display().to_string(), format: "checkpoint", problem })
+            }
+            None => Ok(None),
+        },
+    }
 }
 
 /// The format that these bytes begin like. What begins like nothing can still be a damaged safetensors file.
@@ -150,16 +193,48 @@ fn detect(data: &[u8]) -> Option<SourceFormat> {
     if data.starts_with(b"PK\x03\x04") || data.starts_with(b"PK\x05\x06") {
         return Some(SourceFormat::Npz);
     }
-    // Protocol 2 and later say so first: PROTO, then the version.
-    if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
-        return Some(SourceFormat::Pickle);
-    }
     // A safetensors file begins with a length below 100 MB, so that bytes 4 to 7 are zero and byte 8 is `{`.
     let is_safetensors = data.get(4..8).is_some_and(|high| high == [0; 4]) && data.get(8) == Some(&b'{');
     if is_safetensors {
         return Some(SourceFormat::Safetensors);
     }
-    msgpack::begins_with_map(data).then_some(SourceFormat::Msgpack)
+    if msgpack::is_index(data) || msgpack::begins_with_map(data) {
+        // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
+        let is_pickle = pickle::begins_with_pickle(data);
+        return Some(if is_pickle { SourceFormat::Pickle } else { SourceFormat::Msgpack });
+    }
+    let is_pickle = pickle::begins_with_pickle(data)
+        || compressed::start(data).is_some_and(|start| pickle::begins_with_pickle(&start));
+    is_pickle.then_some(SourceFormat::Pickle)
+}
+
+/// The format that a file's name ends like, of one whose content says nothing.
+fn of_name(path: &Path, data: &[u8]) -> Option<SourceFormat> {
+    if foreign::file(data).is_some() {
+        return None;
+    }
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "npy" => Some(SourceFormat::Npy),
+        "npz" => Some(SourceFormat::Npz),
+        "msgpack" => Some(SourceFormat::Msgpack),
+        "pkl" | "pickle" | "joblib" => Some(SourceFormat::Pickle),
+        _ => None,
+    }
+}
+
+/// Warns of what was wanted and is left out, or refuses the file for it.
+fn report_left_out(source: &dyn Source, options: &LoadOptions) -> Result<()> {
+    for LeftOut { name, why } in source.left_out().iter().filter(|part| options.is_wanted(&part.name)) {
+        if options.strict {
+            return Err(Error::InvalidArgument(format!(
+                "`{name}` of {} cannot be kept, since {why}; leave it out (`--exclude`)",
+                source.origin()
+            )));
+        }
+        let (name, file, why) = (Name(name), Line(source.origin()), Line(why));
+        tracing::warn!("`{name}` of {file} is left out, since {why}");
+    }
+    Ok(())
 }
 
 /// A part of another source, under other names.
@@ -175,10 +250,16 @@ impl Selection {
     /// The leaves that the options choose, renamed; the source itself if they choose all and rename none.
     fn of(inner: Box<dyn Source>, options: &LoadOptions) -> Result<Box<dyn Source>> {
         let leaves = inner.keys().leaves();
-        options.check_patterns(&leaves.iter().map(|leaf| leaf.name.as_str()).collect::<Vec<_>>())?;
+        let left_out = inner.left_out().iter();
+        let names =
+            leaves.iter().map(|leaf| leaf.name.as_str()).chain(left_out.map(|part| part.name.as_str()));
+        options.check_patterns(&names.collect::<Vec<_>>())?;
+        report_left_out(&*inner, options)?;
         let keep: Vec<bool> = leaves.iter().map(|leaf| options.is_wanted(&leaf.name)).collect();
         let positions: Vec<usize> = (0..keep.len()).filter(|&index| keep[index]).collect();
-        if options.renames.is_empty() {
+        let given = options.framework.unwrap_or_default();
+        let is_split = !options.split.is_empty() || given.after_split() != given;
+        if options.renames.is_empty() && !is_split {
             if keep.iter().all(|keep| *keep) {
                 return Ok(inner);
             }
@@ -188,7 +269,7 @@ impl Selection {
         let renamed: Vec<_> =
             positions.iter().map(|&position| options.renamed(&leaves[position].name)).collect();
         let names: Vec<&str> = renamed.iter().map(|name| &**name).collect();
-        let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
+        let (keys, order) = options.place(if is_split { given } else { Framework::Plain }, &names)?;
         let positions = order.iter().map(|&index| positions[index]).collect();
         Ok(Selection::boxed(keys, positions, inner))
     }

@@ -35,7 +35,8 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<S
     let (framework, is_guess) = framework_of(checkpoint, options);
     let record = match options.structure {
         // Under new names it does not apply.
-        Structure::Recorded => record::read(checkpoint.metadata())?.filter(|_| options.renames.is_empty()),
+        Structure::Recorded => record::read_within(checkpoint.metadata(), options.limits)?
+            .filter(|_| options.renames.is_empty() && options.split.is_empty()),
         Structure::FromNames => None,
     };
     let has_record = record.is_some();
@@ -44,18 +45,11 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, options: &LoadOptions) -> Result<S
             let (keys, tensors) = recorded(checkpoint, def, framework, options)?;
             (keys, tensors, framework)
         }
-        None => match named(checkpoint, framework, options) {
-            // A guess that does not hold is no reason to refuse a file.
-            Err(error @ Error::Tree(_)) if is_guess && framework != Framework::Plain => {
-                tracing::info!(%error, %framework, "the names only look like this framework's");
-                let (keys, tensors) = named(checkpoint, Framework::Plain, options).map_err(|_| error)?;
-                (keys, tensors, Framework::Plain)
-            }
-            placed => {
-                let (keys, tensors) = placed?;
-                (keys, tensors, framework)
-            }
-        },
+        None if is_guess && options.split.is_empty() => guessed(checkpoint, framework, options)?,
+        None => {
+            let (keys, tensors) = named(checkpoint, framework, options)?;
+            (keys, tensors, framework.after_split())
+        }
     };
     let (keys, tensors) = match &options.template {
         Some(template) => fit(template, &keys, framework, &tensors, &options.dtypes)?,
@@ -89,8 +83,28 @@ fn named<'a>(checkpoint: &'a Checkpoint, framework: Framework, options: &LoadOpt
     let tensors: Vec<&TensorInfo> = checkpoint.tensors().iter().filter(is_wanted).collect();
     let names: Vec<Cow<'_, str>> = tensors.iter().map(|tensor| options.renamed(&tensor.name)).collect();
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-    let (keys, order) = KeyMap::place_names(framework, &names)?;
+    let (keys, order) = options.place(framework, &names)?;
     Ok((keys, order.iter().map(|&position| tensors[position]).collect()))
+}
+
+/// The tree by a guess of the framework. One that does not hold is no reason to refuse a file: nor is it one if the names
+/// are no tree at all.
+fn guessed<'a>(
+    checkpoint: &'a Checkpoint,
+    framework: Framework,
+    options: &LoadOptions,
+) -> Result<(KeyMap, Vec<&'a TensorInfo>, Framework)> {
+    for framework in [framework, Framework::Plain] {
+        match named(checkpoint, framework, options) {
+            Ok((keys, tensors)) => return Ok((keys, tensors, framework)),
+            Err(error @ Error::Tree(_)) => {
+                tracing::info!(%error, %framework, "the names only look like this framework's");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (keys, tensors) = named(checkpoint, Framework::Flat, options)?;
+    Ok((keys, tensors, Framework::Flat))
 }
 
 /// The framework that was given, recorded, or else recognised; and whether it is only recognised.
@@ -120,12 +134,8 @@ fn fit<'a>(
     dtypes: &[(String, DType)],
 ) -> Result<Chosen<'a>> {
     let wanted = KeyMap::new(template.def.clone())?;
-    let mut unused: BTreeMap<String, usize> = found
-        .leaves()
-        .iter()
-        .enumerate()
-        .map(|(position, leaf)| (framework.path(&leaf.name).to_name(), position))
-        .collect();
+    let mut unused: BTreeMap<String, usize> =
+        found.leaves().iter().enumerate().map(|(position, leaf)| (leaf.path.to_name(), position)).collect();
     let mut problems = Vec::new();
     let mut chosen = Vec::new();
     for (leaf, expected) in wanted.leaves().iter().zip(&template.specs) {

@@ -6,10 +6,12 @@ use super::ring::Staging;
 use crate::array::ArraySpec;
 use crate::checkpoint::Io;
 use crate::dtype::DType;
+use crate::error::Result;
+use crate::limits::Limits;
 use crate::monitor::Monitor;
 use crate::params::Params;
 use crate::pjrt::Placement;
-use crate::tree::{Framework, TreeDef, matches_glob};
+use crate::tree::{Framework, KeyMap, Placed, TreeDef, matches_glob, split_path};
 
 /// How a checkpoint is loaded. Patterns are those of [`crate::tree::matches_glob`], over names on disk.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +31,9 @@ pub struct LoadOptions {
     pub renames: Vec<Rename>,
     /// The framework whose names these are; recognised if `None`.
     pub framework: Option<Framework>,
+    /// What names are split at to make a tree of them, one after another, such as `//` and then `/`; by the framework's
+    /// convention if empty. The leaves get new names, and the structure record does not apply.
+    pub split: Vec<String>,
     /// Whether the structure record is used.
     pub structure: Structure,
     /// What the tree must be.
@@ -46,6 +51,11 @@ pub struct LoadOptions {
     /// Threads that read, cast and check. If `None`, as many as there are processors, up to 16; at least 8 where reads wait
     /// for a disk or a network; at most two fewer than the chunks of a staging ring.
     pub threads: Option<usize>,
+    /// Whether a file is refused that holds something besides arrays, text and bytes; it is left out with a warning
+    /// otherwise. For files of other formats than safetensors, which holds arrays only.
+    pub strict: bool,
+    /// What the file may ask for.
+    pub limits: Limits,
     /// Who watches the load, and who may stop it.
     pub monitor: Monitor,
 }
@@ -176,6 +186,20 @@ impl LoadOptions {
         self.renames.iter().fold(name.into(), |name, rule| rule.apply(&name).map_or(name, Cow::Owned))
     }
 
+    /// The tree of these names, by the framework's convention or split as the options say.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when they make no tree.
+    pub(crate) fn place(&self, framework: Framework, names: &[&str]) -> Result<Placed> {
+        // An empty separator would split a name into its letters.
+        let separators: Vec<&String> = self.split.iter().filter(|separator| !separator.is_empty()).collect();
+        if separators.is_empty() {
+            return KeyMap::place_names(framework, names);
+        }
+        let paths = names.iter().map(|name| split_path(name, &separators)).collect();
+        KeyMap::place_paths(names, paths, true)
+    }
+
     /// Puts the buffers on this device or memory.
     pub fn to(mut self, placement: impl Into<Placement>) -> LoadOptions {
         self.to = Some(placement.into());
@@ -215,6 +239,12 @@ impl LoadOptions {
     /// Reads the names by this framework's convention.
     pub fn framework(mut self, framework: Framework) -> LoadOptions {
         self.framework = Some(framework);
+        self
+    }
+
+    /// Splits names at this, after what was given before, to make a tree of them.
+    pub fn split(mut self, separator: impl Into<String>) -> LoadOptions {
+        self.split.push(separator.into());
         self
     }
 
@@ -263,6 +293,12 @@ impl LoadOptions {
     /// Says how many threads read, cast and check.
     pub fn threads(mut self, threads: usize) -> LoadOptions {
         self.threads = Some(threads.max(1));
+        self
+    }
+
+    /// Says what the file may ask for.
+    pub fn limits(mut self, limits: Limits) -> LoadOptions {
+        self.limits = limits;
         self
     }
 

@@ -25,14 +25,26 @@ pub enum Framework {
     Objax,
     /// Flax NNX: nested dictionaries with string and integer keys.
     Nnx,
+    /// No tree: one dictionary, whose keys are the names. What a file is whose names are no tree.
+    Flat,
+    /// Vision Transformer and other models of big_vision: `Transformer/encoderblock_0/LayerNorm_0/bias`, nested at `/`.
+    Vit,
+    /// AlphaFold: modules of Haiku, then `//` and the parameter, `alphafold/evoformer//weights`.
+    AlphaFold,
+    /// GraphCast: a collection, a module of Haiku and a parameter, apart by `:`, `params:mesh_gnn/~/linear:w`.
+    GraphCast,
 }
 
-const NAMES: [(Framework, &str); 5] = [
+const NAMES: [(Framework, &str); 9] = [
     (Framework::Plain, "plain"),
     (Framework::Flax, "flax"),
     (Framework::Haiku, "haiku"),
     (Framework::Objax, "objax"),
     (Framework::Nnx, "nnx"),
+    (Framework::Flat, "flat"),
+    (Framework::Vit, "vit"),
+    (Framework::AlphaFold, "alphafold"),
+    (Framework::GraphCast, "graphcast"),
 ];
 
 impl fmt::Display for Framework {
@@ -88,6 +100,10 @@ impl Framework {
         match self {
             Framework::Plain | Framework::Flax | Framework::Haiku => KeyPath::from_name(name),
             Framework::Objax => KeyPath::from(vec![Key::dict(objax::without_type(name))]),
+            Framework::Flat => KeyPath::from(vec![Key::dict(name)]),
+            Framework::Vit => split_path(name, &["/"]),
+            Framework::AlphaFold => split_path(name, &["//"]),
+            Framework::GraphCast => split_path(name, &[":"]),
             Framework::Nnx => {
                 let key = |part: &str| match part.parse::<i64>() {
                     // "01" is a string, since the integer would not be written so.
@@ -98,6 +114,27 @@ impl Framework {
             }
         }
     }
+}
+
+impl Framework {
+    /// The framework whose convention the names follow that the tree gets: where a name is split at something else than
+    /// `.`, the leaf has another one.
+    pub(crate) fn after_split(self) -> Framework {
+        match self {
+            Framework::Vit => Framework::Flax,
+            Framework::AlphaFold | Framework::GraphCast => Framework::Haiku,
+            other => other,
+        }
+    }
+}
+
+/// The path that a name stands for that is split at each of these, one after another: `//` before `/`.
+pub(crate) fn split_path(name: &str, separators: &[impl AsRef<str>]) -> KeyPath {
+    let whole = vec![name];
+    let parts = separators.iter().fold(whole, |parts, separator| {
+        parts.into_iter().flat_map(|part| part.split(separator.as_ref())).collect()
+    });
+    KeyPath::from(parts.into_iter().map(Key::dict).collect::<Vec<_>>())
 }
 
 /// Haiku's modules are named by their path, with slashes: `mlp/~/linear_0.w`.
@@ -155,6 +192,11 @@ mod tests {
         assert_eq!(Framework::Haiku.path("a/~/b.w").to_string(), "['a/~/b']['w']");
         assert_eq!(Framework::Objax.path("(Linear).w::TrainVar").to_string(), "['(Linear).w']");
         assert_eq!(Framework::Nnx.path("layers.10.kernel").to_string(), "['layers'][10]['kernel']");
+        assert_eq!(Framework::Flat.path("m.weight").to_string(), "['m.weight']");
+        assert_eq!(Framework::Vit.path("a/b/kernel").to_string(), "['a']['b']['kernel']");
+        assert_eq!(Framework::AlphaFold.path("a/b//weights").to_string(), "['a/b']['weights']");
+        assert_eq!(Framework::GraphCast.path("params:a/~/b:w").to_string(), "['params']['a/~/b']['w']");
+        assert_eq!(split_path("a/b//w", &["//", "/"]).to_string(), "['a']['b']['w']");
         assert_eq!(Framework::Plain.path("layers.10.kernel").to_string(), "['layers']['10']['kernel']");
         // Integers sort as numbers, strings as strings.
         let order = |framework: Framework| {

@@ -21,6 +21,10 @@ pub enum TreeDef {
     Leaf(LeafKind),
     /// Python's `None`: a node without leaves.
     None,
+    /// A string. It is no array, so that it is kept here, as a node without leaves.
+    Str(String),
+    /// Bytes, as [`TreeDef::Str`].
+    Bytes(Vec<u8>),
     /// A dictionary, sorted by its keys; made by [`TreeDef::dict`].
     Dict(Vec<(DictKey, TreeDef)>),
     /// A `collections.OrderedDict`, in its own order.
@@ -132,7 +136,7 @@ impl TreeDef {
     /// The children with their keys, in JAX's order.
     pub fn children(&self) -> Vec<(Key, &TreeDef)> {
         match self {
-            TreeDef::Leaf(_) | TreeDef::None => Vec::new(),
+            TreeDef::Leaf(_) | TreeDef::None | TreeDef::Str(_) | TreeDef::Bytes(_) => Vec::new(),
             TreeDef::Dict(entries) | TreeDef::OrderedDict(entries) => {
                 entries.iter().map(|(key, child)| (Key::Dict(key.clone()), child)).collect()
             }
@@ -156,7 +160,7 @@ impl TreeDef {
             old.iter().zip(new).filter_map(|((key, _), child)| Some((key.clone(), child?))).collect()
         };
         match self {
-            TreeDef::Leaf(_) | TreeDef::None => self.clone(),
+            TreeDef::Leaf(_) | TreeDef::None | TreeDef::Str(_) | TreeDef::Bytes(_) => self.clone(),
             TreeDef::Dict(old) => TreeDef::Dict(entries(old, new)),
             TreeDef::OrderedDict(old) => TreeDef::OrderedDict(entries(old, new)),
             TreeDef::List(_) => TreeDef::List(kept(new).collect()),
@@ -171,6 +175,19 @@ impl TreeDef {
                 children: children.iter().map(|(key, _)| key.clone()).zip(kept(new)).collect(),
             },
         }
+    }
+
+    /// Bytes of the names of all leaves together. A key can be long and stand above many leaves.
+    pub(super) fn name_bytes(&self) -> usize {
+        fn sum(node: &TreeDef, above: usize) -> usize {
+            if let TreeDef::Leaf(_) = node {
+                return above;
+            }
+            let below =
+                |(key, child): (Key, &TreeDef)| sum(child, above.saturating_add(key.name_bytes() + 1));
+            node.children().into_iter().map(below).fold(0, usize::saturating_add)
+        }
+        sum(self, 0)
     }
 
     /// The number of leaves.
@@ -289,6 +306,8 @@ impl TreeDef {
             TreeDef::Leaf(LeafKind::Array) => "a leaf".into(),
             TreeDef::Leaf(kind) => format!("a leaf ({kind:?})").to_lowercase(),
             TreeDef::None => "None".into(),
+            TreeDef::Str(text) => format!("the string {:?}", start_of(text)),
+            TreeDef::Bytes(bytes) => format!("{} bytes", bytes.len()),
             TreeDef::Dict(_) => "a dict".into(),
             TreeDef::OrderedDict(_) => "an OrderedDict".into(),
             TreeDef::List(items) => format!("a list of {}", items.len()),
@@ -297,6 +316,16 @@ impl TreeDef {
             TreeDef::Custom { name, .. } => format!("a {name}"),
         }
     }
+}
+
+/// The first characters of a text, for a message.
+pub(super) fn start_of(text: &str) -> String {
+    const SHOWN: usize = 40;
+    let mut start: String = text.chars().take(SHOWN).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
 }
 
 /// Whether a child's key is the one that is asked for, in any of the forms that stand for it.
@@ -368,6 +397,8 @@ impl fmt::Display for TreeDef {
         match self {
             TreeDef::Leaf(_) => f.write_str("*"),
             TreeDef::None => f.write_str("None"),
+            TreeDef::Str(text) => write!(f, "{:?}", start_of(text)),
+            TreeDef::Bytes(bytes) => write!(f, "<{} bytes>", bytes.len()),
             TreeDef::Dict(_) => list(f, "{", "}"),
             TreeDef::OrderedDict(_) => list(f, "OrderedDict({", "})"),
             TreeDef::List(_) => list(f, "[", "]"),

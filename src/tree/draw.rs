@@ -48,6 +48,7 @@ impl Node {
             TreeDef::Dict(entries) if !entries.is_empty() => None,
             TreeDef::Dict(_) => Some("empty dict".to_owned()),
             TreeDef::None => Some("None".to_owned()),
+            TreeDef::Str(_) | TreeDef::Bytes(_) => Some(def.to_string()),
             TreeDef::List(_) => Some("list".to_owned()),
             TreeDef::Tuple(_) => Some("tuple".to_owned()),
             TreeDef::OrderedDict(_) => Some("OrderedDict".to_owned()),

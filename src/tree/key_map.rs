@@ -45,6 +45,7 @@ impl KeyMap {
     /// [`Error::Tree`] when two leaves have one name, or one leaf's name is a node on the way to another:
     /// such a file could not be told apart by name. Both are named.
     pub fn new(def: TreeDef) -> Result<KeyMap> {
+        check_name_bytes(&def)?;
         let leaves = def.paths().into_iter().map(|path| Leaf { name: path.to_name(), path }).collect();
         KeyMap::with_leaves(def, leaves)
     }
@@ -71,7 +72,17 @@ impl KeyMap {
 
     /// As [`KeyMap::from_names_by`].
     pub(crate) fn place_names(framework: Framework, names: &[&str]) -> Result<Placed> {
-        let mut paths: Vec<KeyPath> = names.iter().map(|name| framework.path(name)).collect();
+        let is_split = framework.after_split() != framework;
+        KeyMap::place_paths(names, names.iter().map(|name| framework.path(name)).collect(), is_split)
+    }
+
+    /// The tree with leaves at these paths, which names stand for. The leaves keep these names, or get new ones by their
+    /// paths.
+    pub(crate) fn place_paths(
+        names: &[&str],
+        mut paths: Vec<KeyPath>,
+        gets_new_names: bool,
+    ) -> Result<Placed> {
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by(|&a, &b| paths[a].cmp(&paths[b]));
         // A tree that is made of paths has its leaves in their order.
@@ -79,7 +90,8 @@ impl KeyMap {
         let def = TreeDef::from_sorted_paths(&sorted)?;
         let leaf = |&position: &usize| {
             let path = std::mem::take(&mut paths[position]);
-            Leaf { name: names[position].to_owned(), path }
+            let name = if gets_new_names { path.to_name() } else { names[position].to_owned() };
+            Leaf { name, path }
         };
         let leaves = order.iter().map(leaf).collect();
         Ok((KeyMap::with_leaves(def, leaves)?, order))
@@ -109,14 +121,22 @@ impl KeyMap {
 
     /// As [`KeyMap::from_record`].
     pub(crate) fn place_record<'a>(def: TreeDef, framework: Framework, names: &[&'a str]) -> Result<Placed> {
+        check_name_bytes(&def)?;
         let key = |name: &'a str| match framework {
             // The recorded key is the name without the variable's type.
             Framework::Objax => Cow::Owned(framework.path(name).to_name()),
             _ => Cow::Borrowed(name),
         };
         let keys: Vec<Cow<'a, str>> = names.iter().copied().map(key).collect();
-        let mut left: HashMap<&str, usize> =
-            keys.iter().enumerate().map(|(position, key)| (&**key, position)).collect();
+        let mut left: HashMap<&str, usize> = HashMap::with_capacity(keys.len());
+        for (position, key) in keys.iter().enumerate() {
+            if let Some(before) = left.insert(key, position) {
+                return Err(Error::Tree(format!(
+                    "the tensors `{}` and `{}` are of one variable, `{key}`; rename one of them",
+                    names[before], names[position]
+                )));
+            }
+        }
         let mut problems = Vec::new();
         let (mut leaves, mut order) = (Vec::with_capacity(names.len()), Vec::with_capacity(names.len()));
         for path in def.paths() {
@@ -263,6 +283,19 @@ impl KeyMap {
         }
         KeyMap::with_leaves(def, leaves)
     }
+}
+
+/// The most bytes that the names of a tree may have together. A key can be long and stand above many leaves, so that their
+/// names would fill the memory.
+const MAX_NAME_BYTES: usize = 256 << 20;
+
+fn check_name_bytes(def: &TreeDef) -> Result<()> {
+    if def.name_bytes() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    Err(Error::Tree(format!(
+        "the names of its leaves have more than {MAX_NAME_BYTES} bytes; shorten its keys"
+    )))
 }
 
 /// The order of names part by part, in which what is below a name follows it at once.

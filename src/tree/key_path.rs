@@ -50,6 +50,14 @@ impl Key {
         Key::Dict(key.into())
     }
 
+    /// Bytes of the key as a part of a name on disk; of a number, at most.
+    pub(super) fn name_bytes(&self) -> usize {
+        match self {
+            Key::Dict(DictKey::Str(key)) | Key::Attribute(key) => key.len(),
+            Key::Dict(DictKey::Int(_)) | Key::Index(_) => 20,
+        }
+    }
+
     /// The key as a part of a name on disk.
     pub fn to_name(&self) -> String {
         match self {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::def::{LeafKind, TreeDef};
 use super::key_path::{DictKey, Key};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 
 /// The metadata key of the record's version.
 pub const FORMAT_KEY: &str = "safejax.format";
@@ -28,6 +29,9 @@ pub const FORMAT: &str = "1";
 
 /// The deepest JSON that is written, in nested arrays and objects: what JSON parsers commonly accept.
 const MAX_JSON_DEPTH: usize = 120;
+
+/// Commas of a node's record at most: of one in a dictionary of integers, one after the key and one after the node.
+const COMMAS_PER_NODE: usize = 2;
 
 /// A leaf that is an array.
 const LEAF: &str = "*";
@@ -60,7 +64,17 @@ pub fn write(def: &TreeDef) -> Result<BTreeMap<String, String>> {
 /// # Errors
 /// [`Error::Tree`] when the record is of another version, or is not what the specification says.
 pub fn read(metadata: &BTreeMap<String, String>) -> Result<Option<TreeDef>> {
+    read_within(metadata, Limits::default())
+}
+
+/// As [`read`], of a record that may have other limits.
+pub(crate) fn read_within(metadata: &BTreeMap<String, String>, limits: Limits) -> Result<Option<TreeDef>> {
     let Some(text) = metadata.get(TREE_KEY) else { return Ok(None) };
+    // Every node is followed by a comma or an end; commas in names only make this stricter.
+    let nodes = text.bytes().filter(|&byte| byte == b',').count();
+    limits
+        .check_nodes(nodes / COMMAS_PER_NODE)
+        .map_err(|problem| Error::Tree(format!("its structure record is too large: {problem}")))?;
     match metadata.get(FORMAT_KEY).map(String::as_str) {
         Some(FORMAT) => {}
         other => {
@@ -104,6 +118,8 @@ pub fn to_json(def: &TreeDef) -> Value {
             json!({"$leaf": name})
         }
         TreeDef::None => Value::Null,
+        TreeDef::Str(text) => json!({"$str": text}),
+        TreeDef::Bytes(bytes) => json!({"$bytes": hex(bytes)}),
         TreeDef::Dict(items) => match plain_object(items) {
             Some(object) => Value::Object(object),
             None => json!({"$dict": entries(items)}),
@@ -226,6 +242,8 @@ fn marked_node(kind: &str, object: &Map<String, Value>) -> Result<TreeDef, Strin
             kind.map(TreeDef::Leaf)
                 .ok_or_else(|| format!("a leaf of kind `{}` is not known", shortened(content)))
         }
+        "$str" => string(content).map(TreeDef::Str),
+        "$bytes" => from_hex(&string(content)?).map(TreeDef::Bytes),
         "$dict" => TreeDef::dict(dict_entries(content)?).map_err(|error| error.to_string()),
         "$odict" => TreeDef::ordered_dict(dict_entries(content)?).map_err(|error| error.to_string()),
         "$list" => Ok(TreeDef::List(nodes()?)),
@@ -294,6 +312,23 @@ fn string(value: &Value) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| format!("`{}` is not a string", shortened(value)))
 }
 
+/// Two digits a byte.
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    bytes.iter().flat_map(digits).map(char::from).collect()
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, String> {
+    let digit = |c: u8| char::from(c).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let byte = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    };
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes.ok_or_else(|| "bytes are not written as two hexadecimal digits each".to_owned())
+}
+
 /// JSON for a message, cut to a line.
 fn shortened(value: &Value) -> String {
     let text = value.to_string();
@@ -354,6 +389,8 @@ mod tests {
             Just(TreeDef::None),
             Just(TreeDef::Leaf(LeafKind::Int)),
             Just(TreeDef::Leaf(LeafKind::Complex)),
+            "\\PC{0,5}".prop_map(TreeDef::Str),
+            proptest::collection::vec(any::<u8>(), 0..4).prop_map(TreeDef::Bytes),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             let key = "\\PC{0,3}|\\$[a-z]{0,4}|[a-z.]{1,3}";

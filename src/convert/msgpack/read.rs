@@ -7,12 +7,14 @@ use rmp::Marker;
 
 use super::{CHUNKED, Content, EXT_COMPLEX, EXT_NDARRAY, EXT_NUMPY_SCALAR, Leaf};
 use crate::array::ArraySpec;
+use crate::convert::complex_scalar;
 use crate::dtype::DType;
+use crate::limits::{Limits, MAX_RANK};
 use crate::tree::{DictKey, LeafKind, MAX_DEPTH, TreeDef};
 
 /// The structure of a file, and its leaves in JAX's order.
-pub fn read(data: &Bytes, file: usize) -> Result<(TreeDef, Vec<Leaf>), String> {
-    let mut parser = Parser { data, position: 0, file };
+pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<Leaf>), String> {
+    let mut parser = Parser { data, position: 0, file, limits, nodes: 0 };
     let node = parser.node(0)?;
     if parser.position != data.len() {
         return Err(format!("the tree ends at byte {}, but the file has {}", parser.position, data.len()));
@@ -26,6 +28,8 @@ pub fn read(data: &Bytes, file: usize) -> Result<(TreeDef, Vec<Leaf>), String> {
 enum Node {
     Leaf(LeafKind, Leaf),
     None,
+    Str(String),
+    Bytes(Vec<u8>),
     Map(Vec<(DictKey, Node)>),
     List(Vec<Node>),
 }
@@ -35,6 +39,8 @@ impl Node {
     fn into_def(self, leaves: &mut Vec<Leaf>) -> Result<TreeDef, String> {
         match self {
             Node::None => Ok(TreeDef::None),
+            Node::Str(text) => Ok(TreeDef::Str(text)),
+            Node::Bytes(bytes) => Ok(TreeDef::Bytes(bytes)),
             Node::Leaf(kind, leaf) => {
                 leaves.push(leaf);
                 Ok(TreeDef::Leaf(kind))
@@ -57,6 +63,9 @@ struct Parser<'a> {
     data: &'a [u8],
     position: usize,
     file: usize,
+    limits: Limits,
+    /// Nodes so far.
+    nodes: usize,
 }
 
 impl Parser<'_> {
@@ -93,6 +102,8 @@ impl Parser<'_> {
         if depth > MAX_DEPTH {
             return Err(format!("it is nested deeper than {MAX_DEPTH} levels at byte {}", self.position));
         }
+        self.nodes += 1;
+        self.limits.check_nodes(self.nodes)?;
         let start = self.position;
         let marker = self.marker()?;
         match marker {
@@ -115,12 +126,17 @@ impl Parser<'_> {
                 if let Some(integer) = self.integer(marker)? {
                     return Ok(scalar(LeafKind::Int, DType::I64, integer.to_le_bytes().to_vec()));
                 }
+                if let Some(length) = self.string(marker)? {
+                    let text = std::str::from_utf8(self.take(length)?);
+                    let text = text.map_err(|_| format!("the string at byte {start} is not UTF-8"))?;
+                    return Ok(Node::Str(text.to_owned()));
+                }
+                if let Some(length) = self.binary(marker)? {
+                    return Ok(Node::Bytes(self.take(length)?.to_vec()));
+                }
                 match self.extension(marker)? {
                     Some((kind, length)) => self.extension_node(kind, length),
-                    None => Err(format!(
-                        "there is a {marker:?} at byte {start}, where an array, a number or a node was expected; \
-                         strings and bytes have no place in a tree of arrays"
-                    )),
+                    None => Err(format!("the byte 0x{:02x} at {start} begins nothing", marker.to_u8())),
                 }
             }
         }
@@ -141,6 +157,27 @@ impl Parser<'_> {
             Marker::I16 => i64::from(self.number(2)? as i16),
             Marker::I32 => i64::from(self.number(4)? as i32),
             Marker::I64 => self.number(8)? as i64,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The length behind the marker of a string; `None` for another marker.
+    fn string(&mut self, marker: Marker) -> Result<Option<usize>, String> {
+        Ok(Some(match marker {
+            Marker::FixStr(length) => usize::from(length),
+            Marker::Str8 => self.length(1)?,
+            Marker::Str16 => self.length(2)?,
+            Marker::Str32 => self.length(4)?,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The length behind the marker of bytes; `None` for another marker.
+    fn binary(&mut self, marker: Marker) -> Result<Option<usize>, String> {
+        Ok(Some(match marker {
+            Marker::Bin8 => self.length(1)?,
+            Marker::Bin16 => self.length(2)?,
+            Marker::Bin32 => self.length(4)?,
             _ => return Ok(None),
         }))
     }
@@ -187,13 +224,9 @@ impl Parser<'_> {
         if let Some(integer) = self.integer(marker)? {
             return Ok(DictKey::Int(integer));
         }
-        let length = match marker {
-            Marker::FixStr(length) => usize::from(length),
-            Marker::Str8 => self.length(1)?,
-            Marker::Str16 => self.length(2)?,
-            Marker::Str32 => self.length(4)?,
-            marker => return Err(format!("a key was expected at byte {start}, and there is a {marker:?}")),
-        };
+        let length = self.string(marker)?.ok_or_else(|| {
+            format!("a key was expected at byte {start}, and there is 0x{:02x}", marker.to_u8())
+        })?;
         let text = std::str::from_utf8(self.take(length)?);
         Ok(DictKey::Str(text.map_err(|_| format!("the key at byte {start} is not UTF-8"))?.to_owned()))
     }
@@ -201,7 +234,8 @@ impl Parser<'_> {
     fn extension_node(&mut self, kind: i8, length: usize) -> Result<Node, String> {
         let start = self.position;
         self.take(length)?;
-        let inner = Parser { data: &self.data[..start + length], position: start, file: self.file };
+        let data = &self.data[..start + length];
+        let inner = Parser { data, position: start, file: self.file, limits: self.limits, nodes: 0 };
         match kind {
             EXT_NDARRAY | EXT_NUMPY_SCALAR => {
                 let (spec, range) = inner.array()?;
@@ -227,6 +261,9 @@ impl Parser<'_> {
             Marker::Array16 => self.length(2)?,
             _ => return Err(wrong("has no shape")),
         };
+        if count > MAX_RANK {
+            return Err(wrong(&format!("has more than {MAX_RANK} dimensions")));
+        }
         let mut shape = Vec::new();
         for _ in 0..count {
             let marker = self.marker()?;
@@ -236,16 +273,11 @@ impl Parser<'_> {
         let DictKey::Str(name) = self.key()? else { return Err(wrong("has no type")) };
         let dtype = DType::from_name(&name).filter(|dtype| dtype.name() == name);
         let dtype = dtype.ok_or_else(|| wrong(&format!("is of type `{}`, which is not known", name)))?;
-        let length = match self.marker()? {
-            Marker::Bin8 => self.length(1)?,
-            Marker::Bin16 => self.length(2)?,
-            Marker::Bin32 => self.length(4)?,
+        let marker = self.marker()?;
+        let length = match self.binary(marker)? {
+            Some(length) => length,
             // Old writers store bytes as a string.
-            Marker::FixStr(length) => usize::from(length),
-            Marker::Str8 => self.length(1)?,
-            Marker::Str16 => self.length(2)?,
-            Marker::Str32 => self.length(4)?,
-            _ => return Err(wrong("has no bytes")),
+            None => self.string(marker)?.ok_or_else(|| wrong("has no bytes"))?,
         };
         let spec = ArraySpec::new(dtype, shape);
         let expected = spec.host_bytes().map_err(|error| wrong(&format!("cannot be: {error}")))?;
@@ -265,22 +297,16 @@ impl Parser<'_> {
         let start = self.position;
         let wrong = || format!("the complex number at byte {start} is not [real, imaginary]");
         let Marker::FixArray(2) = self.marker()? else { return Err(wrong()) };
-        let mut bytes = Vec::new();
-        for _ in 0..2 {
-            let value = match self.marker()? {
+        let mut parts = [0.0; 2];
+        for part in &mut parts {
+            *part = match self.marker()? {
                 Marker::F64 => f64::from_bits(self.number(8)?),
                 Marker::F32 => f64::from(f32::from_bits(self.number(4)? as u32)),
                 marker => self.integer(marker)?.ok_or_else(wrong)? as f64,
             };
-            bytes.extend(value.to_le_bytes());
         }
-        // Narrowed where that loses nothing, since safetensors has the narrower type only.
-        let parts: Vec<f64> = bytemuck::pod_collect_to_vec(&bytes);
-        let narrow: Vec<f32> = parts.iter().map(|part| *part as f32).collect();
-        if narrow.iter().zip(&parts).all(|(narrow, part)| f64::from(*narrow).to_bits() == part.to_bits()) {
-            return Ok(scalar(LeafKind::Complex, DType::C64, bytemuck::cast_slice(&narrow).to_vec()));
-        }
-        Ok(scalar(LeafKind::Complex, DType::C128, bytes))
+        let (kind, dtype, bytes) = complex_scalar(parts[0], parts[1]);
+        Ok(scalar(kind, dtype, bytes))
     }
 
     /// The rest of a map that stands for an array in chunks, whose first key has been read.
@@ -315,6 +341,9 @@ impl Parser<'_> {
             }
             _ => None,
         };
+        if shape.len() > MAX_RANK {
+            return Err(wrong(&format!("has more than {MAX_RANK} dimensions")));
+        }
         let shape: Option<Vec<usize>> = shape.iter().map(dim).collect();
         let mut ranges = Vec::new();
         let mut dtype = None;
@@ -347,7 +376,15 @@ mod tests {
     use super::*;
 
     fn problem(bytes: &[u8]) -> String {
-        read(&Bytes::copy_from_slice(bytes), 0).unwrap_err()
+        read(&Bytes::copy_from_slice(bytes), 0, Limits::default()).unwrap_err()
+    }
+
+    /// A list of so many times nothing.
+    fn nils(count: u32) -> Vec<u8> {
+        let mut file = vec![0xdd];
+        file.extend(count.to_be_bytes());
+        file.resize(5 + count as usize, 0xc0);
+        file
     }
 
     #[test]
@@ -356,8 +393,10 @@ mod tests {
         assert!(problem(&[0xdf, 0xff, 0xff, 0xff, 0xff]).contains("cut off"));
         assert!(problem(&[0xdd, 0xff, 0xff, 0xff, 0xff, 0xc0]).contains("cut off"));
         assert!(problem(&[0x91; 100_000]).contains("nested deeper than 128"));
-        assert!(problem(&[0xc6, 0xff, 0xff, 0xff, 0xff]).contains("Bin32"));
-        assert!(problem(&[0xa1, b'x']).contains("strings and bytes have no place"));
+        assert!(problem(&[0xc6, 0xff, 0xff, 0xff, 0xff]).contains("cut off"));
+        assert!(problem(&[0xa1, 0xff]).contains("not UTF-8"));
+        assert!(problem(&[0xc1]).contains("0xc1 at 0 begins nothing"));
+        assert!(problem(&nils(1 << 21)).contains("more than 1048576 nodes"));
         assert!(problem(&[0x81, 0xc0, 0xc0]).contains("a key was expected at byte 1"));
         assert!(problem(&[0xc0, 0xc0]).contains("ends at byte 1"));
         assert!(problem(&[0xd4, 9, 0]).contains("of type 9"));
@@ -371,17 +410,18 @@ mod tests {
             problem(&file).contains("float32[1152921504606846976], 4611686018427387904 bytes, but has 0")
         );
         for length in 0..file.len() {
-            assert!(read(&Bytes::copy_from_slice(&file[..length]), 0).is_err());
+            assert!(read(&Bytes::copy_from_slice(&file[..length]), 0, Limits::default()).is_err());
         }
     }
 
     #[test]
     fn native_values_become_scalars() {
         let bytes = Bytes::from_static(&[
-            0x84, 0xa1, b'a', 0xc3, 0xa1, b'b', 0xff, 0xa1, b'c', 0xc0, 0xa1, b'd', 0x90,
+            0x86, 0xa1, b'a', 0xc3, 0xa1, b'b', 0xff, 0xa1, b'c', 0xc0, 0xa1, b'd', 0x90, 0xa1, b'e', 0xa1,
+            b'x', 0xa1, b'f', 0xc4, 2, 0, 1,
         ]);
-        let (def, leaves) = read(&bytes, 0).unwrap();
-        assert_eq!(def.to_string(), "{'a': *, 'b': *, 'c': None, 'd': []}");
+        let (def, leaves) = read(&bytes, 0, Limits::default()).unwrap();
+        assert_eq!(def.to_string(), "{'a': *, 'b': *, 'c': None, 'd': [], 'e': \"x\", 'f': <2 bytes>}");
         let specs: Vec<String> = leaves.iter().map(|leaf| leaf.spec.to_string()).collect();
         assert_eq!(specs, ["bool[]", "int64[]"]);
     }

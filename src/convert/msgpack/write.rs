@@ -37,8 +37,10 @@ pub fn write(conversion: &mut Conversion<'_>, target: &Path, options: WriteOptio
 /// What Flax needs its own tree for to bring back.
 fn lost(def: &TreeDef) -> Option<String> {
     fn is_lost(def: &TreeDef) -> bool {
-        !matches!(def, TreeDef::Leaf(_) | TreeDef::None | TreeDef::Dict(_))
-            || def.children().iter().any(|(_, child)| is_lost(child))
+        !matches!(
+            def,
+            TreeDef::Leaf(_) | TreeDef::None | TreeDef::Str(_) | TreeDef::Bytes(_) | TreeDef::Dict(_)
+        ) || def.children().iter().any(|(_, child)| is_lost(child))
     }
     is_lost(def).then(|| {
         "lists, tuples and other nodes are maps in msgpack; flax.serialization.from_bytes needs a target tree to \
@@ -56,6 +58,11 @@ fn node(
 ) -> io::Result<()> {
     match def {
         TreeDef::None => encode::write_nil(file),
+        TreeDef::Str(text) => string(text, file),
+        TreeDef::Bytes(bytes) => {
+            encode::write_bin_len(file, length(bytes.len())?).map_err(io::Error::from)?;
+            file.write_all(bytes)
+        }
         TreeDef::Leaf(kind) => {
             let index = leaves.next().unwrap_or_default();
             let bytes = match conversion.unpacked(index) {

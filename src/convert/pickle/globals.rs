@@ -1,0 +1,106 @@
+//! The functions and classes that a pickle names. They are names only: none of them is run.
+
+use super::optax;
+use crate::dtype::DType;
+
+/// A function or class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Global {
+    /// How NumPy rebuilds arrays and scalars.
+    Reconstruct,
+    NdArray,
+    DType,
+    Scalar,
+    FromBuffer,
+    /// How JAX rebuilds its arrays, from what NumPy rebuilds them from.
+    JaxArray,
+    OrderedDict,
+    DefaultDict,
+    /// Containers of one dictionary: Flax's frozen ones, Haiku's flat ones.
+    Wrapper,
+    /// A type of Python's whose call makes a container or a number of its argument.
+    Python(&'static str),
+    /// How protocols 0 to 2 write bytes: as text that is encoded.
+    Encode,
+    /// How protocols 0 and 1 write objects: class, base and its value.
+    Reconstructor,
+    /// A named tuple of optax, by its position in [`optax::STATES`].
+    OptaxState(usize),
+    /// A training state of Flax, with its module and name.
+    TrainState,
+    /// What joblib writes before the bytes of an array.
+    JoblibArray,
+    /// A type of ml_dtypes, by its position in [`EXTENSION_TYPES`].
+    Extension(usize),
+    /// Any other.
+    Unknown(String),
+}
+
+/// The element types of ml_dtypes that a pickle may name.
+pub const EXTENSION_TYPES: [DType; 6] =
+    [DType::BF16, DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ, DType::F8E8M0FNU];
+
+/// The types of Python that are called.
+const PYTHON_TYPES: [&str; 5] = ["bytes", "bytearray", "complex", "dict", "list"];
+
+impl Global {
+    /// The one of this name in this module.
+    pub fn named(module: &str, name: &str) -> Global {
+        match (module, name) {
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Global::Reconstruct,
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar") => Global::Scalar,
+            ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Global::FromBuffer,
+            ("numpy", "ndarray") => Global::NdArray,
+            ("numpy", "dtype") => Global::DType,
+            ("jax._src.array", "_reconstruct_array")
+            | ("jax._src.device_array" | "jax.interpreters.xla", "reconstruct_device_array") => {
+                Global::JaxArray
+            }
+            ("collections", "OrderedDict") => Global::OrderedDict,
+            ("collections", "defaultdict") => Global::DefaultDict,
+            ("flax.core.frozen_dict", "FrozenDict")
+            | ("haiku._src.data_structures", "FlatMapping" | "FlatMap" | "frozendict") => Global::Wrapper,
+            ("_codecs", "encode") => Global::Encode,
+            ("copyreg" | "copy_reg", "_reconstructor") => Global::Reconstructor,
+            ("flax.training.train_state", "TrainState") => Global::TrainState,
+            ("joblib.numpy_pickle" | "sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper") => {
+                Global::JoblibArray
+            }
+            ("builtins" | "__builtin__", name) => match PYTHON_TYPES.iter().find(|known| **known == name) {
+                Some(known) => Global::Python(known),
+                None => Global::Unknown(format!("{module}.{name}")),
+            },
+            ("ml_dtypes", name) => match EXTENSION_TYPES.iter().position(|dtype| dtype.name() == name) {
+                Some(position) => Global::Extension(position),
+                None => Global::Unknown(format!("ml_dtypes.{name}")),
+            },
+            (module, name) => match optax::position(module, name) {
+                Some(position) => Global::OptaxState(position),
+                None => Global::Unknown(format!("{module}.{name}")),
+            },
+        }
+    }
+
+    /// Its name, for a message and for the record.
+    pub fn name(&self) -> &str {
+        match self {
+            Global::Reconstruct => "numpy's _reconstruct",
+            Global::NdArray => "numpy.ndarray",
+            Global::DType => "numpy.dtype",
+            Global::Scalar => "numpy's scalar",
+            Global::FromBuffer => "numpy's _frombuffer",
+            Global::JaxArray => "jax's _reconstruct_array",
+            Global::OrderedDict => "collections.OrderedDict",
+            Global::DefaultDict => "collections.defaultdict",
+            Global::Wrapper => "a frozen dictionary",
+            Global::Python(name) => name,
+            Global::Encode => "_codecs.encode",
+            Global::Reconstructor => "copyreg._reconstructor",
+            Global::OptaxState(position) => optax::STATES[*position].0,
+            Global::TrainState => "flax.training.train_state.TrainState",
+            Global::JoblibArray => "joblib.numpy_pickle.NumpyArrayWrapper",
+            Global::Extension(position) => EXTENSION_TYPES[*position].name(),
+            Global::Unknown(name) => name,
+        }
+    }
+}
