@@ -8,6 +8,7 @@ mod header;
 pub mod layout;
 mod mapping;
 mod reader;
+mod temporary;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-pub use digest::{DIGEST_KEY, read_digests, sha256};
-pub(crate) use digest::{DigestState, check_digest};
+pub(crate) use digest::check_digest;
+pub use digest::{DIGEST_KEY, DigestState, read_digests, sha256};
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
-pub(crate) use mapping::map as read_file;
+pub(crate) use mapping::{FileBytes, FileCursor, map as read_file};
 pub use reader::Io;
 pub(crate) use reader::Reader;
 pub(crate) use writer::write_atomically;
@@ -31,6 +32,9 @@ pub use writer::{CheckpointWriter, WriteOptions};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+
+/// The parts of [`Checkpoint::read_parts`], in bytes.
+const PART_BYTES: usize = 8 << 20;
 
 /// What Linux before 5.14 says of advice that it does not know.
 #[cfg(target_os = "linux")]
@@ -48,6 +52,7 @@ pub struct Checkpoint {
     /// The file that is open, and its map, where the data is that of a file.
     file: Option<Arc<File>>,
     map: Option<Arc<Mmap>>,
+    identity: Option<mapping::Identity>,
     data: Bytes,
     data_start: usize,
     tensors: Vec<TensorInfo>,
@@ -83,6 +88,7 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let path = path.as_ref();
         let opened = mapping::open(path)?;
+        let identity = mapping::Identity::of(&opened.file);
         let origin = path.display().to_string();
         let mut checkpoint = Checkpoint::parse(origin, opened.data).map_err(|error| match error {
             Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
@@ -92,6 +98,7 @@ impl Checkpoint {
             other => other,
         })?;
         checkpoint.path = Some(path.to_owned());
+        checkpoint.identity = identity;
         checkpoint.file = Some(opened.file);
         checkpoint.map = opened.map;
         Ok(checkpoint)
@@ -133,6 +140,7 @@ impl Checkpoint {
             path: None,
             file: None,
             map: None,
+            identity: None,
             data,
             data_start,
             tensors,
@@ -177,6 +185,63 @@ impl Checkpoint {
     /// [`Error::NotFound`] with the names that look alike.
     pub fn bytes(&self, name: &str) -> Result<Bytes> {
         self.tensor(name).map(|tensor| self.data.slice(tensor.range.clone()))
+    }
+
+    /// Some bytes of the file, read now, where it is one: unlike those of [`Checkpoint::bytes`], they do not fault when
+    /// the file is truncated, nor change when it is written to.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Malformed`] when the file has become shorter.
+    pub(crate) fn read_into(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        match &self.file {
+            Some(file) => mapping::read_exact_at(file, &self.origin, offset, bytes),
+            None => {
+                bytes.copy_from_slice(&self.data[offset..offset + bytes.len()]);
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes of the tensor of this name, read now into memory of their own: as [`Checkpoint::bytes`], but they do
+    /// not fault when the file is truncated, nor change when it is written to.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with the names that look alike; [`Error::Io`]; [`Error::Malformed`] when the file has become
+    /// shorter.
+    pub fn read(&self, name: &str) -> Result<Bytes> {
+        let range = &self.tensor(name)?.range;
+        if self.file.is_none() {
+            return Ok(self.data.slice(range.clone()));
+        }
+        let mut bytes = vec![0; range.len()];
+        self.read_into(range.start, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Passes the bytes of the tensor of this name on, in order, in parts of some megabytes that hold whole elements of
+    /// whole bytes. They are read as by [`Checkpoint::read`].
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::read`]; those of `take`.
+    pub fn read_parts<E: From<Error>>(
+        &self,
+        name: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let range = self.tensor(name)?.range.clone();
+        let mut part = vec![0; range.len().min(PART_BYTES)];
+        for start in range.clone().step_by(PART_BYTES) {
+            let bytes = (range.end - start).min(PART_BYTES);
+            self.read_into(start, &mut part[..bytes])?;
+            take(&part[..bytes])?;
+        }
+        Ok(())
+    }
+
+    /// Logs a warning if the file was written to since it was opened: what was read of it may be neither the old nor the
+    /// new content.
+    pub fn warn_if_changed(&self) {
+        mapping::warn_if_changed(&self.origin, self.file.as_deref(), self.identity);
     }
 
     /// The strings that the header holds beside the tensors (`__metadata__`).

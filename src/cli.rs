@@ -6,6 +6,7 @@ mod devices;
 mod diff;
 mod doctor;
 mod inspect;
+pub mod interrupt;
 mod load;
 mod plugin;
 mod progress;
@@ -102,6 +103,7 @@ impl Cli {
     /// Runs the command and returns what it prints.
     pub fn run(self) -> Result<Output> {
         log_to_stderr(self.verbose);
+        interrupt::listen();
         let text = match self.command {
             Command::Inspect(command) => command.run(),
             Command::Devices(command) => command.run(),

@@ -46,6 +46,13 @@ pub struct NonFinite {
     pub infinite: u64,
 }
 
+impl std::ops::Add for NonFinite {
+    type Output = NonFinite;
+    fn add(self, other: NonFinite) -> NonFinite {
+        NonFinite { nan: self.nan + other.nan, infinite: self.infinite + other.infinite }
+    }
+}
+
 /// Elements that are taken at a time.
 const CHUNK: usize = 4096;
 

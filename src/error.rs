@@ -359,7 +359,8 @@ pub trait Context<T> {
 impl<T> Context<T> for Result<T> {
     fn for_tensor(self, name: &str) -> Result<T> {
         self.map_err(|error| match error {
-            Error::Tensor { .. } => error,
+            // What was cancelled did not fail with a tensor.
+            Error::Tensor { .. } | Error::Cancelled => error,
             source => Error::Tensor { tensor: name.to_owned(), source: Box::new(source) },
         })
     }

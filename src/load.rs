@@ -169,6 +169,7 @@ impl<'a> Prepared<'a> {
             ..LoadReport::new(&plan, done.not_in_place)
         };
         report.add_times(self.planned, self.start.elapsed(), done.spent);
+        checkpoint.warn_if_changed();
         tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
         let metadata = record::strip(checkpoint.metadata());
         Ok((Loaded { keys: self.keys, buffers, metadata, framework }, report))

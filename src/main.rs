@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             }
         }
         Err(error) => {
+            cli::interrupt::end_if_interrupted();
             eprint!("{}", cli::failure(&error));
             ExitCode::FAILURE
         }

@@ -61,7 +61,7 @@ impl Program {
     pub fn open(path: impl AsRef<Path>) -> Result<Program> {
         let path = path.as_ref();
         // A copy, since a program is small and its file may change while it is compiled.
-        let bytes = Bytes::copy_from_slice(&bounded(path, read_file(path)?)?);
+        let bytes = Bytes::copy_from_slice(bounded(path, read_file(path)?.bytes())?);
         Program::parse(path.display().to_string(), bytes)
     }
 
@@ -170,7 +170,7 @@ const MAX_PROGRAM_BYTES: usize = 1 << 31;
 /// How far into a file is looked for a mark of its format, in bytes.
 const SEARCHED_BYTES: usize = 1 << 20;
 
-fn bounded(path: &Path, bytes: Bytes) -> Result<Bytes> {
+fn bounded<'a>(path: &Path, bytes: &'a Bytes) -> Result<&'a Bytes> {
     if bytes.len() <= MAX_PROGRAM_BYTES {
         return Ok(bytes);
     }

@@ -193,14 +193,18 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
     let cache = directory.path().join("executables");
     let run = |cache: &std::ffi::OsStr| {
         let mut command = run_digits();
-        command.env("SAFEJAX_CACHE", cache);
+        command.env("SAFEJAX_CACHE", cache).env("SAFEJAX_CACHE_MIN_SECONDS", "0");
         let output = command.args(on_device()).args(["-vv", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", common::stderr(&output));
         common::stderr(&output)
     };
     let run_with = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = run_digits();
-        command.env("SAFEJAX_CACHE", &cache).envs(variables.iter().copied()).args(on_device());
+        command
+            .env("SAFEJAX_CACHE", &cache)
+            .env("SAFEJAX_CACHE_MIN_SECONDS", "0")
+            .envs(variables.iter().copied())
+            .args(on_device());
         let output = command.args(arguments).args(["-vv", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}\n{}", output.status, common::stderr(&output));
         common::stderr(&output)

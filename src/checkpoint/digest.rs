@@ -17,8 +17,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// A digest of bytes that come piece by piece, in order.
-#[derive(Clone, Default)]
-pub(crate) struct DigestState(Sha256);
+#[derive(Debug, Clone, Default)]
+pub struct DigestState(Sha256);
 
 impl DigestState {
     /// Adds the bytes that come next.

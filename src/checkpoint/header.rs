@@ -66,7 +66,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Er
 /// of metadata, stand once. Says what is wrong with it otherwise.
 pub fn read(file: &[u8]) -> Result<Header, String> {
     let text = header_text(file)?;
-    let Content { mut tensors, metadata } = serde_json::from_str(text).map_err(|error| {
+    let Content { mut tensors, metadata } = serde_json::from_str(&text).map_err(|error| {
         format!("the header is not a JSON object of tensors: {error} (column counts from the header's start)")
     })?;
     // Tensors without bytes may lie between others, or all at one place.
@@ -99,7 +99,7 @@ impl fmt::Display for Twice<'_> {
 }
 
 /// The header's text, with everything about its length checked.
-fn header_text(file: &[u8]) -> Result<&str, String> {
+fn header_text(file: &[u8]) -> Result<String, String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(format!(
             "it has {} bytes, and the header's length alone takes {LENGTH_BYTES}; it is empty or cut off",
@@ -119,10 +119,11 @@ fn header_text(file: &[u8]) -> Result<&str, String> {
             rest.len()
         ));
     };
-    std::str::from_utf8(header).map_err(|error| {
+    // A copy: what is text must not change afterwards, as the bytes of a map can.
+    String::from_utf8(header.to_vec()).map_err(|error| {
         format!(
             "the header is not UTF-8 at byte {}; it is a file of another kind or damaged",
-            error.valid_up_to()
+            error.utf8_error().valid_up_to()
         )
     })
 }

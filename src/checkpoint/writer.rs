@@ -5,9 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tempfile::NamedTempFile;
-
 use super::layout::Layout;
+use super::temporary::TemporaryFile;
 use crate::error::{Error, Result};
 
 /// How a file is written.
@@ -30,7 +29,7 @@ impl Default for WriteOptions {
 /// A new file beside its target, which takes the target's name when it is finished. Dropping it unfinished
 /// removes it and leaves the target as it was.
 struct AtomicFile {
-    file: NamedTempFile,
+    file: TemporaryFile,
     target: PathBuf,
     options: WriteOptions,
 }
@@ -46,15 +45,9 @@ impl AtomicFile {
                 std::io::Error::other("it exists and is not a regular file"),
             ));
         }
-        let mut builder = tempfile::Builder::new();
-        let permissions = if options.is_private {
-            std::os::unix::fs::PermissionsExt::from_mode(0o600)
-        } else {
-            permissions(existing.as_ref())
-        };
-        builder.prefix(".safejax-").suffix(".tmp").permissions(permissions);
+        let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
         let directory = directory_of(&target);
-        let file = builder.tempfile_in(&directory).map_err(|error| {
+        let file = TemporaryFile::create(&directory, mode).map_err(|error| {
             // Not the temporary file, of which nobody knows, is what is missing.
             let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
             let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
@@ -77,7 +70,7 @@ impl AtomicFile {
             self.file.as_file().sync_all().map_err(|error| self.failed(error))?;
         }
         let target = self.target;
-        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error.error))?;
+        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error))?;
         if self.options.sync {
             // The rename itself is only durable once the directory is.
             let directory = directory_of(&target);
@@ -135,10 +128,10 @@ impl CheckpointWriter {
         layout: Layout,
         options: WriteOptions,
     ) -> Result<CheckpointWriter> {
-        let mut atomic = AtomicFile::create(target.as_ref(), options)?;
-        reserve(&atomic.file, layout.file_bytes)
+        let atomic = AtomicFile::create(target.as_ref(), options)?;
+        reserve(atomic.file.as_file(), layout.file_bytes)
             .map_err(|error| Error::io("reserve space for", &atomic.target, error))?;
-        atomic.file.write_all(&layout.head).map_err(|error| atomic.failed(error))?;
+        atomic.file.as_file().write_all(&layout.head).map_err(|error| atomic.failed(error))?;
         Ok(CheckpointWriter { atomic, layout, next: 0, written: AtomicUsize::new(0) })
     }
 
@@ -209,16 +202,24 @@ impl CheckpointWriter {
     }
 }
 
-/// What a name stands for: a symbolic link stays one, and it is its destination that is replaced, whether it
-/// is there already or not.
+/// The most links that a name may go through, as the system's own (`MAXSYMLINKS` of Linux).
+const MAX_LINKS: usize = 40;
+
+/// What a name stands for: a symbolic link stays one, and it is what the last of them leads to that is replaced, whether
+/// it is there already or not.
 fn destination(target: &Path) -> PathBuf {
     if let Ok(path) = target.canonicalize() {
         return path;
     }
-    match target.read_link() {
-        Ok(link) => directory_of(target).join(link),
-        Err(_) => target.to_owned(),
+    let mut path = target.to_owned();
+    for _ in 0..MAX_LINKS {
+        match path.read_link() {
+            Ok(link) => path = directory_of(&path).join(link),
+            Err(_) => return path,
+        }
     }
+    // Links in a circle: the system says so when the file is made.
+    path
 }
 
 /// The directory that a file is in.
@@ -229,15 +230,15 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// The permissions of the file that is replaced, or those that any new file gets.
-fn permissions(existing: Option<&std::fs::Metadata>) -> std::fs::Permissions {
+/// The mode of the file that is replaced, or that which any new file gets.
+fn mode(existing: Option<&std::fs::Metadata>) -> u32 {
     use std::os::unix::fs::PermissionsExt;
-    existing.map_or_else(|| std::fs::Permissions::from_mode(0o666), std::fs::Metadata::permissions)
+    existing.map_or(0o666, |existing| existing.permissions().mode() & 0o7777)
 }
 
 /// Takes the file's space from the file system now, so that a full disk is an error before the work.
 #[cfg(target_os = "linux")]
-fn reserve(file: &NamedTempFile, bytes: usize) -> std::io::Result<()> {
+fn reserve(file: &File, bytes: usize) -> std::io::Result<()> {
     use rustix::fs::FallocateFlags;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
         // File systems that cannot reserve report a full disk when it comes to it.
@@ -248,7 +249,7 @@ fn reserve(file: &NamedTempFile, bytes: usize) -> std::io::Result<()> {
 
 /// Elsewhere a full disk shows when the bytes are written.
 #[cfg(not(target_os = "linux"))]
-fn reserve(_file: &NamedTempFile, _bytes: usize) -> std::io::Result<()> {
+fn reserve(_file: &File, _bytes: usize) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -299,8 +300,11 @@ mod tests {
         assert!(link.symlink_metadata().unwrap().is_symlink());
         let checkpoint = Checkpoint::open(&target).unwrap();
         assert_eq!(&checkpoint.bytes("x").unwrap()[..], [1, 2, 3]);
-        // A link to a file that is not there yet.
+        // A link to a link to a file that is not there yet.
         std::fs::remove_file(&target).unwrap();
+        let second = directory.path().join("second");
+        std::os::unix::fs::symlink("link", &second).unwrap();
+        let link = second;
         let mut writer = CheckpointWriter::create(&link, layout(), WriteOptions::default()).unwrap();
         writer.write_next(&[4, 5, 6]).unwrap();
         writer.finish().unwrap();

@@ -12,6 +12,7 @@ use safejax::printable::{Line, Name};
 use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
 
+use super::work_bar::WorkBar;
 use super::{Output, OutputArgs};
 
 #[derive(Args)]
@@ -73,7 +74,10 @@ impl Diff {
                 .collect()
         };
         let (ours, mut theirs) = (places(first), places(second));
+        let bytes = |spec: &ArraySpec| spec.packed_bytes().unwrap_or(0) as u64;
+        let mut bar = WorkBar::new(first.specs().iter().map(bytes).sum());
         for (name, index) in ours {
+            bar.advance(&name, bytes(&first.specs()[index]))?;
             let Some(other) = theirs.remove(&name) else {
                 report.only_in_first.push(name);
                 continue;
@@ -97,6 +101,8 @@ impl Diff {
                 report.values.insert(name, comparison);
             }
         }
+        first.warn_if_changed();
+        second.warn_if_changed();
         report.only_in_second = theirs.into_keys().collect();
         Ok(report)
     }

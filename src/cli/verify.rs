@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::checkpoint::{read_digests, sha256};
-use safejax::compare::non_finite;
+use safejax::checkpoint::{DigestState, read_digests};
+use safejax::compare::{NonFinite, non_finite};
 use safejax::load::outline;
 use safejax::printable::{Line, Name};
 use safejax::{Checkpoint, LoadOptions};
 use serde_json::json;
 
+use super::work_bar::WorkBar;
 use super::{Output, OutputArgs};
 
 #[derive(Args)]
@@ -43,10 +44,25 @@ impl Verify {
         for name in recorded.keys().filter(|name| checkpoint.tensor(name).is_err()) {
             problems.push(format!("a digest of `{name}` is recorded, but there is no such tensor"));
         }
+        let mut bar = WorkBar::new(checkpoint.tensors().iter().map(|tensor| tensor.bytes() as u64).sum());
         for tensor in checkpoint.tensors() {
-            let bytes = checkpoint.bytes(&tensor.name)?;
-            if self.hash || recorded.contains_key(&tensor.name) {
-                hashes.insert(tensor.name.as_str(), sha256(&bytes));
+            bar.advance(&tensor.name, 0)?;
+            if !self.hash && !self.finite && !recorded.contains_key(&tensor.name) {
+                continue;
+            }
+            let is_hashed = self.hash || recorded.contains_key(&tensor.name);
+            let (mut digest, mut found) = (DigestState::default(), NonFinite::default());
+            checkpoint.read_parts(&tensor.name, |part| -> Result<()> {
+                if is_hashed {
+                    digest.update(part);
+                }
+                if self.finite {
+                    found = found + non_finite(tensor.spec.dtype, part);
+                }
+                Ok(bar.advance(&tensor.name, part.len() as u64)?)
+            })?;
+            if is_hashed {
+                hashes.insert(tensor.name.as_str(), digest.finish());
             }
             if let Some(expected) = recorded.get(&tensor.name)
                 && hashes.get(tensor.name.as_str()) != Some(expected)
@@ -56,16 +72,15 @@ impl Verify {
                     tensor.name
                 ));
             }
-            if self.finite {
-                let found = non_finite(tensor.spec.dtype, &bytes);
-                if found.nan + found.infinite > 0 {
-                    problems.push(format!(
-                        "`{}` has {} NaN and {} infinite elements",
-                        tensor.name, found.nan, found.infinite
-                    ));
-                }
+            if found.nan + found.infinite > 0 {
+                problems.push(format!(
+                    "`{}` has {} NaN and {} infinite elements",
+                    tensor.name, found.nan, found.infinite
+                ));
             }
         }
+        drop(bar);
+        checkpoint.warn_if_changed();
         let text = || {
             let mut text = String::new();
             if self.hash {

@@ -15,7 +15,7 @@ pub use write::write;
 
 use super::source::{Source, SourceFormat};
 use crate::array::ArraySpec;
-use crate::checkpoint::read_file;
+use crate::checkpoint::{FileBytes, read_file};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::sub_byte;
@@ -48,7 +48,7 @@ struct Leaf {
 /// A tree in one file or several.
 pub struct MsgpackSource {
     origin: String,
-    files: Vec<Bytes>,
+    files: Vec<FileBytes>,
     keys: KeyMap,
     specs: Vec<ArraySpec>,
     leaves: Vec<Leaf>,
@@ -56,11 +56,11 @@ pub struct MsgpackSource {
 
 impl MsgpackSource {
     /// Reads the trees of these files, which are joined.
-    pub fn new(origin: String, files: Vec<Bytes>, limits: Limits) -> Result<MsgpackSource, String> {
+    pub fn new(origin: String, files: Vec<FileBytes>, limits: Limits) -> Result<MsgpackSource, String> {
         let mut joined: Option<TreeDef> = None;
         let mut by_path = BTreeMap::new();
         for (file, data) in files.iter().enumerate() {
-            let (def, leaves) = read::read(data, file, limits)?;
+            let (def, leaves) = read::read(data.bytes(), file, limits)?;
             by_path.extend(def.paths().into_iter().zip(leaves));
             joined = Some(match joined {
                 None => def,
@@ -96,14 +96,22 @@ impl Source for MsgpackSource {
         Framework::Flax
     }
 
+    fn warn_if_changed(&self) {
+        self.files.iter().for_each(FileBytes::warn_if_changed);
+    }
+
     fn read(&self, index: usize) -> Result<Bytes> {
         let leaf = &self.leaves[index];
         let bytes = match &leaf.content {
             Content::Scalar(bytes) => Bytes::copy_from_slice(bytes),
             Content::Ranges(file, ranges) => match &ranges[..] {
-                [range] => self.files[*file].slice(range.clone()),
+                [range] => self.files[*file].read(range.clone())?,
                 ranges => {
-                    ranges.iter().flat_map(|range| &self.files[*file][range.clone()]).copied().collect()
+                    let mut bytes = Vec::with_capacity(ranges.iter().map(ExactSizeIterator::len).sum());
+                    for range in ranges {
+                        bytes.extend_from_slice(&self.files[*file].read(range.clone())?);
+                    }
+                    bytes.into()
                 }
             },
         };

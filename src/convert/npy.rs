@@ -23,7 +23,7 @@ use crate::tree::{KeyMap, TreeDef};
 /// [`Error::Io`]; [`Error::Malformed`] when it is not an `.npy` file of numbers, or is cut off.
 pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray> {
     let path = path.as_ref();
-    parse(&read_file(path)?, expected).map_err(|problem| Error::Malformed {
+    parse(read_file(path)?.bytes(), expected).map_err(|problem| Error::Malformed {
         origin: path.display().to_string(),
         format: "npy file",
         problem,
@@ -157,8 +157,8 @@ pub(super) struct NpySource {
 }
 
 impl NpySource {
-    pub(super) fn new(origin: String, data: Bytes) -> Result<NpySource, String> {
-        let array = parse(&data, None)?;
+    pub(super) fn new(origin: String, data: &[u8]) -> Result<NpySource, String> {
+        let array = parse(data, None)?;
         let keys = KeyMap::new(TreeDef::LEAF).map_err(|error| error.to_string())?;
         Ok(NpySource { origin, array, keys })
     }

@@ -1,6 +1,6 @@
 //! NumPy's `.npz` files: a zip archive of `.npy` files, stored or deflated.
 
-use std::io::{Cursor, Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::npy;
 use super::source::{LeftOut, Source, SourceFormat};
 use super::target::Conversion;
 use crate::array::{ArraySpec, HostArray};
-use crate::checkpoint::{WriteOptions, write_atomically};
+use crate::checkpoint::{FileBytes, FileCursor, WriteOptions, write_atomically};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::load::LoadOptions;
@@ -28,7 +28,7 @@ const HEADER_BYTES: u64 = 65_536 + 16;
 /// An archive of arrays.
 pub struct NpzSource {
     origin: String,
-    data: Bytes,
+    data: FileBytes,
     keys: KeyMap,
     specs: Vec<ArraySpec>,
     /// The entry of each leaf in the archive.
@@ -45,7 +45,7 @@ enum Entry {
 
 impl NpzSource {
     /// Reads the entries' headers.
-    pub fn new(origin: String, data: Bytes, options: &LoadOptions) -> Result<NpzSource, String> {
+    pub fn new(origin: String, data: FileBytes, options: &LoadOptions) -> Result<NpzSource, String> {
         let mut archive = open(&data)?;
         let (mut found, mut texts, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..archive.len() {
@@ -147,8 +147,8 @@ fn keys_of(names: &[&str]) -> Result<(KeyMap, Vec<usize>)> {
     KeyMap::place_names(Framework::Plain, names).or_else(|_| KeyMap::place_names(Framework::Flat, names))
 }
 
-fn open(data: &Bytes) -> Result<ZipArchive<Cursor<Bytes>>, String> {
-    ZipArchive::new(Cursor::new(data.clone())).map_err(|error| format!("its archive cannot be read: {error}"))
+fn open(data: &FileBytes) -> Result<ZipArchive<FileCursor>, String> {
+    ZipArchive::new(data.cursor()).map_err(|error| format!("its archive cannot be read: {error}"))
 }
 
 impl Source for NpzSource {
@@ -166,6 +166,10 @@ impl Source for NpzSource {
 
     fn specs(&self) -> &[ArraySpec] {
         &self.specs
+    }
+
+    fn warn_if_changed(&self) {
+        self.data.warn_if_changed();
     }
 
     fn left_out(&self) -> &[LeftOut] {
@@ -196,29 +200,40 @@ pub fn write(conversion: &mut Conversion<'_>, target: &Path, options: WriteOptio
     let mut failed = None;
     write_atomically(target, options, |file| {
         let mut archive = ZipWriter::new(file);
-        for index in 0..conversion.specs.len() {
-            let name = conversion.name(index);
-            let array = conversion
-                .unpacked(index)
-                .and_then(|bytes| HostArray::from_bytes(conversion.specs[index].clone(), bytes))
-                .for_tensor(name);
-            let array = match array {
-                Ok(array) => array,
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::Error::other("a tensor could not be read"));
-                }
-            };
-            // Entries over 4 GB need the larger form of the archive.
-            let large = array.bytes().len() as u64 >= u64::from(u32::MAX) - HEADER_BYTES;
-            let entry =
-                SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
-            archive.start_file(format!("{name}{ENDING}"), entry).map_err(std::io::Error::other)?;
-            archive.write_all(&npy::header_of(array.spec())?)?;
-            archive.write_all(array.bytes())?;
+        let written = (0..conversion.specs.len())
+            .try_for_each(|index| write_entry(conversion, index, &mut archive, &mut failed));
+        match written {
+            Ok(()) => archive.finish().map(drop).map_err(std::io::Error::other),
+            Err(error) => {
+                // Dropped, it would try to end the archive, and print that it cannot.
+                std::mem::forget(archive);
+                Err(error)
+            }
         }
-        archive.finish().map_err(std::io::Error::other)?;
-        Ok(())
     })
     .map_err(|error| failed.take().unwrap_or(error))
+}
+
+/// Writes one array; a failure that is not one of writing goes to `failed`.
+fn write_entry<W: Write + Seek>(
+    conversion: &mut Conversion<'_>,
+    index: usize,
+    archive: &mut ZipWriter<W>,
+    failed: &mut Option<Error>,
+) -> std::io::Result<()> {
+    let name = conversion.name(index);
+    let array = conversion
+        .unpacked(index)
+        .and_then(|bytes| HostArray::from_bytes(conversion.specs[index].clone(), bytes))
+        .for_tensor(name)
+        .map_err(|error| {
+            *failed = Some(error);
+            std::io::Error::other("a tensor could not be read")
+        })?;
+    // Entries over 4 GB need the larger form of the archive.
+    let large = array.bytes().len() as u64 >= u64::from(u32::MAX) - HEADER_BYTES;
+    let entry = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+    archive.start_file(format!("{name}{ENDING}"), entry).map_err(std::io::Error::other)?;
+    archive.write_all(&npy::header_of(array.spec())?)?;
+    archive.write_all(array.bytes())
 }

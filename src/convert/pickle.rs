@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::npy;
 use super::source::{LeftOut, Source, SourceFormat};
 use crate::array::ArraySpec;
+use crate::checkpoint::FileBytes;
 use crate::error::{Context, Result};
 use crate::load::LoadOptions;
 use crate::sub_byte;
@@ -24,7 +25,7 @@ use values::{Array, Content};
 /// A tree of arrays in a pickle.
 pub struct PickleSource {
     origin: String,
-    data: Bytes,
+    data: FileBytes,
     keys: KeyMap,
     specs: Vec<ArraySpec>,
     leaves: Vec<Array>,
@@ -33,10 +34,10 @@ pub struct PickleSource {
 
 impl PickleSource {
     /// Reads the tree. What the options do not want need not be an array.
-    pub fn new(origin: String, data: Bytes, options: &LoadOptions) -> Result<PickleSource, String> {
-        let mut machine = Machine::new(&data, options.limits);
+    pub fn new(origin: String, data: FileBytes, options: &LoadOptions) -> Result<PickleSource, String> {
+        let mut machine = Machine::new(data.bytes(), options.limits);
         let root = machine.run()?;
-        let (def, leaves, left_out) = TreeBuilder::new(&machine.values, &data, options).build(root)?;
+        let (def, leaves, left_out) = TreeBuilder::new(&machine.values, data.bytes(), options).build(root)?;
         let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
         let specs = leaves.iter().map(|leaf: &Array| leaf.spec.clone()).collect();
         Ok(PickleSource { origin, data, keys, specs, leaves, left_out })
@@ -82,6 +83,10 @@ impl Source for PickleSource {
         &self.specs
     }
 
+    fn warn_if_changed(&self) {
+        self.data.warn_if_changed();
+    }
+
     fn left_out(&self) -> &[LeftOut] {
         &self.left_out
     }
@@ -90,7 +95,7 @@ impl Source for PickleSource {
         let leaf = &self.leaves[index];
         let bytes = match &leaf.content {
             Content::Decoded(bytes) => bytes.clone(),
-            Content::Range(range) => self.data.slice(range.clone()),
+            Content::Range(range) => self.data.read(range.clone())?,
         };
         let name = &self.keys.leaves()[index].name;
         let bytes = npy::to_native(bytes, &leaf.spec, &leaf.descr, leaf.is_fortran_order).for_tensor(name)?;

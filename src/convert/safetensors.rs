@@ -52,8 +52,16 @@ impl Source for SafetensorsSource {
         self.outline.framework
     }
 
-    fn is_mapped(&self) -> bool {
+    fn has_parts(&self) -> bool {
         true
+    }
+
+    fn read_part(&self, index: usize, start: usize, bytes: &mut [u8]) -> Result<()> {
+        self.checkpoint.read_into(self.outline.ranges[index].start + start, bytes)
+    }
+
+    fn warn_if_changed(&self) {
+        self.checkpoint.warn_if_changed();
     }
 
     fn recorded_digest(&self, index: usize) -> Option<&str> {
@@ -61,6 +69,6 @@ impl Source for SafetensorsSource {
     }
 
     fn read(&self, index: usize) -> Result<Bytes> {
-        Ok(self.checkpoint.data().slice(self.outline.ranges[index].clone()))
+        self.checkpoint.read(&self.outline.file_keys[index])
     }
 }

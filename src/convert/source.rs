@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{compressed, msgpack, npy, npz, pickle, safetensors};
 use crate::array::ArraySpec;
-use crate::checkpoint::{Checkpoint, check_digest, foreign, read_file, sha256};
+use crate::checkpoint::{Checkpoint, FileBytes, check_digest, foreign, read_file, sha256};
 use crate::error::{Error, Result};
 use crate::load::LoadOptions;
 use crate::printable::{Line, Name};
@@ -43,10 +43,22 @@ pub trait Source: Sync {
         &[]
     }
 
-    /// Whether reading a leaf costs nothing, since its bytes are those of the file's memory map.
-    fn is_mapped(&self) -> bool {
+    /// Whether any part of a leaf can be read by itself.
+    fn has_parts(&self) -> bool {
         false
     }
+
+    /// Reads a part of the leaf at this position, from `start` of its bytes on.
+    ///
+    /// # Errors
+    /// As for [`Source::read`].
+    fn read_part(&self, index: usize, start: usize, bytes: &mut [u8]) -> Result<()> {
+        bytes.copy_from_slice(&self.read(index)?[start..start + bytes.len()]);
+        Ok(())
+    }
+
+    /// Logs a warning if the file was written to since it was opened.
+    fn warn_if_changed(&self) {}
 
     /// The sha256 that the file records of the leaf at this position, in hex, if it does.
     fn recorded_digest(&self, _index: usize) -> Option<&str> {
@@ -122,7 +134,7 @@ impl fmt::Display for SourceFormat {
 pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Source>> {
     let path = path.as_ref();
     let data = read_file(path)?;
-    let format = detect(&data).or_else(|| of_name(path, &data));
+    let format = detect(data.bytes()).or_else(|| of_name(path, data.bytes()));
     let Some(format) = format.filter(|format| *format != SourceFormat::Safetensors) else {
         return Ok(Box::new(safetensors::SafetensorsSource::new(Checkpoint::open(path)?, options)?));
     };
@@ -130,7 +142,12 @@ pub fn open(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Box<dyn Sou
 }
 
 /// Opens a file of another format than safetensors.
-fn open_as(format: SourceFormat, path: &Path, data: Bytes, options: &LoadOptions) -> Result<Box<dyn Source>> {
+fn open_as(
+    format: SourceFormat,
+    path: &Path,
+    data: FileBytes,
+    options: &LoadOptions,
+) -> Result<Box<dyn Source>> {
     let origin = path.display().to_string();
     let malformed = |format: &'static str| {
         let origin = origin.clone();
@@ -139,14 +156,14 @@ fn open_as(format: SourceFormat, path: &Path, data: Bytes, options: &LoadOptions
     Ok(match format {
         SourceFormat::Npy => {
             let malformed = malformed("npy file");
-            Box::new(npy::NpySource::new(origin, data).map_err(malformed)?)
+            Box::new(npy::NpySource::new(origin, data.bytes()).map_err(malformed)?)
         }
         SourceFormat::Npz => {
             let malformed = malformed("npz file");
             Box::new(npz::NpzSource::new(origin, data, options).map_err(malformed)?)
         }
-        SourceFormat::Msgpack if msgpack::is_index(&data) => {
-            msgpack::open_index(path, &data, options.limits)?
+        SourceFormat::Msgpack if msgpack::is_index(data.bytes()) => {
+            msgpack::open_index(path, data.bytes(), options.limits)?
         }
         SourceFormat::Msgpack => {
             let malformed = malformed("Flax msgpack file");
@@ -154,9 +171,9 @@ fn open_as(format: SourceFormat, path: &Path, data: Bytes, options: &LoadOptions
         }
         SourceFormat::Pickle => {
             let malformed = malformed("pickled tree of arrays");
-            let unpacked = match compressed::expand(&data, options.limits) {
-                Some(unpacked) => unpacked.map_err(&malformed)?,
-                None => data.clone(),
+            let unpacked = match compressed::expand(data.bytes(), options.limits) {
+                Some(unpacked) => data.unpacked(unpacked.map_err(&malformed)?),
+                None => data,
             };
             Box::new(pickle::PickleSource::new(origin, unpacked, options).map_err(malformed)?)
         }
@@ -172,10 +189,11 @@ fn open_as(format: SourceFormat, path: &Path, data: Bytes, options: &LoadOptions
 /// [`Error::Io`] when it cannot be opened; [`Error::Malformed`] when it is of a known kind that is not read.
 pub fn sniff(path: impl AsRef<Path>) -> Result<Option<SourceFormat>> {
     let path = path.as_ref();
-    let data = read_file(path)?;
-    match detect(&data).or_else(|| of_name(path, &data)) {
+    let file = read_file(path)?;
+    let data = file.bytes();
+    match detect(data).or_else(|| of_name(path, data)) {
         Some(format) => Ok(Some(format)),
-        None => match foreign::file(&data).or_else(|| foreign::file_name(path)) {
+        None => match foreign::file(data).or_else(|| foreign::file_name(path)) {
             Some(problem) => {
                 Err(Error::Malformed { origin: path.display().to_string(), format: "checkpoint", problem })
             }
@@ -305,8 +323,16 @@ impl Source for Selection {
         self.inner.framework()
     }
 
-    fn is_mapped(&self) -> bool {
-        self.inner.is_mapped()
+    fn has_parts(&self) -> bool {
+        self.inner.has_parts()
+    }
+
+    fn read_part(&self, index: usize, start: usize, bytes: &mut [u8]) -> Result<()> {
+        self.inner.read_part(self.positions[index], start, bytes)
+    }
+
+    fn warn_if_changed(&self) {
+        self.inner.warn_if_changed();
     }
 
     fn recorded_digest(&self, index: usize) -> Option<&str> {

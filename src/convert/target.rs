@@ -10,11 +10,11 @@ use super::source::{Source, read_checked};
 use super::{json, msgpack, npy, npz};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::{Cast, cast_dtype};
-use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
+use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions, check_digest, sha256};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::load::check_casts;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Tracker};
 use crate::save::{Change, Content, Digests, FilePlan, Supplied, Supply};
 use crate::sub_byte;
 use crate::tree::{Framework, matches_glob, record};
@@ -33,7 +33,7 @@ pub struct ConvertOptions {
     pub digests: Digests,
     /// How the file is written.
     pub write: WriteOptions,
-    /// Who watches the conversion, and who may stop it. Safetensors only.
+    /// Who watches the conversion, and who may stop it.
     pub monitor: Monitor,
 }
 
@@ -139,6 +139,7 @@ pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> 
         TargetFormat::Npy => conversion.write_npy(target)?,
         TargetFormat::Json => json::write(&conversion, target, options.write)?,
     }
+    source.warn_if_changed();
     Ok(conversion.report)
 }
 
@@ -149,16 +150,24 @@ struct SourceSupply<'a> {
 }
 
 impl Supply for SourceSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied> {
+    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
         let change = Change::between(self.source.specs()[index].dtype, self.specs[index].dtype);
-        Ok(Supplied { content: Content::Host(read_checked(self.source, index)?), change })
+        let content = if self.is_divisible(index) {
+            Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes)))
+        } else {
+            Content::Host(read_checked(self.source, index)?)
+        };
+        Ok(Supplied { content, change })
     }
 
     fn is_divisible(&self, index: usize) -> bool {
         // A digest is that of the whole.
-        self.source.is_mapped() && self.source.recorded_digest(index).is_none()
+        self.source.has_parts() && self.source.recorded_digest(index).is_none()
     }
 }
+
+/// What is read at once, in bytes.
+const PART_BYTES: usize = 8 << 20;
 
 /// A source with the types that its tensors get.
 pub(super) struct Conversion<'a> {
@@ -166,10 +175,12 @@ pub(super) struct Conversion<'a> {
     /// The types and shapes that are written, in JAX's order.
     pub specs: Vec<ArraySpec>,
     pub report: ConvertReport,
+    /// Counts what is read, of formats that are not written by a plan, which has its own.
+    tracker: Tracker<'a>,
 }
 
 impl<'a> Conversion<'a> {
-    fn new(source: &'a dyn Source, options: &ConvertOptions) -> Result<Conversion<'a>> {
+    fn new(source: &'a dyn Source, options: &'a ConvertOptions) -> Result<Conversion<'a>> {
         let names: Vec<&str> = source.keys().leaves().iter().map(|leaf| leaf.name.as_str()).collect();
         check_casts(&options.dtypes, &names)?;
         let leaves = source.keys().leaves().iter().zip(source.specs());
@@ -180,7 +191,8 @@ impl<'a> Conversion<'a> {
         });
         let specs = specs.collect::<Result<Vec<_>>>()?;
         let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
-        Ok(Conversion { source, specs, report })
+        let total = source.specs().iter().map(|spec| spec.packed_bytes().unwrap_or(0) as u64).sum();
+        Ok(Conversion { source, specs, report, tracker: Tracker::new(&options.monitor, total) })
     }
 
     /// The name of a leaf on disk.
@@ -188,10 +200,38 @@ impl<'a> Conversion<'a> {
         &self.source.keys().leaves()[index].name
     }
 
+    /// The bytes of a leaf as they are in the source, held against its digest; in parts where it has them, so that the work
+    /// can be watched and ended.
+    fn read(&self, index: usize) -> Result<Bytes> {
+        let name = self.name(index);
+        self.tracker.check()?;
+        if !self.source.has_parts() {
+            let bytes = read_checked(self.source, index)?;
+            self.tracker.progressed(name, bytes.len() as u64);
+            return Ok(bytes);
+        }
+        let size = self.source.specs()[index].packed_bytes()?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|error| {
+            Error::InvalidArgument(format!("{size} bytes do not fit into memory: {error}"))
+        })?;
+        while bytes.len() < size {
+            self.tracker.check()?;
+            let start = bytes.len();
+            bytes.resize(size.min(start + PART_BYTES), 0);
+            self.source.read_part(index, start, &mut bytes[start..])?;
+            self.tracker.progressed(name, (bytes.len() - start) as u64);
+        }
+        if let Some(expected) = self.source.recorded_digest(index) {
+            check_digest(&sha256(&bytes), expected)?;
+        }
+        Ok(bytes.into())
+    }
+
     /// The bytes of a leaf in the type that is written, sub-byte elements packed.
     pub fn packed(&mut self, index: usize) -> Result<Bytes> {
         let name = self.name(index);
-        let bytes = read_checked(self.source, index).for_tensor(name)?;
+        let bytes = self.read(index).for_tensor(name)?;
         let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
         if from == to {
             return Ok(bytes);

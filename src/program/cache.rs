@@ -22,8 +22,17 @@ const MAGIC: &[u8; 8] = b"SAFEJAX1";
 /// Hexadecimal digits of a sha256.
 const DIGEST_BYTES: usize = 64;
 
-/// What compiles faster is not kept: reading it back would save nothing that one could notice.
+/// What compiles faster is not kept, if [`WORTH_KEEPING_VARIABLE`] says nothing else: reading it back would save nothing
+/// that one could notice.
 const WORTH_KEEPING: Duration = Duration::from_millis(50);
+
+/// The variable with the seconds that a compilation must take for its result to be kept.
+const WORTH_KEEPING_VARIABLE: &str = "SAFEJAX_CACHE_MIN_SECONDS";
+
+fn worth_keeping() -> Duration {
+    let seconds = std::env::var(WORTH_KEEPING_VARIABLE).ok().and_then(|text| text.parse().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(WORTH_KEEPING)
+}
 
 /// All entries together; beyond that, those that were used the longest time ago go.
 const MAX_TOTAL_BYTES: u64 = 4 << 30;
@@ -51,7 +60,7 @@ pub fn compile(
     }
     let started = Instant::now();
     let executable = client.compile_program(code, format, options)?;
-    if let Some(entry) = entry.filter(|_| started.elapsed() >= WORTH_KEEPING) {
+    if let Some(entry) = entry.filter(|_| started.elapsed() >= worth_keeping()) {
         entry.store(&executable);
     }
     Ok(executable)

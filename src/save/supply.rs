@@ -15,25 +15,30 @@ pub trait Supply: Sync {
     ///
     /// # Errors
     /// When they cannot be fetched or read.
-    fn supply(&self, index: usize) -> Result<Supplied>;
+    fn supply(&self, index: usize) -> Result<Supplied<'_>>;
 
     /// Whether asking for this tensor costs nothing, so that parts of it can be asked for one by one.
     fn is_divisible(&self, index: usize) -> bool;
 }
 
 /// Where the bytes of a tensor are, and what is to be done to them.
-pub struct Supplied {
-    pub content: Content,
+pub struct Supplied<'a> {
+    pub content: Content<'a>,
     pub change: Change,
 }
 
 /// Where the bytes of a tensor are.
-pub enum Content {
+pub enum Content<'a> {
     /// In memory that the host can read, row-major.
     Host(Bytes),
     /// On the device, which has them row-major, and copies any part of them.
     Device(Buffer),
+    /// In a file, any part of which is read by its offset in the tensor.
+    File(Box<ReadPart<'a>>),
 }
+
+/// Reads a part of a tensor: from an offset in its bytes on, as much as there is room for.
+type ReadPart<'a> = dyn Fn(usize, &mut [u8]) -> Result<()> + 'a;
 
 /// What is done to elements on their way to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +90,13 @@ impl Change {
 #[derive(Default)]
 pub struct Staging {
     fetched: Option<StagingMemory>,
+    read: Vec<u8>,
     changed: Vec<u8>,
     /// Finite elements that a cast made infinite.
     pub overflows: usize,
 }
 
-impl Supplied {
+impl Supplied<'_> {
     /// A part of the tensor, as it is in the file: `start` and `bytes` count the bytes there.
     pub fn part<'a>(&'a self, start: usize, bytes: usize, staging: &'a mut Staging) -> Result<&'a [u8]> {
         let (from, length) = (self.change.source_bytes(start), self.change.source_bytes(bytes));
@@ -100,6 +106,11 @@ impl Supplied {
                 let fetched = room(&mut staging.fetched, length, buffer.client())?;
                 buffer.read_raw_into(from, fetched)?;
                 fetched
+            }
+            Content::File(read) => {
+                staging.read.resize(length, 0);
+                read(from, &mut staging.read)?;
+                &staging.read
             }
         };
         if self.change == Change::None {
@@ -135,7 +146,7 @@ pub struct DeviceSupply<'a> {
 }
 
 impl Supply for DeviceSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied> {
+    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
         let buffer = &self.params.buffers()[index];
         let change = Change::to_file(buffer.dtype(), self.dtypes[index]);
         let content = if !buffer.has_host_layout() {

@@ -12,7 +12,7 @@ pub struct XlaSupply<'a> {
 }
 
 impl Supply for XlaSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied> {
+    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
         let spec = &self.params.specs[index];
         let dims = spec.xla_dims()?;
         let copy = || {

@@ -1,7 +1,11 @@
 use super::*;
 
 fn source(bytes: &[u8]) -> Result<PickleSource, String> {
-    PickleSource::new("x".into(), Bytes::copy_from_slice(bytes), &LoadOptions::default())
+    PickleSource::new(
+        "x".into(),
+        FileBytes::in_memory(Bytes::copy_from_slice(bytes)),
+        &LoadOptions::default(),
+    )
 }
 
 fn problem(bytes: &[u8]) -> String {
