@@ -144,7 +144,11 @@ pub enum Error {
     },
 
     /// No plugin was found for a platform.
-    #[error("no PJRT plugin for `{name}` was found\nlooked at:{}\n{remedy}", lines(.searched))]
+    #[error(
+        "no PJRT plugin for `{}` was found in {} places, which `safejax doctor` lists\n{remedy}",
+        Line(name),
+        searched.len()
+    )]
     PluginNotFound {
         /// The platform or plugin asked for.
         name: String,

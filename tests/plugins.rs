@@ -205,3 +205,40 @@ fn a_tpu_plugin_is_not_woken_where_there_is_no_tpu() {
         fails(safejax().arg("devices").arg("--plugin").arg(&library).env_remove("TPU_SKIP_MDS_QUERY"));
     assert!(error.contains("no tpu device") && error.contains("TPU_SKIP_MDS_QUERY=1"), "{error}");
 }
+
+#[test]
+fn an_installed_plugin_that_is_damaged_or_anybodys_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let package = Package::named("cpu").unwrap();
+    let directory = home.path().join(format!("plugins/cpu-{}", package.version()));
+    let library = directory.join(package.library);
+    std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+    std::fs::write(&library, "a library").unwrap();
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow(library.parent().unwrap(), 0o755);
+    allow(&library, 0o644);
+    let sha256 = safejax::checkpoint::sha256(b"a library");
+    let manifest = format!("{{\"installed\":{{\"bytes\":9,\"sha256\":\"{sha256}\",\"modified\":0}}}}");
+    std::fs::write(directory.join("safejax-plugin.json"), manifest).unwrap();
+    let command = || {
+        let mut command = safejax();
+        command.args(["plugin", "path", "cpu"]).env("SAFEJAX_HOME", home.path()).env("SAFEJAX_OFFLINE", "1");
+        command.env("HOME", home.path()).env("PATH", "/usr/bin:/bin").env_remove("VIRTUAL_ENV");
+        command
+    };
+    assert_eq!(succeeds(&mut command()).trim_end(), library.to_str().unwrap());
+    for mode in [0o646, 0o666] {
+        allow(&library, mode);
+        let error = fails(&mut command());
+        assert!(error.contains("other users can change") && error.contains("SAFEJAX_PLUGIN"), "{error}");
+    }
+    allow(&library, 0o644);
+    for damaged in ["a libr", "a LIBRARY"] {
+        std::fs::write(&library, damaged).unwrap();
+        let error = fails(&mut command());
+        assert!(error.contains("is damaged") && error.contains("no PJRT plugin for `cpu`"), "{error}");
+    }
+}

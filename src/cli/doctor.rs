@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 use safejax::plugins::{self, Found};
+use safejax::printable::Line;
 use safejax::program::CACHE_VARIABLE;
 use serde_json::{Value, json};
 
@@ -162,10 +163,17 @@ fn text(found: &[Found], client: &Result<Value>) -> String {
         text += "  none\n";
     }
     text += "client\n";
+    let searched: &[String] = match client.as_ref().err().and_then(|error| error.downcast_ref()) {
+        Some(safejax::Error::PluginNotFound { searched, .. }) => searched,
+        _ => &[],
+    };
     let client = client.as_ref().map_or_else(super::failure, |client| {
         format!("{}, {}", summary(client), client["plugin"].as_str().unwrap_or_default())
     });
     client.lines().for_each(|line| text += &format!("  {line}\n"));
+    for place in searched {
+        let _ = writeln!(text, "  looked at {}", Line(place));
+    }
     text
 }
 

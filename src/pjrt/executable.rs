@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::api::{slice, string};
 use super::buffer::spec_from_raw;
@@ -79,8 +78,6 @@ pub(super) struct ExecutableInner {
     pub(super) output_specs: Vec<Arc<ArraySpec>>,
     devices: Vec<Device>,
     client: Client,
-    /// Whether [`LoadedExecutable::delete`] was called: not every plugin refuses to run it then.
-    pub(super) is_deleted: AtomicBool,
     /// What it was loaded from, if it was: the CPU plugin cannot write a loaded executable again as one that runs.
     serialized: Option<Box<[u8]>>,
 }
@@ -183,7 +180,6 @@ impl LoadedExecutable {
             output_specs: Vec::new(),
             devices: Vec::new(),
             client: client.clone(),
-            is_deleted: AtomicBool::new(false),
             serialized,
         };
         let mut get = ffi::PJRT_LoadedExecutable_GetExecutable_Args::new();
@@ -396,31 +392,6 @@ impl LoadedExecutable {
             }
             Ok(bytes)
         }
-    }
-
-    /// Unloads the program now, whoever else holds a clone; executing it afterwards is an error.
-    ///
-    /// # Errors
-    /// When the plugin cannot.
-    pub fn delete(&self) -> Result<()> {
-        let mut args = ffi::PJRT_LoadedExecutable_Delete_Args::new();
-        args.executable = self.inner.loaded;
-        // SAFETY: the executable is alive as long as `self`.
-        unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_Delete, &mut args) }?;
-        self.inner.is_deleted.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Whether the program was unloaded.
-    ///
-    /// # Errors
-    /// When the plugin cannot say.
-    pub fn is_deleted(&self) -> Result<bool> {
-        let mut args = ffi::PJRT_LoadedExecutable_IsDeleted_Args::new();
-        args.executable = self.inner.loaded;
-        // SAFETY: the executable is alive as long as `self`.
-        unsafe { self.client().api().call(ffi::PJRT_LoadedExecutable_IsDeleted, &mut args) }?;
-        Ok(args.is_deleted)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::buffer::{Buffer, DonationClaim};
 use super::event::Event;
@@ -124,9 +123,6 @@ impl LoadedExecutable {
     }
 
     fn check_loaded(&self) -> Result<()> {
-        if self.inner.is_deleted.load(Ordering::Acquire) {
-            return Err(Error::InvalidArgument(format!("`{}` was unloaded by delete()", self.name())));
-        }
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::cache::cache_dir;
-use super::install::{directory_name, installed_library};
+use super::install::{check_owner, directory_name, installed_library};
+use super::is_offline;
 use super::packages::{KNOWN_LIBRARIES, Package};
 use super::python::site_directories;
 use crate::error::{Error, Result};
@@ -61,6 +62,7 @@ pub fn find(name: &str) -> Result<Found> {
     match cache_dir() {
         Ok(cache) => {
             if let Some(found) = package.as_ref().and_then(|package| in_cache(&cache, package)) {
+                check_owner(&found.path)?;
                 return Ok(found);
             }
             let directory =
@@ -78,6 +80,10 @@ pub fn find(name: &str) -> Result<Found> {
         searched.push(format!("Python packages: no {name} plugin in {}", directory.display()));
     }
     let remedy = match package {
+        Some(_) if is_offline() => format!(
+            "SAFEJAX_OFFLINE forbids installing; unset it and run `safejax plugin install {name}`, or give the path of a \
+             library, in SAFEJAX_PLUGIN or as --plugin"
+        ),
         Some(_) => format!("run `safejax plugin install {name}`, or give the path of its library"),
         None => "give the path of its library, in SAFEJAX_PLUGIN or as --plugin".to_owned(),
     };

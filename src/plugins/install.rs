@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::cache::cache_dir;
 use super::packages::Package;
 use super::{OFFLINE_VARIABLE, is_offline};
+use crate::checkpoint::DigestState;
 use crate::error::{Error, Result};
 
 /// How far an installation is.
@@ -111,6 +112,11 @@ pub fn install_into(
     if !content.join(package.library).is_file() {
         return Err(fail(format!("its packages do not hold {}", package.library)));
     }
+    // Whatever the umask is, a library that runs with the user's rights is not for others to write.
+    let library = content.join(package.library);
+    for path in [library.as_path(), library.parent().unwrap_or(&content)] {
+        deny_others(path).map_err(|error| Error::io("change the mode of", path, error))?;
+    }
     write_manifest(package, &content)?;
     let target = cache.join(directory_name(package));
     if target.exists() {
@@ -122,16 +128,113 @@ pub fn install_into(
     Ok(target.join(package.library))
 }
 
+fn deny_others(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path)?.permissions().mode();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o022))
+}
+
 /// The directory of a package in the cache.
 pub(super) fn directory_name(package: &Package) -> String {
     format!("{}-{}", package.name, package.version())
 }
 
-/// The library of a package that is completely installed in the cache.
+/// The library of a package that is completely installed in the cache, and is still what was installed.
 pub(super) fn installed_library(cache: &Path, package: &Package) -> Option<PathBuf> {
     let directory = cache.join(directory_name(package));
     let library = directory.join(package.library);
-    (directory.join(MANIFEST).is_file() && library.is_file()).then_some(library)
+    let manifest = fs::read_to_string(directory.join(MANIFEST)).ok()?;
+    let recorded: Option<LibraryRecord> = serde_json::from_str(&manifest)
+        .ok()
+        .and_then(|manifest: serde_json::Value| serde_json::from_value(manifest["installed"].clone()).ok());
+    match recorded.map_or(Ok(()), |recorded| recorded.check(&library)) {
+        Ok(()) => library.is_file().then_some(library),
+        Err(problem) => {
+            tracing::warn!(library = %library.display(), problem, "the installed plugin is damaged");
+            None
+        }
+    }
+}
+
+/// What a library was when it was installed. One that is cut off would end the process when it is loaded.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct LibraryRecord {
+    bytes: u64,
+    sha256: String,
+    /// Nanoseconds since 1970. While it stays, the content is taken to be the same: to hash it would take longer than to
+    /// load it.
+    modified: u64,
+}
+
+impl LibraryRecord {
+    fn of(library: &Path) -> std::io::Result<LibraryRecord> {
+        let metadata = fs::metadata(library)?;
+        Ok(LibraryRecord {
+            bytes: metadata.len(),
+            sha256: sha256_of(library)?,
+            modified: modified_nanoseconds(&metadata),
+        })
+    }
+
+    /// Says what is wrong with the library, if anything.
+    fn check(&self, library: &Path) -> Result<(), String> {
+        let metadata = fs::metadata(library).map_err(|error| error.to_string())?;
+        if metadata.len() != self.bytes {
+            return Err(format!("it has {} bytes, and {} were installed", metadata.len(), self.bytes));
+        }
+        if modified_nanoseconds(&metadata) == self.modified {
+            return Ok(());
+        }
+        match sha256_of(library) {
+            Ok(found) if found == self.sha256 => Ok(()),
+            Ok(_) => Err("its content is not what was installed".into()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn modified_nanoseconds(metadata: &fs::Metadata) -> u64 {
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    modified.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+}
+
+fn sha256_of(path: &Path) -> std::io::Result<String> {
+    let (mut file, mut digest) = (File::open(path)?, DigestState::default());
+    let mut part = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(digest.finish()),
+            bytes => digest.update(&part[..bytes]),
+        }
+    }
+}
+
+/// Refuses a plugin that another user can change: its code runs with the rights of this one. What root owns is as safe as
+/// the system.
+///
+/// # Errors
+/// [`Error::PluginLibrary`].
+pub(super) fn check_owner(library: &Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let user = rustix::process::geteuid().as_raw();
+    for path in [library, library.parent().unwrap_or(library)] {
+        let metadata = fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
+        let is_of_others = metadata.uid() != user && metadata.uid() != 0;
+        let mode = metadata.permissions().mode();
+        // A user's own group has nobody else in it, and its files are often for it to write.
+        let is_of_group = mode & 0o020 != 0 && metadata.gid() != rustix::process::getegid().as_raw();
+        if is_of_others || is_of_group || mode & 0o002 != 0 {
+            return Err(Error::PluginLibrary {
+                path: library.to_owned(),
+                reason: format!(
+                    "other users can change {}, and what is in it would run with your rights; take it over with chown \
+                     and `chmod go-w`, or, if you trust them, set SAFEJAX_PLUGIN to the library's path",
+                    path.display()
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Takes the cache's lock, which the system gives back even if this process is killed.
@@ -164,7 +267,11 @@ fn write_manifest(package: &Package, content: &Path) -> Result<()> {
         .iter()
         .map(|wheel| serde_json::json!({"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256}))
         .collect();
-    let manifest = serde_json::json!({"name": package.name, "library": package.library, "wheels": wheels});
+    let library = content.join(package.library);
+    let installed = LibraryRecord::of(&library).map_err(|error| Error::io("read", &library, error))?;
+    let manifest = serde_json::json!({
+        "name": package.name, "library": package.library, "wheels": wheels, "installed": installed,
+    });
     let path = content.join(MANIFEST);
     fs::write(&path, manifest.to_string()).map_err(|error| Error::io("write", &path, error))
 }
