@@ -137,6 +137,21 @@ impl HostArray {
         check_element::<T>(self.spec.dtype)?;
         Ok(bytemuck::pod_collect_to_vec(&self.data))
     }
+
+    /// The one element of an array that has one, as NumPy's `item()`.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the array is not of type `T`; [`Error::InvalidArgument`] when it has not one element.
+    pub fn item<T: Element>(&self) -> Result<T> {
+        match self.to_vec()?[..] {
+            [element] => Ok(element),
+            ref elements => Err(Error::InvalidArgument(format!(
+                "{} has {} elements, and item() is for arrays of one",
+                self.spec,
+                elements.len()
+            ))),
+        }
+    }
 }
 
 #[cfg(feature = "ndarray")]

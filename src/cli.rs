@@ -12,6 +12,7 @@ mod plugin;
 mod progress;
 mod run;
 mod select;
+mod stream;
 mod transfer;
 mod verify;
 mod work_bar;
@@ -19,7 +20,7 @@ mod work_bar;
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use safejax::printable::Block;
 
 /// What `--version` prints after the name.
@@ -65,6 +66,13 @@ enum Command {
     Run(run::Run),
     /// Print everything that a bug report needs
     Doctor(doctor::Doctor),
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, for `man -l -`
+    Man,
 }
 
 /// What a command prints, and whether it found what it was to find.
@@ -84,7 +92,7 @@ pub struct OutputArgs {
 impl OutputArgs {
     /// The text, or the JSON if that was asked for.
     fn choose(self, text: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) -> String {
-        if self.json { json_text(&json()) } else { Block(&text()).to_string() }
+        stream::name_input(if self.json { json_text(&json()) } else { Block(&text()).to_string() })
     }
 }
 
@@ -110,13 +118,34 @@ impl Cli {
             Command::Plugin(command) => command.run(),
             Command::Load(command) => command.run(),
             Command::Convert(command) => command.run(),
-            Command::Run(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Verify(command) => return command.run(),
             Command::Diff(command) => return command.run(),
+            Command::Run(command) => return command.run(),
+            Command::Completions { shell } => Ok(completions(shell)),
+            Command::Man => man(),
         };
         Ok(Output { text: text?, is_success: true })
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "safejax", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The page of the command, and then those of its subcommands.
+fn man() -> Result<String> {
+    let mut command = Cli::command();
+    command.build();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+        let title = format!("safejax {}", subcommand.get_name());
+        clap_mangen::Man::new(subcommand.clone()).title(title).render(&mut page)?;
+    }
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 fn log_to_stderr(verbose: u8) {
@@ -149,19 +178,23 @@ fn has_colours() -> bool {
     std::io::stderr().is_terminal() && !is_value("CLICOLOR", "0") && !is_value("TERM", "dumb")
 }
 
+/// Removes what the command left in the temporary directory.
+pub fn clean_up() {
+    stream::clean_up();
+}
+
 /// The error and its causes, as they are printed.
 pub fn failure(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}\n");
     for cause in error.chain().skip(1) {
         text += &format!("  caused by: {}\n", cause.to_string().replace('\n', "\n  "));
     }
-    Block(&text).to_string()
+    stream::name_input(Block(&text).to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, HostArray};
 use crate::dtype::{DType, Element};
 
 /// How two arrays of one shape differ.
@@ -172,6 +172,27 @@ pub fn non_finite(dtype: DType, bytes: &[u8]) -> NonFinite {
         }
     }
     found
+}
+
+/// The elements of an array, row-major, as text: `[1, 2.5, …]`; `None` for types whose values are not read here.
+pub fn show_values(array: &HostArray) -> Option<String> {
+    let dtype = array.spec().dtype;
+    let show = |value: &Value| match value {
+        Value::Integer(value) if dtype == DType::Bool => (*value != 0).to_string(),
+        Value::Integer(value) => value.to_string(),
+        // The shortest text that is read back as the same number of the narrower type.
+        Value::Float(value) if dtype.bits() <= 32 => format!("{}", *value as f32),
+        Value::Float(value) => format!("{value}"),
+    };
+    let values: Vec<String> = values(dtype, array.bytes())?.iter().map(show).collect();
+    if dtype.name().starts_with("complex") {
+        let pairs = values.chunks(2).map(|pair| format!("{} + {}j", pair[0], pair[1]));
+        return Some(format!("[{}]", pairs.collect::<Vec<_>>().join(", ")));
+    }
+    if array.spec().shape.is_empty() {
+        return values.into_iter().next();
+    }
+    Some(format!("[{}]", values.join(", ")))
 }
 
 /// The elements, complex ones as two; `None` for types that are only compared bit by bit.

@@ -8,6 +8,12 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    let code = run();
+    cli::clean_up();
+    code
+}
+
+fn run() -> ExitCode {
     let command = cli::Cli::parse();
     match command.run() {
         Ok(output) => {

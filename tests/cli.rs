@@ -325,3 +325,40 @@ fn wrong_usage_is_exit_code_2() {
         assert_eq!(safejax().args(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_dash_is_standard_input_and_output() {
+    use std::io::Write;
+    use std::process::Stdio;
+    let piped = |arguments: &[&str], input: &[u8]| {
+        let mut command = safejax();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let params = std::fs::read(digits("params.safetensors")).unwrap();
+    let inspected = piped(&["inspect", "-"], &params).stdout;
+    assert!(String::from_utf8(inspected).unwrap().starts_with("standard input: 38,282 parameters"));
+    let converted = piped(&["convert", "-", "-", "--to", "npz"], &params);
+    assert!(converted.status.success() && converted.stdout.starts_with(b"PK"));
+    let back = piped(&["convert", "-", "-", "--to", "safetensors"], &converted.stdout).stdout;
+    assert_eq!(Checkpoint::from_bytes(back).unwrap().tensors().len(), 8);
+    let same = piped(&["diff", "-", digits("params.safetensors").to_str().unwrap()], &params);
+    assert!(same.status.success());
+    let error = piped(&["verify", "-"], b"junk");
+    assert!(common::stderr(&error).contains("standard input is not a valid safetensors file"));
+    let error = piped(&["diff", "-", "-"], &params);
+    assert!(common::stderr(&error).contains("only once"));
+    let error = piped(&["convert", "-", "-"], &params);
+    assert!(common::stderr(&error).contains("--to"));
+}
+
+#[test]
+fn shells_and_man_get_what_they_read() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(succeeds(safejax().args(["completions", shell])).contains("inspect"), "{shell}");
+    }
+    let page = succeeds(safejax().arg("man"));
+    assert!(page.contains(".TH") && page.contains("safejax convert"), "{page}");
+}

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use common::{Only, client, first_device, is_cpu, is_skipped, other_client};
 use safejax::pjrt::{DmaRegion, HostMemory, Input, NamedValue, Piece, ProgramFormat};
 use safejax::{
-    ArraySpec, CompileOptions, DType, Donate, Error, ErrorCode, HostSemantics, Placement, Plugin, Program,
+    ArraySpec, CompileOptions, DType, Donate, Error, ErrorCode, HostArray, HostSemantics, Placement, Plugin,
+    Program,
 };
 
 /// Bytes that say when they are dropped.
@@ -505,4 +506,57 @@ fn external_references_are_taken_and_given_back_by_several_threads() {
             });
         }
     });
+}
+
+/// Runs a future on this thread.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn events_and_copies_are_awaited_on_any_runtime() {
+    let x = client().put(&HostArray::from_slice(&[3], &[1.0f32, 2.0, 3.0]).unwrap()).unwrap();
+    let bytes = block_on(async {
+        x.ready()?.await?;
+        x.start_to_host()?.await
+    });
+    assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes.unwrap()), [1.0, 2.0, 3.0]);
+    // What nobody awaits in the end does no harm.
+    drop(x.start_to_host().unwrap().into_future());
+    drop(x.ready().unwrap().into_future());
+}
+
+#[test]
+fn a_scalar_is_one_item_and_shared_trees_are_arguments() {
+    let scalar = client().put(&HostArray::from_slice(&[], &[4.5f32]).unwrap()).unwrap();
+    assert_eq!(scalar.item::<f32>().unwrap(), 4.5);
+    assert!(scalar.item::<f64>().is_err());
+    let two = HostArray::from_slice(&[2], &[1i32, 2]).unwrap();
+    assert!(two.item::<i32>().unwrap_err().to_string().contains("2 elements"));
+    assert!(client().put(&two).unwrap().item::<i32>().is_err());
+    let program = Program::open(common::data("affine.mlir")).unwrap();
+    let affine = client().compile(&program).unwrap();
+    let arrays = [
+        HostArray::from_slice(&[3, 2], &[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap(),
+        HostArray::from_slice(&[4, 3], &[1.0f32; 12]).unwrap(),
+        HostArray::from_slice(&[2], &[0.0f32; 2]).unwrap(),
+    ];
+    let def = safejax::TreeDef::List(vec![safejax::TreeDef::LEAF; 3]);
+    let tree = std::sync::Arc::new(safejax::Tree::unflatten(def, arrays).unwrap());
+    let outputs = affine.call(&[&tree]).unwrap();
+    assert_eq!(outputs.to_params().buffers()[1].to_vec::<f32>().unwrap()[..2], [9.0, 12.0]);
 }

@@ -232,3 +232,39 @@ fn a_program_is_compiled_once_and_a_damaged_entry_is_made_again() {
     assert!(log.contains("is damaged and is made again") && log.contains("kept an executable"), "{log}");
     assert!(run(cache.as_os_str()).contains("took an executable from the cache"));
 }
+
+#[test]
+fn outputs_are_printed_checked_and_passed_on() {
+    let affine = common::data("affine.mlir");
+    let run = |arguments: &[&str]| {
+        let mut command = safejax();
+        command.arg("run").arg(&affine).args(on_device());
+        command.args(["--arg", "0=[[1,2],[3,4],[5,6]]", "--arg", "1=[[1,0,0],[0,1,0],[0,0,1],[1,1,1]]"]);
+        command.args(["--arg", "2=[0.5,-0.5]"]).args(arguments);
+        command
+    };
+    let printed = succeeds(&mut run(&[]));
+    assert!(printed.contains("float32[4,2] = [1.5, 1.5, 3.5, 3.5, 5.5, 5.5, 9.5, 11.5]"), "{printed}");
+    let directory = tempfile::tempdir().unwrap();
+    let (kept, other) = (directory.path().join("kept.safetensors"), directory.path().join("other.npz"));
+    succeeds(&mut run(&["--out", kept.to_str().unwrap()]));
+    let printed = succeeds(&mut run(&["--expect", kept.to_str().unwrap()]));
+    assert!(printed.contains("the outputs are as expected"), "{printed}");
+    // Of another format, and of other values.
+    succeeds(safejax().arg("convert").args([&kept, &other]));
+    succeeds(&mut run(&["--expect", other.to_str().unwrap()]));
+    let mut changed = safejax();
+    changed.arg("run").arg(&affine).args(on_device());
+    changed.args(["--arg", "0=[[1,2],[3,4],[5,6]]", "--arg", "1=[[1,0,0],[0,1,0],[0,0,1],[1,1,1]]"]);
+    changed.args(["--arg", "2=[0.501,-0.5]", "--expect", other.to_str().unwrap()]);
+    let output = changed.output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(printed.contains("4 of 8 elements differ, by at most 1.0"), "{printed}");
+    // To standard output, as a file.
+    let output = run(&["--out", "-"]).output().unwrap();
+    let written = safejax::Checkpoint::from_bytes(output.stdout).unwrap();
+    assert_eq!(written.tensors().len(), 2);
+    let wrong = fails(&mut run(&["--expect", digits("labels.npy").to_str().unwrap()]));
+    assert!(wrong.contains("several outputs"), "{wrong}");
+}

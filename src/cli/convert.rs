@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
@@ -11,9 +11,9 @@ use safejax::printable::{File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
 
-use super::OutputArgs;
 use super::select::SelectArgs;
 use super::work_bar;
+use super::{OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Convert {
@@ -59,7 +59,8 @@ pub fn parse_cast(text: &str) -> Result<(String, DType), String> {
 }
 
 impl Convert {
-    pub fn run(self) -> Result<String> {
+    pub fn run(mut self) -> Result<String> {
+        self.input = stream::input(&self.input)?;
         let source = convert::open(&self.input, &self.select.options())?;
         let mut options = ConvertOptions::default();
         options.format = self.to;
@@ -68,7 +69,10 @@ impl Convert {
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
         options.write.sync = !self.no_sync;
         options.monitor = work_bar::watch();
-        let report = convert::convert(&*source, &self.file, &options)?;
+        if stream::is_dash(&self.file) && self.to.is_none() {
+            bail!("standard output has no name that says a format; give it with --to");
+        }
+        let report = stream::output(&self.file, |file| Ok(convert::convert(&*source, file, &options)?))?;
         let text = || {
             let mut text =
                 format!("{}: {} tensors, {} cast", File(&self.file), report.tensors, report.cast_tensors);
@@ -86,6 +90,11 @@ impl Convert {
             }
             text
         };
+        if stream::is_dash(&self.file) {
+            // Standard output has the file.
+            eprint!("{}", text());
+            return Ok(String::new());
+        }
         Ok(self.output.choose(text, || json!({"file": self.file, "from": source.format(), "report": report})))
     }
 }

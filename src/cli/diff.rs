@@ -13,7 +13,7 @@ use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
 
 use super::work_bar::WorkBar;
-use super::{Output, OutputArgs};
+use super::{Output, OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Diff {
@@ -31,7 +31,7 @@ pub struct Diff {
     output: OutputArgs,
 }
 
-fn parse_tolerance(text: &str) -> Result<f64, String> {
+pub fn parse_tolerance(text: &str) -> Result<f64, String> {
     let tolerance = text.parse().ok().filter(|tolerance: &f64| *tolerance >= 0.0);
     tolerance.ok_or_else(|| "it is not a number from 0 on".into())
 }
@@ -50,7 +50,8 @@ struct Report {
 impl Diff {
     pub fn run(self) -> Result<Output> {
         let options = LoadOptions::default();
-        let (first, second) = (open(&self.first, &options)?, open(&self.second, &options)?);
+        let (first, second) =
+            (open(stream::input(&self.first)?, &options)?, open(stream::input(&self.second)?, &options)?);
         let report = self.compare(&*first, &*second)?;
         let is_equal = report.structure.is_none()
             && report.only_in_first.is_empty()

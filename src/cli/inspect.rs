@@ -16,8 +16,8 @@ use safejax::tree::{Node, record};
 use safejax::{Checkpoint, Program};
 use serde_json::{Value, json};
 
-use super::OutputArgs;
 use super::select::SelectArgs;
+use super::{OutputArgs, stream};
 
 /// The characters of a metadata value that are shown.
 const SHOWN_METADATA: usize = 100;
@@ -40,7 +40,8 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self) -> Result<String> {
+    pub fn run(mut self) -> Result<String> {
+        self.file = stream::input(&self.file)?;
         match sniff(&self.file)? {
             Some(SourceFormat::Safetensors) => {
                 let checkpoint = Checkpoint::open(&self.file)?;

@@ -49,6 +49,7 @@ pub fn end_if_interrupted() {
 }
 
 fn end_by(signal: i32) {
+    super::clean_up();
     // It does not return; should it, the exit code says the same.
     let _ = emulate_default_handler(signal);
     std::process::exit(128 + signal);

@@ -9,11 +9,11 @@ use safejax::load::{self, Verification};
 use safejax::{Checkpoint, Params, Sharing};
 use serde_json::json;
 
-use super::OutputArgs;
 use super::client::DeviceArgs;
 use super::select::SelectArgs;
 use super::transfer::TransferArgs;
 use super::work_bar;
+use super::{OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Load {
@@ -50,7 +50,8 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn run(self) -> Result<String> {
+    pub fn run(mut self) -> Result<String> {
+        self.file = stream::input(&self.file)?;
         let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
         let options = self.select.options().to(&device).sharing(sharing).monitor(work_bar::watch());

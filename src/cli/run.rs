@@ -1,5 +1,8 @@
 //! `safejax run`: a program on arrays and checkpoints.
 
+mod report;
+mod value;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,27 +13,37 @@ use clap::Args;
 use safejax::convert::npy;
 use safejax::printable::{File, Line};
 use safejax::{
-    Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, LoadOptions, Outputs, Params,
-    Program,
+    Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params, Program,
 };
 use serde_json::json;
 
-use super::OutputArgs;
 use super::client::DeviceArgs;
+use super::{Output, OutputArgs, stream};
+use value::Given;
 
 #[derive(Args)]
 pub struct Run {
     /// A jax.export artifact or a bundle of them, StableHLO text or bytecode, or an HLO proto
     program: PathBuf,
 
-    /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and an .npy file
-    /// for one array or a .safetensors file for a tree of them
-    #[arg(long = "arg", value_name = "KEY=FILE", value_parser = parse_argument)]
-    arguments: Vec<(ArgumentKey, PathBuf)>,
+    /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and a file, of one
+    /// array (.npy) or a tree of them (.safetensors, .npz, .msgpack, a pickle), `-` for standard input, or the value
+    /// itself: 2.0, true, [1,2]
+    #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = parse_argument)]
+    arguments: Vec<(ArgumentKey, Given)>,
 
-    /// Where the outputs go: .npy for a single one, .safetensors for any tree of them
+    /// Where the outputs go: .npy for a single one, .safetensors for any tree of them, `-` for standard output in one of
+    /// these; small ones are printed otherwise
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+
+    /// A file that the outputs must be equal to; exit code 1 when they are not
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+
+    /// Call outputs equal whose difference from the expected ones is at most this
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0, value_parser = super::diff::parse_tolerance)]
+    tolerance: f64,
 
     /// Cast arguments whose element type is not the program's, where that changes values by rounding at most
     #[arg(long)]
@@ -59,10 +72,10 @@ enum Root {
 }
 
 /// The files of each argument, each with the path below it that it is for.
-type FilesByArgument<'a> = BTreeMap<Root, Vec<(Option<&'a str>, &'a Path)>>;
+type FilesByArgument<'a> = BTreeMap<Root, Vec<(Option<&'a str>, &'a Given)>>;
 
-fn parse_argument(text: &str) -> Result<(ArgumentKey, PathBuf), String> {
-    let (key, file) = text.split_once('=').ok_or("it is not KEY=FILE")?;
+fn parse_argument(text: &str) -> Result<(ArgumentKey, Given), String> {
+    let (key, given) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
     let (root, path) = match key.split_once('.') {
         Some((root, path)) => (root, Some(path.to_owned())),
         None => (key, None),
@@ -71,7 +84,7 @@ fn parse_argument(text: &str) -> Result<(ArgumentKey, PathBuf), String> {
         return Err("it has no position or name".into());
     }
     let root = root.parse().map_or_else(|_| Root::Name(root.to_owned()), Root::Position);
-    Ok((ArgumentKey { root, path }, file.into()))
+    Ok((ArgumentKey { root, path }, Given::parse(given)))
 }
 
 /// What files became on the device.
@@ -105,7 +118,7 @@ impl Loaded {
 }
 
 impl Run {
-    pub fn run(self) -> Result<String> {
+    pub fn run(self) -> Result<Output> {
         let program = Program::open(&self.program)?;
         let files = self.files_by_argument(program.exported())?;
         if let Some(exported) = program.exported()
@@ -153,10 +166,20 @@ impl Run {
         if let Some(path) = &self.out {
             write_outputs(&outputs, path)?;
         }
+        let differences = match &self.expect {
+            Some(expected) => report::differences(&outputs, expected, self.tolerance)?,
+            None => Vec::new(),
+        };
         let tree = outputs.to_params();
-        let specs: Vec<_> =
-            tree.iter().map(|(name, buffer)| (name.to_owned(), buffer.spec().clone())).collect();
-        Ok(self.output.choose(
+        let mut specs = Vec::new();
+        for (name, buffer) in tree.iter() {
+            let values = match &self.out {
+                None => report::values(&buffer.to_host()?),
+                Some(_) => None,
+            };
+            specs.push((name.to_owned(), buffer.spec().clone(), values));
+        }
+        let text = self.output.choose(
             || {
                 let mut text = format!(
                     "`{}` on {device}: compiled in {:.1} ms, ran in {:.3} ms\n",
@@ -164,24 +187,39 @@ impl Run {
                     compile_seconds * 1e3,
                     run_seconds * 1e3
                 );
-                for (name, spec) in &specs {
+                for (name, spec, values) in &specs {
                     let colon = if name.is_empty() { "" } else { ": " };
-                    let _ = writeln!(text, "output {}{colon}{spec}", Line(name));
+                    let values = values.as_ref().map_or(String::new(), |values| format!(" = {values}"));
+                    let _ = writeln!(text, "output {}{colon}{spec}{values}", Line(name));
+                }
+                for difference in &differences {
+                    let _ = writeln!(text, "{difference}");
+                }
+                if self.expect.is_some() && differences.is_empty() {
+                    text += "the outputs are as expected\n";
                 }
                 text
             },
             || {
-                let output =
-                    |(name, spec): &(String, safejax::ArraySpec)| json!({"name": name, "spec": spec});
+                let output = |(name, spec, values): &(String, safejax::ArraySpec, Option<String>)| {
+                    json!({"name": name, "spec": spec, "values": values})
+                };
                 json!({
                     "program": function.name(),
                     "device": device.to_string(),
                     "compile_seconds": compile_seconds,
                     "run_seconds": run_seconds,
                     "outputs": specs.iter().map(output).collect::<Vec<_>>(),
+                    "differences": differences,
                 })
             },
-        ))
+        );
+        if self.out.as_deref().is_some_and(stream::is_dash) {
+            // Standard output has the arrays.
+            eprint!("{text}");
+            return Ok(Output { text: String::new(), is_success: differences.is_empty() });
+        }
+        Ok(Output { text, is_success: differences.is_empty() })
     }
 
     /// The files of each argument. Of a program that is no artifact, positions must follow each other from 0; an
@@ -249,11 +287,11 @@ fn load_arguments(
     let mut loaded: Vec<(Root, Loaded)> = Vec::new();
     for (root, parts) in files {
         let mut whole: Option<Loaded> = None;
-        for (path, file) in parts {
+        for (path, given) in parts {
             let key = ArgumentKey { root: root.clone(), path: path.map(str::to_owned) };
             let context = || format!("argument {} cannot be loaded", key_text(&key));
             let dtype = expected_dtype(function, &loaded, &key);
-            let part = load_file(device, dtype, file).with_context(context)?;
+            let part = given.load(device, dtype).with_context(context)?;
             let part = match path {
                 Some(path) => Loaded::Tree(part.below(path, device).with_context(context)?),
                 None => part,
@@ -287,24 +325,12 @@ fn expected_dtype(function: &Function, before: &[(Root, Loaded)], key: &Argument
     function.signature()?.parameters.get(leaves.len()).map(|parameter| parameter.aval.dtype)
 }
 
-fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loaded> {
-    let client = device.client();
-    if has_extension(file, "npy") {
-        return Ok(Loaded::Array(npy::read(file, dtype)?));
-    }
-    if !has_extension(file, "safetensors") {
-        bail!(
-            "{} ends neither in .npy nor in .safetensors; `safejax convert` makes one of other formats",
-            File(file)
-        );
-    }
-    let options = LoadOptions::default().to(device).monitor(super::work_bar::watch());
-    Ok(Loaded::Tree(Params::load_with(client, file, &options)?.0))
-}
-
 /// Refuses a target that the outputs cannot be written to, before they are computed.
 fn check_target(function: &Function, path: &Path) -> Result<()> {
     let outputs = function.outputs();
+    if stream::is_dash(path) {
+        return Ok(());
+    }
     if !has_extension(path, "npy") && !has_extension(path, "safetensors") {
         bail!("--out {} ends neither in .npy nor in .safetensors", File(path));
     }
@@ -330,6 +356,19 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
 }
 
 fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {
+    if stream::is_dash(path) {
+        // One array as NumPy reads it, a tree as safetensors.
+        let bytes = match outputs.single() {
+            Ok(output) => npy::to_bytes(&output.to_host()?)?,
+            Err(_) => safejax::serialize(&outputs.to_params())?,
+        };
+        let mut stdout = std::io::stdout().lock();
+        use std::io::Write as _;
+        return stdout
+            .write_all(&bytes)
+            .and_then(|()| stdout.flush())
+            .context("standard output cannot be written");
+    }
     if has_extension(path, "npy") {
         let output =
             outputs.single().context("an .npy file holds one array; name a .safetensors file instead")?;

@@ -14,7 +14,7 @@ use safejax::{Checkpoint, LoadOptions};
 use serde_json::json;
 
 use super::work_bar::WorkBar;
-use super::{Output, OutputArgs};
+use super::{Output, OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Verify {
@@ -34,7 +34,8 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub fn run(self) -> Result<Output> {
+    pub fn run(mut self) -> Result<Output> {
+        self.file = stream::input(&self.file)?;
         // Opening checks the header's rules, the outline the tree against the names.
         let checkpoint = Checkpoint::open(&self.file)?;
         let outline = outline(&checkpoint, &LoadOptions::default())?;

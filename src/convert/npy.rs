@@ -30,6 +30,27 @@ pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray
     })
 }
 
+/// Reads an array from the bytes of a file. As [`read`].
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn from_bytes(file: &[u8], expected: Option<DType>) -> Result<HostArray> {
+    parse(file, expected).map_err(|problem| Error::Malformed {
+        origin: "the npy data in memory".into(),
+        format: "npy file",
+        problem,
+    })
+}
+
+/// An array as the bytes of a file.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when it has more dimensions than a header can hold.
+pub fn to_bytes(array: &HostArray) -> Result<Vec<u8>> {
+    let header = header_of(array.spec()).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+    Ok([header.as_slice(), array.bytes()].concat())
+}
+
 /// The array in the bytes of a file.
 pub(super) fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
     let (header, data) = split(file)?;

@@ -7,12 +7,13 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{compressed, msgpack, npy, npz, pickle, safetensors};
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, HostArray};
 use crate::checkpoint::{Checkpoint, FileBytes, check_digest, foreign, read_file, sha256};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::load::LoadOptions;
 use crate::printable::{Line, Name};
-use crate::tree::{Framework, KeyMap};
+use crate::sub_byte::unpack;
+use crate::tree::{Framework, KeyMap, Tree};
 
 /// A file of arrays, of any format that is read.
 pub trait Source: Sync {
@@ -92,6 +93,22 @@ pub(super) fn read_checked(source: &dyn Source, index: usize) -> Result<Bytes> {
         check_digest(&sha256(&bytes), expected)?;
     }
     Ok(bytes)
+}
+
+/// All arrays of a source, on the host: sub-byte elements take a byte each there.
+///
+/// # Errors
+/// As for [`Source::read`], naming the leaf.
+pub fn to_host(source: &dyn Source) -> Result<Tree<HostArray>> {
+    let leaves = source.keys().leaves().iter().zip(source.specs()).enumerate();
+    let array = |(index, (leaf, spec)): (usize, (&crate::tree::Leaf, &ArraySpec))| {
+        let bytes = read_checked(source, index).for_tensor(&leaf.name)?;
+        let bytes = if spec.dtype.is_sub_byte() { unpack(&bytes, spec.dtype).into() } else { bytes };
+        HostArray::from_bytes(spec.clone(), bytes).for_tensor(&leaf.name)
+    };
+    let arrays = leaves.map(array).collect::<Result<Vec<_>>>()?;
+    source.warn_if_changed();
+    Tree::unflatten(source.keys().def().clone(), arrays)
 }
 
 /// The formats that are read.

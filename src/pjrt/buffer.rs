@@ -2,15 +2,17 @@
 
 use std::ffi::c_void;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{self, Poll};
 
 use bytes::Bytes;
 
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
 use super::device::Device;
-use super::event::{End, Event};
+use super::event::{End, Event, EventFuture};
 use super::ffi;
 use super::memory::Memory;
 use crate::array::{ArraySpec, HostArray, check_element};
@@ -346,6 +348,20 @@ impl Buffer {
         Ok(elements)
     }
 
+    /// The one element of an array that has one, copied to the host; blocks until it is there.
+    ///
+    /// # Errors
+    /// As for [`HostArray::item`] and [`Buffer::to_host`].
+    pub fn item<T: Element>(&self) -> Result<T> {
+        if self.spec().element_count()? != 1 {
+            let spec = self.spec();
+            return Err(Error::InvalidArgument(format!(
+                "{spec} has not one element, and item() is for arrays of one"
+            )));
+        }
+        self.to_host()?.item()
+    }
+
     /// Copies the elements into `destination`, row-major, and blocks until they are there.
     ///
     /// # Errors
@@ -601,6 +617,46 @@ impl HostTransfer {
     /// When the plugin cannot say.
     pub fn is_ready(&self) -> Result<bool> {
         self.event.as_ref().map_or(Ok(true), Event::is_ready)
+    }
+}
+
+/// Waits without blocking, on whatever runtime: the plugin wakes the task.
+impl IntoFuture for HostTransfer {
+    type Output = Result<Vec<u8>>;
+    type IntoFuture = HostTransferFuture;
+
+    fn into_future(mut self) -> HostTransferFuture {
+        let event = self.event.take().map(Event::into_future);
+        HostTransferFuture { data: Some(std::mem::take(&mut self.data)), event }
+    }
+}
+
+/// A [`HostTransfer`] that is awaited. Dropping it before it is ready gives its memory up, since the device may still
+/// write there.
+pub struct HostTransferFuture {
+    data: Option<Vec<u8>>,
+    event: Option<EventFuture>,
+}
+
+impl Future for HostTransferFuture {
+    type Output = Result<Vec<u8>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<Vec<u8>>> {
+        let outcome = match &mut self.event {
+            None => Ok(()),
+            Some(event) => std::task::ready!(Pin::new(event).poll(context)),
+        };
+        self.event = None;
+        let data = self.data.take().unwrap_or_default();
+        Poll::Ready(outcome.map(|()| data))
+    }
+}
+
+impl Drop for HostTransferFuture {
+    fn drop(&mut self) {
+        if self.event.is_some() {
+            std::mem::forget(self.data.take());
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::host_memory::HostMemory;
 use super::memory::{Memory, MemoryInfo};
 use super::named_value::NamedValue;
 use super::plugin::Plugin;
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, ErrorCode, Result};
 
 /// The most devices that a CPU client is made with here; each has threads of its own.
@@ -58,6 +58,18 @@ pub enum Placement {
 impl From<&Device> for Placement {
     fn from(device: &Device) -> Placement {
         Placement::Device(device.clone())
+    }
+}
+
+impl From<Device> for Placement {
+    fn from(device: Device) -> Placement {
+        Placement::from(&device)
+    }
+}
+
+impl From<&Placement> for Placement {
+    fn from(placement: &Placement) -> Placement {
+        placement.clone()
     }
 }
 
@@ -419,6 +431,22 @@ impl Client {
             None => {}
         }
         Ok(buffer)
+    }
+
+    /// Copies an array to the first device; the transfer goes on after this returns.
+    ///
+    /// # Errors
+    /// As for [`Client::buffer_from_host`].
+    pub fn put(&self, array: &HostArray) -> Result<Buffer> {
+        self.put_on(array, self.device(0)?)
+    }
+
+    /// Copies an array to a device or memory. As [`Client::put`].
+    ///
+    /// # Errors
+    /// As for [`Client::buffer_from_host`].
+    pub fn put_on(&self, array: &HostArray, to: impl Into<Placement>) -> Result<Buffer> {
+        self.buffer_from_host(array.spec(), array.bytes().clone(), &to.into(), HostSemantics::Copy)
     }
 
     /// A buffer over host memory, where the platform can use it in place (the CPU, for memory at a multiple of

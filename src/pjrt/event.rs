@@ -6,7 +6,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll, Waker};
 
 use super::api::Api;
 use super::client::Client;
@@ -240,6 +242,63 @@ unsafe fn destroy(api: Api, event: *mut ffi::PJRT_Event) {
     args.event = event;
     // SAFETY: passed on to the caller.
     unsafe { api.call_in_drop(ffi::PJRT_Event_Destroy, &mut args) };
+}
+
+/// Waits without blocking, on whatever runtime: the plugin wakes the task.
+///
+/// ```no_run
+/// # async fn f(buffer: safejax::Buffer) -> Result<(), safejax::Error> {
+/// buffer.ready()?.await?;
+/// let bytes = buffer.start_to_host()?.await?;
+/// # Ok(()) }
+/// ```
+impl IntoFuture for Event {
+    type Output = Result<()>;
+    type IntoFuture = EventFuture;
+
+    fn into_future(self) -> EventFuture {
+        let shared = Arc::new(Mutex::new(Awaited::default()));
+        let state = Arc::clone(&shared);
+        if let Err((event, _)) = self.try_on_ready(Box::new(move |outcome| end(&state, outcome))) {
+            // Where the plugin takes no callback, a thread waits in its place.
+            let state = Arc::clone(&shared);
+            std::thread::spawn(move || end(&state, event.wait()));
+        }
+        EventFuture(shared)
+    }
+}
+
+/// An [`Event`] that is awaited.
+pub struct EventFuture(Arc<Mutex<Awaited>>);
+
+#[derive(Default)]
+struct Awaited {
+    outcome: Option<Result<()>>,
+    waker: Option<Waker>,
+}
+
+/// Wakes the task that awaits, with this outcome.
+fn end(awaited: &Mutex<Awaited>, outcome: Result<()>) {
+    let mut state = awaited.lock().unwrap_or_else(PoisonError::into_inner);
+    state.outcome = Some(outcome);
+    if let Some(waker) = state.waker.take() {
+        waker.wake();
+    }
+}
+
+impl Future for EventFuture {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<()>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
 }
 
 /// An awaited failure is the failure of the work, not of the waiting.

@@ -4,6 +4,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::error::Error;
 use crate::params::Params;
 use crate::pjrt::{Buffer, Device};
+use crate::tree::Tree;
 
 /// An array or a tree of arrays as an argument of a call.
 ///
@@ -85,6 +86,26 @@ impl Argument for HostArray {
 impl Argument for Params {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
         leaves.extend(self.iter().map(|(name, buffer)| LeafArgument::buffer(buffer).named(name)));
+    }
+}
+
+impl<T: Argument + ?Sized> Argument for std::sync::Arc<T> {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        (**self).append_leaves(leaves);
+    }
+}
+
+/// Each call copies the arrays to the device. They are bound by their order.
+impl Argument for Tree<HostArray> {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        self.leaves().iter().for_each(|array| array.append_leaves(leaves));
+    }
+}
+
+/// The leaves are bound by their order.
+impl Argument for Tree<Buffer> {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        leaves.extend(self.leaves().iter().map(LeafArgument::buffer));
     }
 }
 
