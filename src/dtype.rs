@@ -170,6 +170,19 @@ impl DType {
     }
 }
 
+impl std::str::FromStr for DType {
+    type Err = crate::error::Error;
+
+    /// As [`DType::from_name`].
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`] with the names that look alike.
+    fn from_str(name: &str) -> crate::Result<DType> {
+        let names = DType::all().map(DType::name);
+        DType::from_name(name).ok_or_else(|| crate::Error::not_found("type", name, names))
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

@@ -20,6 +20,16 @@ pub struct Name<'a>(pub &'a str);
 #[derive(Debug, Clone, Copy)]
 pub struct File<'a>(pub &'a Path);
 
+/// So many things, by a word whose plural ends in `s`: `1 tensor`, `2 tensors`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count(pub usize, pub &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
 /// Whether a character must not reach a terminal.
 fn is_unsafe(c: char) -> bool {
     // Marks of direction, zero width characters and separators of lines, by Unicode's chart of general punctuation; then
@@ -70,6 +80,7 @@ mod tests {
         assert_eq!(Line("naïve 层 é'\"\\").to_string(), "naïve 层 é'\"\\");
         assert_eq!(Block("a\n\tb\r\x07").to_string(), "a\n\tb\\r\\u{7}");
         assert_eq!(Name("").to_string(), "(root)");
+        assert_eq!(format!("{}, {}", Count(1, "tensor"), Count(0, "digest")), "1 tensor, 0 digests");
         assert_eq!(File(Path::new("a\nb")).to_string(), r"a\nb");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
-use safejax::printable::{File, Line, Name};
+use safejax::printable::{Count, File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
 
@@ -54,7 +54,7 @@ pub struct Convert {
 /// A type, for the tensors that match a pattern or for all.
 pub fn parse_cast(text: &str) -> Result<(String, DType), String> {
     let (pattern, name) = text.rsplit_once('=').unwrap_or(("*", text));
-    let dtype = DType::from_name(name).ok_or("there is no such type; try bf16 or float32")?;
+    let dtype = name.parse().map_err(|error: safejax::Error| error.to_string())?;
     Ok((pattern.to_owned(), dtype))
 }
 
@@ -74,8 +74,12 @@ impl Convert {
         }
         let report = stream::output(&self.file, |file| Ok(convert::convert(&*source, file, &options)?))?;
         let text = || {
-            let mut text =
-                format!("{}: {} tensors, {} cast", File(&self.file), report.tensors, report.cast_tensors);
+            let mut text = format!(
+                "{}: {}, {} cast",
+                File(&self.file),
+                Count(report.tensors, "tensor"),
+                report.cast_tensors
+            );
             if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
                 let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
             }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use safejax::compare::{Comparison, compare, compare_values};
 use safejax::convert::{Source, open};
-use safejax::printable::{Line, Name};
+use safejax::printable::{Count, Line, Name};
 use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
 
@@ -137,6 +137,7 @@ fn text(report: &Report) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "{} tensors are equal", report.equal);
+    let verb = if report.equal == 1 { "is" } else { "are" };
+    let _ = writeln!(text, "{} {verb} equal", Count(report.equal, "tensor"));
     text
 }

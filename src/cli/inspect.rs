@@ -10,7 +10,7 @@ use clap::Args;
 use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
 use safejax::convert::{Source, SourceFormat, open, sniff};
 use safejax::load::{Outline, outline};
-use safejax::printable::{File, Line, Name};
+use safejax::printable::{Count, File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::{Node, record};
 use safejax::{Checkpoint, Program};
@@ -90,7 +90,7 @@ impl Inspect {
         self.refuse_plugin()?;
         let tree = Node::build(source.keys().def(), &mut source.specs().iter());
         Ok(self.output.choose(
-            || format!("{}: {}, {}\n{tree}", Line(source.origin()), source.format(), tree.summary),
+            || format!("{}: {}, {}\n{}", Line(source.origin()), source.format(), tree.summary, drawn(&tree)),
             || {
                 let leaves = source.keys().leaves().iter().zip(source.specs());
                 let leaf = |(leaf, spec): (&safejax::tree::Leaf, &safejax::ArraySpec)| {
@@ -144,21 +144,31 @@ fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
     let aligned = checkpoint.tensors().iter().filter(is_aligned).count();
     let tree = outline.tree();
     format!(
-        "{}: {}\n{aligned} of {} tensors aligned to {DEFAULT_ALIGNMENT} bytes; data from byte {}\n\
-         names as {} has them; structure from {}\n{}{tree}",
+        "{}: {}\n{aligned} of {} aligned to {DEFAULT_ALIGNMENT} bytes; data from byte {}\n\
+         names as {} has them; structure from {}\n{}{}",
         Line(checkpoint.origin()),
         tree.summary,
-        checkpoint.tensors().len(),
+        Count(checkpoint.tensors().len(), "tensor"),
         checkpoint.data_start(),
         outline.framework,
         if outline.has_record { "its record in the metadata" } else { "the names" },
         metadata_lines(checkpoint),
+        drawn(&tree),
     )
+}
+
+/// The tree as the terminal's locale can show it: `C` and `POSIX` have ASCII only.
+fn drawn(tree: &Node) -> String {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+    let is_ascii = locale.is_some_and(|locale| locale == "C" || locale == "POSIX");
+    if is_ascii { format!("{tree:#}") } else { tree.to_string() }
 }
 
 /// The tensors one by one, where they make no tree, and why they do not.
 fn flat(checkpoint: &Checkpoint, error: &safejax::Error) -> String {
-    let mut text = format!("{}: {} tensors\n", Line(checkpoint.origin()), checkpoint.tensors().len());
+    let mut text =
+        format!("{}: {}\n", Line(checkpoint.origin()), Count(checkpoint.tensors().len(), "tensor"));
     // Writing to a string cannot fail.
     let _ = writeln!(text, "no tree: {error}");
     text += &metadata_lines(checkpoint);

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use safejax::load::{self, Verification};
+use safejax::printable::Count;
 use safejax::{Checkpoint, Params, Sharing};
 use serde_json::json;
 
@@ -72,20 +73,20 @@ impl Load {
                 let explained = plan.as_ref().map_or(String::new(), |plan| format!("{plan}{report}"));
                 let checked = match report.checked_tensors {
                     0 => String::new(),
-                    tensors => format!("checked:       {tensors} tensors by their digests\n"),
+                    tensors => format!("checked:       {} by their digests\n", Count(tensors, "tensor")),
                 };
                 format!(
-                    "{explained}{} tensors, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
-                     used in place: {} tensors, {} bytes\n\
-                     copied:        {} tensors, {} bytes\n\
+                    "{explained}{}, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
+                     used in place: {}, {} bytes\n\
+                     copied:        {}, {} bytes\n\
                      {checked}\
                      names as {} has them\n",
-                    report.tensors,
+                    Count(report.tensors, "tensor"),
                     report.bytes,
                     seconds * 1e3,
-                    report.aliased_tensors,
+                    Count(report.aliased_tensors, "tensor"),
                     report.aliased_bytes,
-                    report.copied_tensors,
+                    Count(report.copied_tensors, "tensor"),
                     report.copied_bytes,
                     report.framework,
                 )

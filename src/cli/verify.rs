@@ -9,7 +9,7 @@ use clap::Args;
 use safejax::checkpoint::{DigestState, read_digests};
 use safejax::compare::{NonFinite, non_finite};
 use safejax::load::outline;
-use safejax::printable::{Line, Name};
+use safejax::printable::{Count, Line, Name};
 use safejax::{Checkpoint, LoadOptions};
 use serde_json::json;
 
@@ -94,12 +94,12 @@ impl Verify {
             }
             let _ = writeln!(
                 text,
-                "{}: {} tensors, names as {} has them, {}, {} digests{}",
+                "{}: {}, names as {} has them, {}, {}{}",
                 Line(checkpoint.origin()),
-                checkpoint.tensors().len(),
+                Count(checkpoint.tensors().len(), "tensor"),
                 outline.framework,
                 if outline.has_record { "structure recorded" } else { "no structure record" },
-                recorded.len(),
+                Count(recorded.len(), "digest"),
                 if problems.is_empty() { "; no problems" } else { "" }
             );
             text

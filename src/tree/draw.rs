@@ -88,8 +88,12 @@ impl fmt::Display for NodeSummary {
 }
 
 impl fmt::Display for Node {
-    /// Draws the tree, one line a node, without a line for the root.
+    /// Draws the tree, one line a node, without a line for the root unless that is an array. The alternate form (`{:#}`)
+    /// has no characters but those of ASCII for the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(spec) = &self.array {
+            return writeln!(f, "{spec}  {}", human_bytes(self.summary.bytes));
+        }
         draw(self, "", f)
     }
 }
@@ -101,7 +105,12 @@ fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             Key::Index(index) => format!("[{index}]"),
             key => Line(&key.to_name()).to_string(),
         };
-        let branch = if is_last { "└── " } else { "├── " };
+        let (branch, below) = match (f.alternate(), is_last) {
+            (false, false) => ("├── ", "│   "),
+            (false, true) => ("└── ", "    "),
+            (true, false) => ("|-- ", "|   "),
+            (true, true) => ("`-- ", "    "),
+        };
         let kind = child.kind.as_ref().map_or(String::new(), |kind| format!("  {}", Line(kind)));
         match &child.array {
             Some(spec) => {
@@ -110,7 +119,7 @@ fn draw(node: &Node, indent: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             None if child.summary.leaves == 0 => writeln!(f, "{indent}{branch}{label}{kind}")?,
             None => writeln!(f, "{indent}{branch}{label}{kind}  ({})", child.summary)?,
         }
-        draw(child, &format!("{indent}{}", if is_last { "    " } else { "│   " }), f)?;
+        draw(child, &format!("{indent}{below}"), f)?;
     }
     Ok(())
 }
@@ -167,6 +176,15 @@ mod tests {
         │       └── kernel  bfloat16[300,10]  6.00 kB
         └── step  int32[]  4 B
         ");
+    }
+
+    #[test]
+    fn a_tree_of_one_array_shows_it_and_ascii_is_enough_for_lines() {
+        let spec = ArraySpec::new(DType::F32, [3]);
+        assert_eq!(Node::build(&TreeDef::LEAF, &mut [spec.clone()].iter()).to_string(), "float32[3]  12 B\n");
+        let map = KeyMap::from_names(["a.b", "c"]).unwrap();
+        let tree = Node::build(map.def(), &mut [spec.clone(), spec].iter());
+        assert!(format!("{tree:#}").is_ascii());
     }
 
     #[test]
