@@ -16,7 +16,8 @@
 //!
 //! The modules, from the bottom up: [`dtype`] and [`error`]; [`pjrt`], a safe binding of the PJRT C API;
 //! [`plugins`], which finds and installs PJRT plugins; [`checkpoint`], files; [`tree`], key paths and the
-//! key map; [`load`] and [`save`], between the two; [`program`], what runs; [`convert`], other forms.
+//! key map; [`load`] and [`save`], between the two; [`program`], what runs; [`convert`], other forms; [`limits`] and
+//! [`printable`], for files of strangers.
 
 pub mod array;
 pub mod cast;

@@ -194,3 +194,25 @@ fn npy_files_are_numpys() {
         check("same-npy", &[&directory.path().join(file), &path]);
     }
 }
+
+#[test]
+#[ignore = "installs Python packages"]
+fn the_recipes_of_the_cookbook_give_what_jax_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    script(&JAX, "cookbook.py", &[&directory.path()]);
+    let file = |name: String| -> Option<PathBuf> {
+        let path = |ending| directory.path().join(format!("{name}.{ending}"));
+        [path("npy"), path("safetensors")].into_iter().find(|path| path.exists())
+    };
+    for name in ["nnx", "equinox", "optax", "train_state", "key"] {
+        let mut command = safejax();
+        command.arg("run").arg(directory.path().join(format!("{name}.jaxexport")));
+        let arguments = (0..).map_while(|index| Some((index, file(format!("{name}.{index}"))?)));
+        for (index, path) in arguments {
+            command.arg("--arg").arg(format!("{index}={}", path.display()));
+        }
+        command.arg("--expect").arg(file(format!("{name}.out")).unwrap()).args(["--tolerance", "1e-6"]);
+        let printed = succeeds(&mut command);
+        assert!(printed.contains("the outputs are as expected"), "{name}: {printed}");
+    }
+}

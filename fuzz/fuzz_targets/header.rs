@@ -1,0 +1,14 @@
+//! Safetensors files: the header, the tree, every tensor's bytes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use safejax::load::outline;
+use safejax::{Checkpoint, LoadOptions};
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(checkpoint) = Checkpoint::from_bytes(data.to_vec()) else { return };
+    for tensor in checkpoint.tensors() {
+        assert_eq!(checkpoint.read(&tensor.name).unwrap().len(), tensor.bytes());
+    }
+    let _ = outline(&checkpoint, &LoadOptions::default());
+});
