@@ -16,7 +16,7 @@ mod key_path;
 pub mod record;
 
 pub use convention::Framework;
-pub(crate) use convention::split_path;
+pub(crate) use convention::{respell, split_path};
 pub use def::{LeafKind, MAX_DEPTH, Tree, TreeDef};
 pub use draw::{Node, NodeSummary};
 pub use glob::matches_glob;

@@ -407,3 +407,24 @@ fn two_variables_of_one_key_are_both_named() {
     let error = safejax::deserialize(client(), &common::raw_file(header, &[0, 1])).unwrap_err().to_string();
     assert!(error.contains("`(A).w::TrainVar` and `(A).w::StateVar` are of one variable"), "{error}");
 }
+
+#[test]
+fn a_template_and_an_exported_function_know_names_that_are_split_otherwise() {
+    let digits = |name: &str| common::digits(name);
+    let whole = Params::load(client(), digits("params.safetensors")).unwrap();
+    let slashed = whole.iter().map(|(name, buffer)| (name.replace('.', "/"), buffer.clone()));
+    let slashed = Params::from_buffers(slashed).unwrap();
+    assert_eq!(slashed.keys().def().children().len(), 8, "names without dots are one level");
+    let checkpoint = Checkpoint::from_bytes(safejax::serialize(&slashed).unwrap()).unwrap();
+    let options = LoadOptions::default().template(Template::of(&whole));
+    let (fitted, _) = Params::load_checkpoint(client(), &checkpoint, &options).unwrap();
+    assert_eq!(fitted.keys().def(), whole.keys().def());
+    for (name, buffer) in whole.iter() {
+        assert_eq!(fitted.get(name).unwrap().to_host().unwrap(), buffer.to_host().unwrap(), "{name}");
+    }
+    let program = safejax::Program::open(digits("forward.jaxexport")).unwrap();
+    let forward = client().compile(&program).unwrap();
+    let x = safejax::convert::npy::read(digits("images.npy"), None).unwrap();
+    let expected = forward.call(&[&whole, &x]).unwrap().single().unwrap().to_host().unwrap();
+    assert_eq!(forward.call(&[&slashed, &x]).unwrap().single().unwrap().to_host().unwrap(), expected);
+}

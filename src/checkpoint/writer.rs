@@ -48,7 +48,7 @@ impl AtomicFile {
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
         let directory = directory_of(&target);
         let file = TemporaryFile::create(&directory, mode).map_err(|error| {
-            // Not the temporary file, of which nobody knows, is what is missing.
+            // The directory is what is missing: nobody knows of the temporary file.
             let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
             let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
             Error::io("create", &target, if is_missing { missing() } else { error })

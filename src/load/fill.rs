@@ -104,7 +104,7 @@ impl<'a> Filler<'a> {
         Ok(())
     }
 
-    /// The bytes of these pieces, checked, if all of them are in memory as the device wants them: for who copies them
+    /// The bytes of these pieces, checked, if all of them are in memory as the device wants them. The caller copies them
     /// before the load ends.
     ///
     /// # Errors

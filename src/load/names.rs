@@ -10,7 +10,7 @@ use crate::cast::cast_dtype;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tree::{Framework, KeyMap, TreeDef, matches_glob, record};
+use crate::tree::{Framework, KeyMap, TreeDef, matches_glob, record, respell};
 
 /// The tensors that are loaded, in the order of the tree's leaves.
 pub struct Selection<'a> {
@@ -136,6 +136,15 @@ fn fit<'a>(
     let wanted = KeyMap::new(template.def.clone())?;
     let mut unused: BTreeMap<String, usize> =
         found.leaves().iter().enumerate().map(|(position, leaf)| (leaf.path.to_name(), position)).collect();
+    let needed = wanted.leaves().iter().map(|leaf| leaf.name.as_str());
+    let mut is_respelled = false;
+    if !needed.clone().all(|name| unused.contains_key(name)) {
+        let names: Vec<&str> = found.leaves().iter().map(|leaf| leaf.name.as_str()).collect();
+        if let Some(spelled) = respell(&names, needed) {
+            unused = spelled.into_iter().zip(0..).collect();
+            is_respelled = true;
+        }
+    }
     let mut problems = Vec::new();
     let mut chosen = Vec::new();
     for (leaf, expected) in wanted.leaves().iter().zip(&template.specs) {
@@ -160,6 +169,10 @@ fn fit<'a>(
         return Err(Error::Template { problems });
     }
     let names: Vec<&str> = chosen.iter().map(|&position| name(position)).collect();
+    if is_respelled {
+        // The leaves get the names of the template, in its order.
+        return Ok((wanted, chosen.iter().map(|&position| tensors[position]).collect()));
+    }
     let (keys, order) = KeyMap::place_record(template.def.clone(), framework, &names)?;
     Ok((keys, order.iter().map(|&position| tensors[chosen[position]]).collect()))
 }

@@ -21,7 +21,7 @@ pub struct Target {
     pub alias_alignment: Option<usize>,
     /// Whether the file's memory map may be used in place.
     pub use_map: bool,
-    /// Whether bytes are copied at once by who takes them, so that they are best taken from the memory map.
+    /// Whether the device copies bytes during the call that passes them. They are best taken from the memory map then.
     pub copies_map: bool,
     /// Whether buffers can be filled piece by piece.
     pub has_pieces: bool,

@@ -159,7 +159,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Passes tensors of a group on, of which this is the first; returns the buffers of all of the group when these were the
+    /// Passes on tensors of a group, beginning with this one. Returns the buffers of the whole group when these were its
     /// last.
     fn pass_packed(
         &self,

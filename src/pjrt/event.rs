@@ -83,7 +83,7 @@ impl Event {
         }
     }
 
-    /// The outcome of work that has ended, of which the waiting said this.
+    /// The outcome of work that has ended. The waiting for it failed with this error.
     fn outcome(&self, awaited: Error) -> Result<()> {
         let mut args = ffi::PJRT_Event_Error_Args::new();
         args.event = self.raw;

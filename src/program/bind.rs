@@ -11,7 +11,7 @@ use crate::array::ArraySpec;
 use crate::cast::can_convert;
 use crate::error::nearest;
 use crate::pjrt::Device;
-use crate::tree::TreeDef;
+use crate::tree::{TreeDef, respell};
 
 /// What to do with arguments whose element type is not the function's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,6 +152,18 @@ impl<'s, 'a> Binding<'s, 'a> {
     fn by_name(&mut self, tree: &ArgumentTree, given: &[LeafArgument<'a>]) {
         let mut left: BTreeMap<&str, LeafArgument<'a>> =
             given.iter().filter_map(|leaf| Some((leaf.name?, *leaf))).collect();
+        let used = tree.leaves.clone().zip(&tree.names);
+        let used = used.filter(|(index, _)| self.signature.parameters[*index].is_used);
+        let used = used.map(|(_, name)| name.as_str());
+        let spelled;
+        if !used.clone().all(|name| left.contains_key(name)) {
+            let names: Vec<&str> = left.keys().copied().collect();
+            if let Some(new_names) = respell(&names, used) {
+                tracing::info!(argument = %tree.key, "its names are split otherwise than at dots");
+                spelled = new_names;
+                left = spelled.iter().map(String::as_str).zip(left.into_values()).collect();
+            }
+        }
         let mut missing = Vec::new();
         for (index, name) in tree.leaves.clone().zip(&tree.names) {
             match left.remove(name.as_str()) {

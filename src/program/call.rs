@@ -66,7 +66,7 @@ impl Function {
         Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
     }
 
-    /// A bundle, of which the smallest bucket is compiled.
+    /// A bundle. Its smallest bucket is compiled.
     pub(super) fn of_buckets(buckets: Buckets) -> Result<Function> {
         let exported = buckets.signature();
         let signature = donatable(Signature::of_exported(&exported), buckets.compiled(0)?);

@@ -1,7 +1,6 @@
 //! How arguments and outputs are laid over devices, as an artifact says it.
 //!
-//! New versions of jax write a mesh and a partition spec; old ones write `xla.OpSharding`, of which the tiles are
-//! read here.
+//! New versions of jax write a mesh and a partition spec. Old ones write `xla.OpSharding`, whose tiles are read here.
 
 use std::fmt;
 

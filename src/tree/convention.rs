@@ -2,6 +2,7 @@
 
 mod objax;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -137,6 +138,25 @@ pub(crate) fn split_path(name: &str, separators: &[impl AsRef<str>]) -> KeyPath 
     KeyPath::from(parts.into_iter().map(Key::dict).collect::<Vec<_>>())
 }
 
+/// How the names of flat files are split, apart from dots: those of ViT, AlphaFold and GraphCast, and all levels of
+/// AlphaFold's.
+const SEPARATORS: [&[&str]; 4] = [&["/"], &["//"], &[":"], &["//", "/"]];
+
+/// These names as paths joined with `.`, if one way to split them gives every name that is wanted. For where it is known
+/// what a file must hold.
+pub(crate) fn respell<'a>(
+    names: &[&str],
+    wanted: impl Iterator<Item = &'a str> + Clone,
+) -> Option<Vec<String>> {
+    SEPARATORS.iter().find_map(|separators| {
+        let spelled: Vec<String> = names.iter().map(|name| split_path(name, separators).to_name()).collect();
+        let known: HashSet<&str> = spelled.iter().map(String::as_str).collect();
+        // Two names must not become one.
+        let fits = known.len() == names.len() && wanted.clone().all(|name| known.contains(name));
+        fits.then_some(spelled)
+    })
+}
+
 /// Haiku's modules are named by their path, with slashes: `mlp/~/linear_0.w`.
 fn is_haiku(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(module, _)| module.contains('/'))
@@ -185,6 +205,18 @@ mod tests {
         assert_eq!("haiku".parse(), Ok(Framework::Haiku));
         assert_eq!(Framework::Nnx.to_string(), "nnx");
         assert!("keras".parse::<Framework>().is_err());
+    }
+
+    #[test]
+    fn names_are_respelled_where_what_is_wanted_is_known() {
+        let spelled = |names: &[&str], wanted: &[&str]| respell(names, wanted.iter().copied());
+        let vit = spelled(&["T/b/kernel", "T/b/bias", "head"], &["T.b.bias", "T.b.kernel"]);
+        assert_eq!(vit.unwrap(), ["T.b.kernel", "T.b.bias", "head"]);
+        assert_eq!(spelled(&["a/b//w"], &["a/b.w"]).unwrap(), ["a/b.w"]);
+        assert_eq!(spelled(&["a/b//w"], &["a.b.w"]).unwrap(), ["a.b.w"]);
+        assert_eq!(spelled(&["params:a/~/b:w"], &["params.a/~/b.w"]).unwrap(), ["params.a/~/b.w"]);
+        assert_eq!(spelled(&["a/b"], &["a.c"]), None);
+        assert_eq!(spelled(&["a/b", "a.b"], &["a.b", "c"]), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Patterns for names: `*` stands for any characters, `?` for one.
 
-/// Whether a name matches a pattern, in which `*` stands for any number of characters (dots included), `?`
+/// Whether a name matches a pattern. In it, `*` stands for any number of characters (dots included), `?`
 /// for exactly one, and everything else for itself.
 ///
 /// ```

@@ -172,7 +172,11 @@ pub fn official_file(tensors: &[(&str, DType, &[usize])]) -> Vec<u8> {
         .map(|(_, dtype, shape)| {
             let bytes = ArraySpec::new(*dtype, *shape).packed_bytes().unwrap();
             // A bool is 0 or 1.
-            if *dtype == DType::Bool { (0..bytes).map(|index| (index % 2) as u8).collect() } else { counting(bytes) }
+            if *dtype == DType::Bool {
+                (0..bytes).map(|index| (index % 2) as u8).collect()
+            } else {
+                counting(bytes)
+            }
         })
         .collect();
     let views = tensors.iter().zip(&bytes).map(|((name, dtype, shape), bytes)| {

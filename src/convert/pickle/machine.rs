@@ -357,7 +357,7 @@ impl<'a> Machine<'a> {
         let Some(ids) = self.items(arguments).map(<[Id]>::to_vec) else {
             return Err("something is called without a tuple of arguments".into());
         };
-        // What the call may copy: its arguments, of which text and lists can be long.
+        // What the call may copy: its arguments. Text and lists can be long.
         let argument_bytes = |&id: &Id| match &self.values[id] {
             Value::Str(content) | Value::RawStr(content) => content.of(self.data).len(),
             Value::List(items) => items.len() * size_of::<[Id; 2]>(),

@@ -23,7 +23,7 @@ const FREE_TEXT: usize = 1 << 20;
 /// Values that a tree may have beyond those that its file made, and bytes of it: what is shared must not multiply itself.
 const MORE_VISITS: usize = 1 << 16;
 
-/// Makes a tree of values, in which what is shared stands as often as it is referred to.
+/// Makes a tree of values. What is shared stands in it as often as it is referred to.
 pub struct TreeBuilder<'a> {
     values: &'a [Value],
     data: &'a [u8],
