@@ -25,6 +25,8 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is compressed with xz; unpack it with `unxz`"
     } else if text(b"BZh") {
         "it is compressed with bzip2; unpack it with `bunzip2`"
+    } else if text(&[0x5d, 0, 0]) {
+        "it is compressed with LZMA; unpack it with `unlzma`"
     } else if text(b"\x89HDF\r\n\x1a\n") {
         "it is an HDF5 file, such as Keras writes; load it in Python (h5py, Keras), and save the arrays as safetensors"
     } else if text(b"GGUF") {

@@ -192,10 +192,9 @@ pub fn write(conversion: &mut Conversion<'_>, target: &Path, options: WriteOptio
     let names = conversion.source.keys().leaves().iter().map(|leaf| leaf.name.as_str());
     let (read_back, _) = keys_of(&names.collect::<Vec<_>>())?;
     if let Some(difference) = conversion.source.keys().def().difference(read_back.def()) {
-        conversion
-            .report
-            .notes
-            .push(format!("npz files hold names only, so that the tree is lost: {difference}"));
+        conversion.report.notes.push(format!(
+            "npz files hold arrays and their names only; something of the tree is lost {difference}"
+        ));
     }
     let mut failed = None;
     write_atomically(target, options, |file| {

@@ -37,7 +37,13 @@ impl PickleSource {
     pub fn new(origin: String, data: FileBytes, options: &LoadOptions) -> Result<PickleSource, String> {
         let mut machine = Machine::new(data.bytes(), options.limits);
         let root = machine.run()?;
-        let (def, leaves, left_out) = TreeBuilder::new(&machine.values, data.bytes(), options).build(root)?;
+        let (def, leaves, mut left_out) =
+            TreeBuilder::new(&machine.values, data.bytes(), options).build(root)?;
+        if machine.rest() > 0 {
+            let (name, bytes) = ("(the rest of the file)".to_owned(), machine.rest());
+            let why = format!("{bytes} bytes follow the first pickle, perhaps another one");
+            left_out.push(LeftOut { name, why });
+        }
         let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
         let specs = leaves.iter().map(|leaf: &Array| leaf.spec.clone()).collect();
         Ok(PickleSource { origin, data, keys, specs, leaves, left_out })

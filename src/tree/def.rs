@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::key_path::{DictKey, Key, KeyPath};
 use crate::error::{Error, Result};
+use crate::printable::Count;
 
 /// The deepest nesting that a tree may have: more than anybody's, and what code that recurses over trees can
 /// do on any thread's stack.
@@ -307,7 +308,7 @@ impl TreeDef {
             TreeDef::Leaf(kind) => format!("a leaf ({kind:?})").to_lowercase(),
             TreeDef::None => "None".into(),
             TreeDef::Str(text) => format!("the string {:?}", start_of(text)),
-            TreeDef::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            TreeDef::Bytes(bytes) => Count(bytes.len(), "byte").to_string(),
             TreeDef::Dict(_) => "a dict".into(),
             TreeDef::OrderedDict(_) => "an OrderedDict".into(),
             TreeDef::List(items) => format!("a list of {}", items.len()),
@@ -398,7 +399,7 @@ impl fmt::Display for TreeDef {
             TreeDef::Leaf(_) => f.write_str("*"),
             TreeDef::None => f.write_str("None"),
             TreeDef::Str(text) => write!(f, "{:?}", start_of(text)),
-            TreeDef::Bytes(bytes) => write!(f, "<{} bytes>", bytes.len()),
+            TreeDef::Bytes(bytes) => write!(f, "<{}>", Count(bytes.len(), "byte")),
             TreeDef::Dict(_) => list(f, "{", "}"),
             TreeDef::OrderedDict(_) => list(f, "OrderedDict({", "})"),
             TreeDef::List(_) => list(f, "[", "]"),

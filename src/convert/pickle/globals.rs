@@ -30,15 +30,11 @@ pub enum Global {
     TrainState,
     /// What joblib writes before the bytes of an array.
     JoblibArray,
-    /// A type of ml_dtypes, by its position in [`EXTENSION_TYPES`].
-    Extension(usize),
+    /// A type of ml_dtypes.
+    Extension(DType),
     /// Any other.
     Unknown(String),
 }
-
-/// The element types of ml_dtypes that a pickle may name.
-pub const EXTENSION_TYPES: [DType; 6] =
-    [DType::BF16, DType::F8E4M3FN, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ, DType::F8E8M0FNU];
 
 /// The types of Python that are called.
 const PYTHON_TYPES: [&str; 5] = ["bytes", "bytearray", "complex", "dict", "list"];
@@ -70,8 +66,8 @@ impl Global {
                 Some(known) => Global::Python(known),
                 None => Global::Unknown(format!("{module}.{name}")),
             },
-            ("ml_dtypes", name) => match EXTENSION_TYPES.iter().position(|dtype| dtype.name() == name) {
-                Some(position) => Global::Extension(position),
+            ("ml_dtypes", name) => match DType::from_name(name).filter(|dtype| dtype.name() == name) {
+                Some(dtype) => Global::Extension(dtype),
                 None => Global::Unknown(format!("ml_dtypes.{name}")),
             },
             (module, name) => match optax::position(module, name) {
@@ -99,7 +95,7 @@ impl Global {
             Global::OptaxState(position) => optax::STATES[*position].0,
             Global::TrainState => "flax.training.train_state.TrainState",
             Global::JoblibArray => "joblib.numpy_pickle.NumpyArrayWrapper",
-            Global::Extension(position) => EXTENSION_TYPES[*position].name(),
+            Global::Extension(dtype) => dtype.name(),
             Global::Unknown(name) => name,
         }
     }

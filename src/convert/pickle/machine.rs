@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::globals::{EXTENSION_TYPES, Global};
+use super::globals::Global;
 use super::values::{Array, Content, Dict, Id, Object, Value};
 use crate::array::ArraySpec;
 use crate::convert::npy;
@@ -54,6 +54,11 @@ impl<'a> Machine<'a> {
             limits.nodes.saturating_mul(VALUES_PER_NODE).saturating_add(data.len() / BYTES_PER_VALUE);
         let (values, stack, memo) = (SHARED.to_vec(), Vec::new(), HashMap::new());
         Machine { data, position: 0, values, stack, memo, most_values, copied: 0 }
+    }
+
+    /// Bytes that follow the end of the program.
+    pub fn rest(&self) -> usize {
+        self.data.len() - self.position
     }
 
     /// Runs to the end, and returns what is built.
@@ -427,9 +432,11 @@ impl<'a> Machine<'a> {
                 let bytes = bytes.ok_or("bytes are written as characters that stand for none")?;
                 Ok(Value::Bytes(Content::Decoded(bytes.into())))
             }
-            (Global::DType, [Value::Global(Global::Extension(index)), ..]) => {
-                Ok(Value::DType(EXTENSION_TYPES[*index].name().to_owned()))
+            (Global::DType, [Value::Global(Global::Extension(dtype)), ..]) => {
+                Ok(Value::DType(dtype.name().to_owned()))
             }
+            // Arrays of it are no numbers that are known.
+            (Global::DType, [Value::Global(Global::Unknown(name)), ..]) => Ok(Value::DType(name.clone())),
             (Global::DType, [descr, ..]) if text(descr).is_some() => {
                 Ok(Value::DType(text(descr).unwrap_or_default()))
             }
@@ -504,7 +511,10 @@ impl<'a> Machine<'a> {
     fn dtype_of_state(&self, descr: &str, state: &[Id]) -> Result<Value, String> {
         let order = state.get(1).and_then(|&id| self.values[id].text(self.data));
         let order = order.ok_or("a type is given a state that NumPy does not write")?;
-        let is_plain = descr.starts_with(['b', 'i', 'u', 'f', 'c']) && !descr.contains("float");
+        // The types of ml_dtypes have whole names, and no byte order.
+        let is_named =
+            DType::from_name(descr).is_some_and(|dtype| dtype.name() == descr) || descr.contains('.');
+        let is_plain = descr.starts_with(['b', 'i', 'u', 'f', 'c', 'O', 'M', 'm', 'S', 'U']) && !is_named;
         Ok(Value::DType(if is_plain { format!("{order}{descr}") } else { descr.to_owned() }))
     }
 

@@ -26,6 +26,17 @@ fn what_could_run_code_is_refused_by_name() {
 }
 
 #[test]
+fn what_follows_a_pickle_and_arrays_of_unknown_types_are_told_of() {
+    let two = source(b"\x80\x02}X\x01\x00\x00\x00aK\x05s.\x80\x02}.").unwrap();
+    assert!(two.left_out()[0].why.contains("4 bytes follow"), "{:?}", two.left_out());
+    // {'a': an array of a type of ml_dtypes that is not known}
+    let unknown = b"\x80\x02}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R\
+        (K\x01K\x01\x85cnumpy\ndtype\ncml_dtypes\nfloat7\nK\x00K\x01\x87R\x89U\x01xtbs.";
+    let unknown = source(unknown).unwrap();
+    assert!(unknown.left_out()[0].why.contains("ml_dtypes.float7"), "{:?}", unknown.left_out());
+}
+
+#[test]
 fn damage_is_an_error() {
     assert!(problem(b"\x80\x02").contains("cut off"));
     assert!(problem(b"\x80\x02.").contains("stack is empty"));
