@@ -9,6 +9,7 @@ mod inspect;
 pub mod interrupt;
 mod load;
 mod plugin;
+mod probe;
 mod progress;
 mod run;
 mod select;

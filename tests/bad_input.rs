@@ -247,10 +247,17 @@ fn a_plugin_that_aborts_does_not_take_the_report_with_it() {
     std::fs::create_dir(&package).unwrap();
     let code = "#include <stdlib.h>\n__attribute__((constructor)) static void crash(void) { abort(); }";
     let library = compile_library(directory.path(), "aborts", code);
-    std::fs::rename(library, package.join("pjrt_c_api_cpu_plugin.so")).unwrap();
+    let installed = package.join("pjrt_c_api_cpu_plugin.so");
+    std::fs::rename(library, &installed).unwrap();
     let report = succeeds(safejax().arg("doctor").env("PYTHONPATH", directory.path()));
     assert!(report.contains("does not work: its process ended with signal: 6"), "{report}");
     assert!(report.contains("client\n"), "{report}");
+    // Nor the command that lists its devices.
+    let home = tempfile::tempdir().unwrap();
+    let error =
+        fails(safejax().args(["devices", "--plugin"]).arg(&installed).env("SAFEJAX_HOME", home.path()));
+    assert!(error.contains("does not work") && error.contains("its process ended with signal"), "{error}");
+    assert!(!home.path().join("tried").exists(), "what does not work is tried again");
 }
 
 #[test]

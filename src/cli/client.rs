@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::pjrt::NamedValue;
-use safejax::plugins::PLUGIN_VARIABLE;
+use safejax::plugins::{PLUGIN_VARIABLE, accelerators, find, library};
 use safejax::{Client, Device};
 
+use super::probe;
 use super::progress::InstallBar;
 
 /// Which plugin, which device, and with which options.
@@ -52,6 +53,10 @@ impl std::str::FromStr for DeviceName {
     }
 }
 
+fn is_variable_set() -> bool {
+    std::env::var_os(PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty())
+}
+
 fn parse_option(text: &str) -> Result<(String, NamedValue), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), NamedValue::parse(value))),
@@ -65,14 +70,43 @@ impl ClientArgs {
         self.connect_to(None)
     }
 
+    /// As [`ClientArgs::connect`], of a plugin that is tried in a process of its own if it is new.
+    pub fn connect_carefully(&self) -> Result<Client> {
+        let asked = self.plugin.clone().or_else(|| std::env::var(PLUGIN_VARIABLE).ok());
+        // One that is not there is told of where it is asked for.
+        if let Some(library) = asked.filter(|asked| !asked.is_empty()).and_then(|asked| library(&asked).ok())
+        {
+            probe::try_if_new(&library)?;
+        }
+        self.connect()
+    }
+
+    /// The names of the plugins for the hardware that is there, and for the CPU, if one of them is new and does not work:
+    /// without it, that is.
+    fn working_plugins() -> Option<Vec<&'static str>> {
+        let present = accelerators().into_iter().filter(|accelerator| accelerator.present.is_ok());
+        let names: Vec<&'static str> =
+            present.flat_map(|accelerator| accelerator.plugins.iter().copied()).chain(["cpu"]).collect();
+        let works = |name: &&str| match find(name) {
+            Ok(found) => probe::try_if_new(&found.path).inspect_err(|error| {
+                tracing::warn!("{error:#}; another is used");
+            }),
+            Err(_) => Ok(()),
+        };
+        let working: Vec<&'static str> = names.iter().copied().filter(|name| works(name).is_ok()).collect();
+        (working.len() < names.len()).then_some(working)
+    }
+
     fn connect_to(&self, platform: Option<&str>) -> Result<Client> {
         let requests: Vec<Option<&str>> = match (self.plugin.as_deref(), platform) {
             (Some(plugin), _) => vec![Some(plugin)],
-            (None, None) => vec![None],
+            (None, None) if is_variable_set() => vec![None],
+            (None, None) => match ClientArgs::working_plugins() {
+                None => vec![None],
+                Some(names) => names.into_iter().map(Some).collect(),
+            },
             // The variable decides, and the device's platform is compared with what comes of it.
-            (None, Some(_)) if std::env::var_os(PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty()) => {
-                vec![None]
-            }
+            (None, Some(_)) if is_variable_set() => vec![None],
             (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
             (None, Some(platform)) => vec![Some(platform)],
         };

@@ -21,7 +21,7 @@ pub struct Devices {
 
 impl Devices {
     pub fn run(self) -> Result<String> {
-        let client = self.client.connect()?;
+        let client = self.client.connect_carefully()?;
         Ok(self.output.choose(|| text(&client), || to_json(&client)))
     }
 }

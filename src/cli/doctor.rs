@@ -1,12 +1,8 @@
 //! `safejax doctor`: everything that a bug report needs. Installs nothing.
 
-use std::ffi::OsStr;
 use std::fmt::Write;
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use safejax::plugins::{self, Found};
 use safejax::printable::Line;
@@ -14,6 +10,7 @@ use safejax::program::CACHE_VARIABLE;
 use serde_json::{Value, json};
 
 use super::OutputArgs;
+use super::probe::probe;
 
 #[derive(Args)]
 pub struct Doctor {
@@ -41,9 +38,6 @@ impl Doctor {
     }
 }
 
-/// How long a plugin may take to make a client.
-const PROBE_TIME: Duration = Duration::from_secs(60);
-
 /// The client that a command without options would use, unless it would have to be installed first.
 fn client(found: &[Found]) -> Result<Value> {
     let is_chosen = std::env::var_os(plugins::PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty());
@@ -51,49 +45,6 @@ fn client(found: &[Found]) -> Result<Value> {
         plugins::find("cpu")?;
     }
     probe(&[])
-}
-
-/// What `safejax devices` says with these arguments, in a process of its own: a plugin that aborts or hangs
-/// does not take this report with it.
-fn probe(arguments: &[&OsStr]) -> Result<Value> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["devices", "--json"])
-        .args(arguments)
-        .env(plugins::OFFLINE_VARIABLE, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let read = |stream: &mut dyn Read| {
-        let mut text = String::new();
-        // What cannot be read is missing in the report, and the status says the rest.
-        let _ = stream.read_to_string(&mut text);
-        text
-    };
-    let output = std::thread::spawn(move || stdout.as_mut().map(|stream| read(stream)).unwrap_or_default());
-    let errors = std::thread::spawn(move || stderr.as_mut().map(|stream| read(stream)).unwrap_or_default());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > PROBE_TIME {
-            child.kill()?;
-            child.wait()?;
-            bail!("it did not answer within {} seconds", PROBE_TIME.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let join = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
-    let (output, errors) = (join(output), join(errors));
-    if status.success() {
-        return Ok(serde_json::from_str(&output)?);
-    }
-    match errors.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
-        Some(error) => bail!("{error}"),
-        None => bail!("its process ended with {status}: {}", errors.lines().last().unwrap_or_default()),
-    }
 }
 
 /// A plugin in a line.
