@@ -15,6 +15,7 @@ use crate::cast::cast_dtype;
 use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
+use crate::load::Registration;
 use crate::monitor::Monitor;
 use crate::params::Params;
 use crate::tree::{Framework, KeyMap, Leaf, record};
@@ -36,6 +37,8 @@ pub struct SaveOptions {
     pub record: Record,
     /// Whether a digest of every tensor is recorded.
     pub digests: Digests,
+    /// Whether host memory that the device copies into is registered with it.
+    pub registration: Registration,
     /// How the file is written.
     pub write: WriteOptions,
     /// Who watches the save, and who may stop it.
@@ -71,6 +74,7 @@ impl Default for SaveOptions {
             framework: None,
             record: Record::default(),
             digests: Digests::default(),
+            registration: Registration::default(),
             write: WriteOptions::default(),
             monitor: Monitor::default(),
         }
@@ -99,6 +103,12 @@ impl SaveOptions {
     /// Says whether digests are recorded.
     pub fn digests(mut self, digests: Digests) -> SaveOptions {
         self.digests = digests;
+        self
+    }
+
+    /// Says whether host memory that the device copies into is registered with it.
+    pub fn registration(mut self, registration: Registration) -> SaveOptions {
+        self.registration = registration;
         self
     }
 
@@ -209,14 +219,22 @@ fn saved(params: &Params) -> Saved<'_> {
     }
 }
 
+fn device_supply<'a>(
+    params: &'a Params,
+    saved: &Saved<'_>,
+    options: &SaveOptions,
+) -> Result<DeviceSupply<'a>> {
+    Ok(DeviceSupply { params, dtypes: saved.dtypes(options)?, registration: options.registration })
+}
+
 /// Saves to a file.
 pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Result<()> {
     let saved = saved(params);
-    saved.write(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, path, options)
+    saved.write(&device_supply(params, &saved, options)?, path, options)
 }
 
 /// Saves to memory.
 pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
     let saved = saved(params);
-    saved.to_bytes(&DeviceSupply { params, dtypes: saved.dtypes(options)? }, options)
+    saved.to_bytes(&device_supply(params, &saved, options)?, options)
 }

@@ -141,7 +141,7 @@ impl FilePlan {
         let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let outcome: Mutex<(Written, Option<Error>)> = Mutex::default();
         let work = || {
-            let mut staging = Staging::default();
+            let mut staging = Staging::new(supply.registration());
             while !has_failed.load(Ordering::Relaxed) {
                 let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let name = &self.specs[self.layout.tensors[job.placed].index].0;

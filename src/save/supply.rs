@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::cast::cast_into;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::load::Registration;
 use crate::params::Params;
 use crate::pjrt::{Buffer, Client, StagingMemory};
 use crate::sub_byte;
@@ -19,6 +20,11 @@ pub trait Supply: Sync {
 
     /// Whether asking for this tensor costs nothing, so that parts of it can be asked for one by one.
     fn is_divisible(&self, index: usize) -> bool;
+
+    /// Whether memory that the device copies into is registered with it.
+    fn registration(&self) -> Registration {
+        Registration::Auto
+    }
 }
 
 /// Where the bytes of a tensor are, and what is to be done to them.
@@ -92,8 +98,17 @@ pub struct Staging {
     fetched: Option<StagingMemory>,
     read: Vec<u8>,
     changed: Vec<u8>,
+    /// Whether `fetched` is registered with the device.
+    registration: Registration,
     /// Finite elements that a cast made infinite.
     pub overflows: usize,
+}
+
+impl Staging {
+    /// Memory that is registered with the device or not.
+    pub fn new(registration: Registration) -> Staging {
+        Staging { registration, ..Staging::default() }
+    }
 }
 
 impl Supplied<'_> {
@@ -103,7 +118,8 @@ impl Supplied<'_> {
         let source: &[u8] = match &self.content {
             Content::Host(content) => &content[from..from + length],
             Content::Device(buffer) => {
-                let fetched = room(&mut staging.fetched, length, buffer.client())?;
+                let client = (staging.registration == Registration::Auto).then_some(buffer.client());
+                let fetched = room(&mut staging.fetched, length, client)?;
                 buffer.read_raw_into(from, fetched)?;
                 fetched
             }
@@ -125,13 +141,17 @@ impl Supplied<'_> {
 /// The least that is taken for what is fetched, in bytes.
 const LEAST_FETCHED: usize = 1 << 20;
 
-/// So many bytes for what is fetched from the client's devices.
-fn room<'a>(fetched: &'a mut Option<StagingMemory>, bytes: usize, client: &Client) -> Result<&'a mut [u8]> {
+/// So many bytes for what is fetched, registered with the client's devices if one is given.
+fn room<'a>(
+    fetched: &'a mut Option<StagingMemory>,
+    bytes: usize,
+    client: Option<&Client>,
+) -> Result<&'a mut [u8]> {
     let memory = match fetched.take() {
         Some(memory) if memory.len() >= bytes => memory,
         small => {
             // A plugin that did not register it before does not do so now.
-            let client = small.is_none_or(|memory| memory.is_registered()).then_some(client);
+            let client = client.filter(|_| small.is_none_or(|memory| memory.is_registered()));
             // Rounded up, so that tensors that are ever larger do not each need their own.
             StagingMemory::allocate(bytes.max(LEAST_FETCHED).next_power_of_two(), client)?
         }
@@ -143,6 +163,7 @@ fn room<'a>(fetched: &'a mut Option<StagingMemory>, bytes: usize, client: &Clien
 pub struct DeviceSupply<'a> {
     pub params: &'a Params,
     pub dtypes: Vec<DType>,
+    pub registration: Registration,
 }
 
 impl Supply for DeviceSupply<'_> {
@@ -163,5 +184,9 @@ impl Supply for DeviceSupply<'_> {
 
     fn is_divisible(&self, index: usize) -> bool {
         self.params.buffers()[index].has_host_layout()
+    }
+
+    fn registration(&self) -> Registration {
+        self.registration
     }
 }
