@@ -166,49 +166,6 @@ fn an_archive_can_neither_leave_its_place_nor_fill_the_memory() {
 }
 
 #[test]
-fn files_of_every_format_with_changed_bytes_never_panic() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str| directory.path().join(name);
-    for name in ["a.safetensors", "a.msgpack", "a.npz"] {
-        let mut command = safejax();
-        succeeds(
-            command
-                .arg("convert")
-                .arg(digits("params.safetensors"))
-                .arg(file(name))
-                .args(["--include", "*Conv_0*"]),
-        );
-    }
-    // pickle.dumps({'a': 5, 'b': [None, True]}, 2)
-    let pickle = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01K\x05X\x01\x00\x00\x00bq\x02]q\x03(N\x88eu.";
-    std::fs::write(file("a.pickle"), pickle).unwrap();
-    // Xorshift: the same changes every time.
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
-    let options = ConvertOptions::default();
-    for name in ["a.safetensors", "a.msgpack", "a.npz", "a.pickle"] {
-        let whole = std::fs::read(file(name)).unwrap();
-        for _ in 0..1500 {
-            let mut changed = whole.clone();
-            for _ in 0..=random(4) {
-                let position = random(changed.len().min(400));
-                changed[position] = random(256) as u8;
-            }
-            std::fs::write(file("changed"), &changed).unwrap();
-            // Some changes make another valid file, such as one with another name.
-            if let Ok(source) = open(file("changed"), &LoadOptions::default()) {
-                let _ = convert(&*source, &file("out.safetensors"), &options);
-            }
-        }
-    }
-}
-
-#[test]
 fn an_npy_file_of_thousands_of_dimensions_is_refused_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.npy");

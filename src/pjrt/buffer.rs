@@ -356,7 +356,7 @@ impl Buffer {
         if self.spec().element_count()? != 1 {
             let spec = self.spec();
             return Err(Error::InvalidArgument(format!(
-                "{spec} has not one element, and item() is for arrays of one"
+                "item() is for arrays of one element, and this is {spec}"
             )));
         }
         self.to_host()?.item()
@@ -513,7 +513,7 @@ impl Buffer {
         let (device, size) = (self.device()?, self.on_device_bytes()?);
         if self.memory()? != device.default_memory() {
             return Err(Error::InvalidArgument(
-                "there are no views of a memory but the device's default".into(),
+                "views can be made of the device's default memory only".into(),
             ));
         }
         let reference = Arc::new(self.external_reference()?);
