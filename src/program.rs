@@ -224,6 +224,9 @@ fn detect(bytes: &Bytes) -> Result<(ProgramFormat, Bytes), String> {
                 .into(),
         );
     }
+    if bytes.get(4..9) == Some(b"\0\0\0\0{") {
+        return Err("it is a safetensors file of arrays, which a program takes as an argument (--arg)".into());
+    }
     Err(foreign::file(bytes)
         .unwrap_or_else(|| "it is neither StableHLO (text or bytecode) nor an HLO proto".into()))
 }

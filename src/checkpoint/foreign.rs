@@ -29,6 +29,13 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is compressed with LZMA; unpack it with `unlzma`"
     } else if text(b"\x89HDF\r\n\x1a\n") {
         "it is an HDF5 file, such as Keras writes; load it in Python (h5py, Keras), and save the arrays as safetensors"
+    } else if text(b"PK\x03\x04") {
+        "it is a zip archive: `safejax convert` makes a safetensors file of NumPy's (.npz); one of PyTorch's (.pt) is for \
+         PyTorch to load and save as safetensors"
+    } else if text(b"\x93NUMPY") {
+        "it is an array of NumPy's (.npy); `safejax convert` makes a safetensors file of it"
+    } else if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
+        "it is a pickle; `safejax convert` makes a safetensors file of one that holds arrays"
     } else if text(b"GGUF") {
         "it is a GGUF file, whose weights are mostly quantised for llama.cpp; get the model's safetensors files instead"
     } else if is_index(data) {
@@ -52,6 +59,8 @@ pub fn file_name(path: &Path) -> Option<String> {
     } else if name.ends_with(".eqx") {
         "it is a file of Equinox; load it in Python with `equinox.tree_deserialise_leaves`, and save the arrays as \
          safetensors"
+    } else if name.ends_with(".msgpack") {
+        "it is a file of Flax's; `safejax convert` makes a safetensors file of it"
     } else if name.ends_with(".tflite") || name.ends_with(".onnx") || name.ends_with(".mlmodel") {
         "it is a model for another runtime, not a checkpoint"
     } else {

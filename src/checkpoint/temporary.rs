@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -52,9 +52,29 @@ impl TemporaryFile {
     pub fn persist(self, target: &Path) -> io::Result<()> {
         match self.path {
             Some(path) => path.persist(target).map_err(|error| error.error),
-            None => give_name(&self.file, target),
+            None => give_name(&self.file, target).or_else(|error| {
+                tracing::info!(%error, "the file cannot be given its name, and is copied");
+                copy_to(&self.file, target)
+            }),
         }
     }
+}
+
+/// The directory of a file.
+fn directory_of(target: &Path) -> &Path {
+    target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Copies a file that cannot be given a name to one that has one, and gives that the target's: there are file systems that
+/// have files without names and cannot link them.
+fn copy_to(file: &File, target: &Path) -> io::Result<()> {
+    let mut source = file;
+    source.seek(io::SeekFrom::Start(0))?;
+    let copy = TemporaryFile::with_name(directory_of(target), 0o600)?;
+    io::copy(&mut source, &mut copy.as_file())?;
+    copy.as_file().set_permissions(file.metadata()?.permissions())?;
+    copy.as_file().sync_all()?;
+    copy.persist(target)
 }
 
 /// A file without a name, where the system and the file system have them.
@@ -87,8 +107,7 @@ fn give_name(file: &File, target: &Path) -> io::Result<()> {
         result => return result.map_err(Into::into),
     }
     // A link takes nobody's place, but a rename does: the file gets another name first.
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
+    let directory = directory_of(target);
     for attempt in 0..1000 {
         let unique = format!("{PREFIX}{}-{attempt}{SUFFIX}", std::process::id());
         let path = directory.join(unique);
@@ -160,6 +179,20 @@ mod tests {
             drop(make(directory.path(), 0o666).unwrap());
             assert_eq!(names(directory.path()), ["a"]);
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_linked_is_copied() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("a");
+        let temporary = TemporaryFile::create(directory.path(), 0o640).unwrap();
+        std::io::Write::write_all(&mut temporary.as_file(), b"content").unwrap();
+        copy_to(temporary.as_file(), &target).unwrap();
+        drop(temporary);
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "content");
+        assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(names(directory.path()), ["a"]);
     }
 
     #[test]

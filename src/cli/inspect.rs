@@ -78,7 +78,10 @@ impl Inspect {
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
         self.refuse_plugin()?;
-        let outline = outline(checkpoint, &self.select.options());
+        let outline = match outline(checkpoint, &self.select.options()) {
+            Err(error) if !matches!(error, safejax::Error::Tree(_)) => return Err(error.into()),
+            outline => outline,
+        };
         let text = || match &outline {
             Ok(outline) => text(checkpoint, outline),
             Err(error) => flat(checkpoint, error),

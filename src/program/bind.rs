@@ -118,9 +118,16 @@ impl<'s, 'a> Binding<'s, 'a> {
             ArgumentKey::Position(_) => None,
         });
         let known: Vec<&str> = known.collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        self.problems
-            .push(format!("kwargs['{name}']: there is no such argument; the named ones are: {known}"));
+        let positional = open
+            .iter()
+            .filter(|&&index| matches!(self.signature.arguments[index].key, ArgumentKey::Position(_)));
+        let hint = match (&known[..], positional.count()) {
+            ([], count) => {
+                format!("arguments are given by their positions, 0 to {}", count.saturating_sub(1))
+            }
+            (known, _) => format!("the named ones are: {}", known.join(", ")),
+        };
+        self.problems.push(format!("kwargs['{name}']: there is no such argument; {hint}"));
     }
 
     /// Binds the leaves of one argument: by name if they have names, else in order.
