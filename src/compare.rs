@@ -54,7 +54,7 @@ impl std::ops::Add for NonFinite {
 }
 
 /// Elements that are taken at a time.
-const CHUNK: usize = 4096;
+const CHUNK: usize = 1024;
 
 /// Compares two arrays of this type and shape, element by element.
 pub fn compare(spec: &ArraySpec, first: &[u8], second: &[u8]) -> Comparison {

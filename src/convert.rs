@@ -18,5 +18,5 @@ mod source;
 mod target;
 
 use complex::complex_scalar;
-pub use source::{LeftOut, Source, SourceFormat, open, sniff, to_host};
+pub use source::{LeafBytes, LeftOut, Source, SourceFormat, open, read_lent, sniff, to_host};
 pub use target::{ConvertOptions, ConvertReport, TargetFormat, convert};

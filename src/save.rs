@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub(crate) use file::FilePlan;
-pub(crate) use supply::{Change, Content, Supplied, Supply};
+pub(crate) use supply::{Change, Content, ReadPart, Supplied, Supply};
 
 use crate::array::ArraySpec;
 use crate::cast::cast_dtype;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use safejax::compare::{Comparison, compare, compare_values};
-use safejax::convert::{Source, open};
+use safejax::convert::{Source, open, read_lent};
 use safejax::printable::{Count, Line, Name};
 use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
@@ -77,18 +77,25 @@ impl Diff {
         let (ours, mut theirs) = (places(first), places(second));
         let bytes = |spec: &ArraySpec| spec.packed_bytes().unwrap_or(0) as u64;
         let mut bar = WorkBar::new(first.specs().iter().map(bytes).sum());
+        let mut memory = (Vec::new(), Vec::new());
         for (name, index) in ours {
-            bar.advance(&name, bytes(&first.specs()[index]))?;
             let Some(other) = theirs.remove(&name) else {
                 report.only_in_first.push(name);
                 continue;
             };
             let (a, b) = (&first.specs()[index], &second.specs()[other]);
-            // Of two types, a tolerance says that the values are what counts.
-            let comparison = if a == b {
-                Some(compare(a, &first.read(index)?, &second.read(other)?))
-            } else if a.shape == b.shape && self.tolerance.is_some() {
-                compare_values((a.dtype, &first.read(index)?), (b.dtype, &second.read(other)?))
+            let is_compared = a == b || (a.shape == b.shape && self.tolerance.is_some());
+            let comparison = if is_compared {
+                let (ours, theirs) = &mut memory;
+                let mut progress = |read: u64| bar.advance(&name, read);
+                let ours = read_lent(first, index, ours, &mut progress)?;
+                let theirs = read_lent(second, other, theirs, &mut |_| Ok(()))?;
+                // Of two types, a tolerance says that the values are what counts.
+                if a == b {
+                    Some(compare(a, &ours, &theirs))
+                } else {
+                    compare_values((a.dtype, &ours), (b.dtype, &theirs))
+                }
             } else {
                 None
             };

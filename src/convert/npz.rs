@@ -11,9 +11,9 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 use super::npy;
 use super::source::{LeftOut, Source, SourceFormat};
 use super::target::Conversion;
-use crate::array::{ArraySpec, HostArray};
+use crate::array::ArraySpec;
 use crate::checkpoint::{FileBytes, FileCursor, WriteOptions, write_atomically};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::load::LoadOptions;
 use crate::sub_byte;
@@ -220,19 +220,18 @@ fn write_entry<W: Write + Seek>(
     archive: &mut ZipWriter<W>,
     failed: &mut Option<Error>,
 ) -> std::io::Result<()> {
-    let name = conversion.name(index);
-    let array = conversion
-        .unpacked(index)
-        .and_then(|bytes| HostArray::from_bytes(conversion.specs[index].clone(), bytes))
-        .for_tensor(name)
-        .map_err(|error| {
-            *failed = Some(error);
-            std::io::Error::other("a tensor could not be read")
-        })?;
-    // Entries over 4 GB need the larger form of the archive.
-    let large = array.bytes().len() as u64 >= u64::from(u32::MAX) - HEADER_BYTES;
-    let entry = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
-    archive.start_file(format!("{name}{ENDING}"), entry).map_err(std::io::Error::other)?;
-    archive.write_all(&npy::header_of(array.spec())?)?;
-    archive.write_all(array.bytes())
+    let (name, spec) = (conversion.name(index), conversion.specs[index].clone());
+    let header = npy::header_of(&spec)?;
+    let written = conversion.with_unpacked(index, |bytes| {
+        // Entries over 4 GB need the larger form of the archive.
+        let large = bytes.len() as u64 >= u64::from(u32::MAX) - HEADER_BYTES;
+        let entry =
+            SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
+        let start = archive.start_file(format!("{name}{ENDING}"), entry).map_err(std::io::Error::other);
+        Ok(start.and_then(|()| archive.write_all(&header)).and_then(|()| archive.write_all(bytes)))
+    });
+    written.unwrap_or_else(|error| {
+        *failed = Some(error);
+        Err(std::io::Error::other("a tensor could not be read"))
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -93,6 +94,62 @@ pub(super) fn read_checked(source: &dyn Source, index: usize) -> Result<Bytes> {
         check_digest(&sha256(&bytes), expected)?;
     }
     Ok(bytes)
+}
+
+/// The bytes of a leaf, where they are.
+pub enum LeafBytes<'a> {
+    /// In memory of their own.
+    Owned(Bytes),
+    /// In memory that was lent for them. To read into the same memory again and again saves the system a good part of the
+    /// work of reading: it need not make new pages each time.
+    Lent(&'a [u8]),
+}
+
+impl Deref for LeafBytes<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            LeafBytes::Owned(bytes) => bytes,
+            LeafBytes::Lent(bytes) => bytes,
+        }
+    }
+}
+
+/// What is read at once, in bytes.
+pub(super) const PART_BYTES: usize = 8 << 20;
+
+/// Reads a leaf, into this memory if the source has it in parts. After each part, `progress` is told its bytes, and may end
+/// the work.
+///
+/// # Errors
+/// As for [`Source::read`]; [`Error::InvalidArgument`] when the memory is not to be had; those of `progress`.
+pub fn read_lent<'a>(
+    source: &dyn Source,
+    index: usize,
+    memory: &'a mut Vec<u8>,
+    progress: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<LeafBytes<'a>> {
+    progress(0)?;
+    if !source.has_parts() {
+        let bytes = source.read(index)?;
+        progress(bytes.len() as u64)?;
+        return Ok(LeafBytes::Owned(bytes));
+    }
+    let size = source.specs()[index].packed_bytes()?;
+    if memory.len() < size {
+        memory.clear();
+        memory.try_reserve_exact(size).map_err(|error| {
+            Error::InvalidArgument(format!("{size} bytes do not fit into memory: {error}"))
+        })?;
+        memory.resize(size, 0);
+    }
+    let memory = &mut memory[..size];
+    for start in (0..size).step_by(PART_BYTES) {
+        let end = size.min(start + PART_BYTES);
+        source.read_part(index, start, &mut memory[start..end])?;
+        progress((end - start) as u64)?;
+    }
+    Ok(LeafBytes::Lent(memory))
 }
 
 /// All arrays of a source, on the host: sub-byte elements take a byte each there.

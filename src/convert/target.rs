@@ -1,21 +1,20 @@
 //! Writing a source in another format.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use bytes::Bytes;
-
-use super::source::{Source, read_checked};
+use super::source::{LeafBytes, Source, read_checked, read_lent};
 use super::{json, msgpack, npy, npz};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::{Cast, cast_dtype};
-use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions, check_digest, sha256};
+use crate::checkpoint::{DEFAULT_ALIGNMENT, DigestState, WriteOptions, check_digest, sha256};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::load::check_casts;
 use crate::monitor::{Monitor, Tracker};
-use crate::save::{Change, Content, Digests, FilePlan, Supplied, Supply};
+use crate::save::{Change, Content, Digests, FilePlan, ReadPart, Supplied, Supply};
 use crate::sub_byte;
 use crate::tree::{Framework, matches_glob, record};
 
@@ -152,10 +151,10 @@ struct SourceSupply<'a> {
 impl Supply for SourceSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied<'_>> {
         let change = Change::between(self.source.specs()[index].dtype, self.specs[index].dtype);
-        let content = if self.is_divisible(index) {
-            Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes)))
-        } else {
-            Content::Host(read_checked(self.source, index)?)
+        let content = match self.source.recorded_digest(index) {
+            _ if !self.source.has_parts() => Content::Host(read_checked(self.source, index)?),
+            None => Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes))),
+            Some(expected) => Content::File(self.checked_parts(index, expected)),
         };
         Ok(Supplied { content, change })
     }
@@ -166,8 +165,23 @@ impl Supply for SourceSupply<'_> {
     }
 }
 
-/// What is read at once, in bytes.
-const PART_BYTES: usize = 8 << 20;
+impl<'a> SourceSupply<'a> {
+    /// Reads the parts of a tensor, and holds them against a digest once the last one is read. They must be asked for in
+    /// order, as those of a tensor that is not divisible are.
+    fn checked_parts(&self, index: usize, expected: &'a str) -> Box<ReadPart<'a>> {
+        let source = self.source;
+        let size = source.specs()[index].packed_bytes().unwrap_or(0);
+        let digest = RefCell::new(DigestState::default());
+        Box::new(move |start, bytes| {
+            source.read_part(index, start, bytes)?;
+            digest.borrow_mut().update(bytes);
+            if start + bytes.len() < size {
+                return Ok(());
+            }
+            check_digest(&digest.take().finish(), expected)
+        })
+    }
+}
 
 /// A source with the types that its tensors get.
 pub(super) struct Conversion<'a> {
@@ -175,6 +189,8 @@ pub(super) struct Conversion<'a> {
     /// The types and shapes that are written, in JAX's order.
     pub specs: Vec<ArraySpec>,
     pub report: ConvertReport,
+    /// What leaves are read into.
+    memory: Vec<u8>,
     /// Counts what is read, of formats that are not written by a plan, which has its own.
     tracker: Tracker<'a>,
 }
@@ -192,7 +208,8 @@ impl<'a> Conversion<'a> {
         let specs = specs.collect::<Result<Vec<_>>>()?;
         let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
         let total = source.specs().iter().map(|spec| spec.packed_bytes().unwrap_or(0) as u64).sum();
-        Ok(Conversion { source, specs, report, tracker: Tracker::new(&options.monitor, total) })
+        let tracker = Tracker::new(&options.monitor, total);
+        Ok(Conversion { source, specs, report, memory: Vec::new(), tracker })
     }
 
     /// The name of a leaf on disk.
@@ -200,55 +217,49 @@ impl<'a> Conversion<'a> {
         &self.source.keys().leaves()[index].name
     }
 
-    /// The bytes of a leaf as they are in the source, held against its digest; in parts where it has them, so that the work
-    /// can be watched and ended.
-    fn read(&self, index: usize) -> Result<Bytes> {
+    /// Passes the bytes of a leaf on, in the type that is written, sub-byte elements in a byte each.
+    ///
+    /// # Errors
+    /// As for [`Source::read`], naming the leaf; those of `take`.
+    pub fn with_unpacked<T>(&mut self, index: usize, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         let name = self.name(index);
-        self.tracker.check()?;
-        if !self.source.has_parts() {
-            let bytes = read_checked(self.source, index)?;
-            self.tracker.progressed(name, bytes.len() as u64);
-            return Ok(bytes);
+        let mut memory = std::mem::take(&mut self.memory);
+        let taken = self.read(index, &mut memory).and_then(|(bytes, overflows)| {
+            let taken = take(&bytes)?;
+            Ok((taken, overflows))
+        });
+        self.memory = memory;
+        let (taken, overflows) = taken.for_tensor(name)?;
+        self.report.cast_tensors += usize::from(self.source.specs()[index].dtype != self.specs[index].dtype);
+        if overflows > 0 {
+            self.report.overflows.insert(name.to_owned(), overflows);
         }
-        let size = self.source.specs()[index].packed_bytes()?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(size).map_err(|error| {
-            Error::InvalidArgument(format!("{size} bytes do not fit into memory: {error}"))
-        })?;
-        while bytes.len() < size {
+        Ok(taken)
+    }
+
+    /// The bytes of a leaf, held against its recorded digest, as they are written; and the finite elements that became
+    /// infinite.
+    fn read<'m>(&self, index: usize, memory: &'m mut Vec<u8>) -> Result<(LeafBytes<'m>, usize)> {
+        let name = self.name(index);
+        let mut progress = |bytes: u64| {
             self.tracker.check()?;
-            let start = bytes.len();
-            bytes.resize(size.min(start + PART_BYTES), 0);
-            self.source.read_part(index, start, &mut bytes[start..])?;
-            self.tracker.progressed(name, (bytes.len() - start) as u64);
-        }
+            self.tracker.progressed(name, bytes);
+            Ok(())
+        };
+        let bytes = read_lent(self.source, index, memory, &mut progress)?;
         if let Some(expected) = self.source.recorded_digest(index) {
             check_digest(&sha256(&bytes), expected)?;
         }
-        Ok(bytes.into())
-    }
-
-    /// The bytes of a leaf in the type that is written, sub-byte elements packed.
-    pub fn packed(&mut self, index: usize) -> Result<Bytes> {
-        let name = self.name(index);
-        let bytes = self.read(index).for_tensor(name)?;
         let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
-        if from == to {
-            return Ok(bytes);
+        if from != to {
+            let cast = Cast::new(&bytes, from, to)?;
+            return Ok((LeafBytes::Owned(cast.bytes.into()), cast.overflows));
         }
-        let cast = Cast::new(&bytes, from, to).for_tensor(name)?;
-        self.report.cast_tensors += 1;
-        if cast.overflows > 0 {
-            self.report.overflows.insert(name.to_owned(), cast.overflows);
-        }
-        Ok(cast.bytes.into())
-    }
-
-    /// The bytes of a leaf in the type that is written, sub-byte elements in a byte each.
-    pub fn unpacked(&mut self, index: usize) -> Result<Bytes> {
-        let bytes = self.packed(index)?;
-        let dtype = self.specs[index].dtype;
-        Ok(if dtype.is_sub_byte() { sub_byte::unpack(&bytes, dtype).into() } else { bytes })
+        Ok(if to.is_sub_byte() {
+            (LeafBytes::Owned(sub_byte::unpack(&bytes, to).into()), 0)
+        } else {
+            (bytes, 0)
+        })
     }
 
     fn write_safetensors(&mut self, target: &Path, options: &ConvertOptions) -> Result<()> {
@@ -277,7 +288,7 @@ impl<'a> Conversion<'a> {
                 self.specs.len()
             )));
         }
-        let bytes = self.unpacked(0)?;
-        npy::write(target, &HostArray::from_bytes(self.specs[0].clone(), bytes)?)
+        let spec = self.specs[0].clone();
+        self.with_unpacked(0, |bytes| npy::write(target, &HostArray::from_bytes(spec, bytes.to_vec())?))
     }
 }

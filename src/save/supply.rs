@@ -44,7 +44,7 @@ pub enum Content<'a> {
 }
 
 /// Reads a part of a tensor: from an offset in its bytes on, as much as there is room for.
-type ReadPart<'a> = dyn Fn(usize, &mut [u8]) -> Result<()> + 'a;
+pub type ReadPart<'a> = dyn Fn(usize, &mut [u8]) -> Result<()> + 'a;
 
 /// What is done to elements on their way to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -65,14 +65,12 @@ fn node(
         }
         TreeDef::Leaf(kind) => {
             let index = leaves.next().unwrap_or_default();
-            let bytes = match conversion.unpacked(index) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    *failed = Some(error);
-                    return Err(io::Error::other("a tensor could not be read"));
-                }
-            };
-            leaf(*kind, &conversion.specs[index], &bytes, file)
+            let spec = conversion.specs[index].clone();
+            let written = conversion.with_unpacked(index, |bytes| Ok(leaf(*kind, &spec, bytes, file)));
+            written.unwrap_or_else(|error| {
+                *failed = Some(error);
+                Err(io::Error::other("a tensor could not be read"))
+            })
         }
         def => {
             let children = def.children();
