@@ -1,5 +1,5 @@
-//! Other forms on disk, read and written tensor by tensor: Flax msgpack, NumPy's npz and npy, pickled
-//! dictionaries of arrays, and the tree alone as JSON.
+//! Other forms on disk, read and written tensor by tensor: Flax msgpack, NumPy's npz and npy, the tree alone as JSON; and
+//! pickles, which are only read.
 //!
 //! A file is opened as a [`Source`], whatever its format, which its content tells; [`convert`] writes a source
 //! in the format that the target's name asks for. Memory is bounded by the largest tensor.

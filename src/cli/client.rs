@@ -81,8 +81,8 @@ impl ClientArgs {
         self.connect()
     }
 
-    /// The names of the plugins for the hardware that is there, and for the CPU, if one of them is new and does not work:
-    /// without it, that is.
+    /// The names of the plugins for the hardware that is there, and for the CPU, without those that are new and do not work;
+    /// `None` if all of them may.
     fn working_plugins() -> Option<Vec<&'static str>> {
         let present = accelerators().into_iter().filter(|accelerator| accelerator.present.is_ok());
         let names: Vec<&'static str> =
