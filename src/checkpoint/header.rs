@@ -98,6 +98,9 @@ impl fmt::Display for Twice<'_> {
     }
 }
 
+/// The bytes of a file of text that a message shows.
+const SHOWN_BYTES: usize = 24;
+
 /// The header's text, with everything about its length checked.
 fn header_text(file: &[u8]) -> Result<String, String> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
@@ -108,6 +111,11 @@ fn header_text(file: &[u8]) -> Result<String, String> {
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES as u64 {
+        let start: String = file.iter().take(SHOWN_BYTES).map(|&byte| char::from(byte)).collect();
+        let is_text = start.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
+        if is_text {
+            return Err(format!("it is text, which begins with `{start}`"));
+        }
         return Err(format!(
             "its first 8 bytes say that the header has {length} bytes, over the limit of {MAX_HEADER_BYTES}; it \
              is probably a file of another kind"
