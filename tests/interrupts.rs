@@ -28,6 +28,13 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
+fn has_files_without_names(directory: &Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    /// `O_TMPFILE` of Linux, which includes `O_DIRECTORY`.
+    const O_TMPFILE: i32 = 0o20_200_000;
+    File::options().write(true).custom_flags(O_TMPFILE).open(directory).is_ok()
+}
+
 fn kill(signal: &str, process: u32) {
     assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
 }
@@ -59,7 +66,10 @@ fn a_signal_ends_a_conversion_and_leaves_the_old_file_and_nothing_else() {
         // Long before the four gigabytes are written.
         assert!(took < Duration::from_secs(5), "{format}: {took:?}");
         assert_eq!(std::fs::read_to_string(to).unwrap(), "old");
-        assert_eq!(names(directory.path()), ["from.safetensors", "to"], "{format} {signal}");
+        // Killed, a process leaves a file with a name where there are none without.
+        if signal != "-KILL" || has_files_without_names(directory.path()) {
+            assert_eq!(names(directory.path()), ["from.safetensors", "to"], "{format} {signal}");
+        }
     }
 }
 
