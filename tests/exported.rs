@@ -181,6 +181,11 @@ fn inspect_says_whether_a_plugin_reads_the_program() {
     let json = succeeds(inspect(&artifact).arg("--json"));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["plugin"]["reads_this_version"], true);
+    assert!(printed.contains("donates nothing"), "{printed}");
+    let printed = succeeds(&mut inspect(&file(&newest("donated.jaxexport"))));
+    let donated: Vec<&str> = printed.lines().filter(|line| line.starts_with("donates ")).collect();
+    assert_eq!(donated.len(), 5, "{printed}");
+    assert_eq!(donated[4], "donates args[1].mu['w'] to the output [1].mu['w']");
 
     // The same program (and its gradient) as a StableHLO of the future.
     let mut bytes = std::fs::read(&artifact).unwrap();

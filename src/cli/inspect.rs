@@ -27,7 +27,8 @@ pub struct Inspect {
     /// A safetensors, Flax msgpack, npz, npy or pickle file, or a program (StableHLO text or bytecode, HLO proto)
     file: PathBuf,
 
-    /// Also say whether this plugin reads the program's version of StableHLO: a name (cpu, cuda13, cuda12, rocm, tpu) or
+    /// Also say whether this plugin reads the program's version of StableHLO, and which arguments it donates to which
+    /// outputs: a name (cpu, cuda13, cuda12, rocm, tpu) or
     /// the path of a library
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,

@@ -391,8 +391,9 @@ impl BoundFunction {
 
 /// The signature, with what the compiled program says of donation.
 fn donatable(mut signature: Signature, compiled: &Compiled) -> Signature {
-    for leaf in compiled.donatable_leaves() {
+    for (leaf, output) in compiled.donations() {
         signature.parameters[leaf].is_donatable = true;
+        signature.parameters[leaf].donated_into = Some(output);
     }
     signature
 }

@@ -50,12 +50,14 @@ impl Compiled {
         }
     }
 
-    /// The leaves whose memory an output can take, if they are donated.
-    pub fn donatable_leaves(&self) -> Vec<usize> {
+    /// The leaves whose memory an output can take if they are donated, and the positions of those outputs.
+    pub fn donations(&self) -> Vec<(usize, usize)> {
         let before = usize::from(self.platform_index.is_some());
-        let positions = self.interface.iter().flat_map(|interface| &interface.donatable);
-        let leaf = |position: &usize| Some(self.taken.as_ref()?.get(position.checked_sub(before)?)?.0);
-        positions.filter_map(leaf).collect()
+        let donations = self.interface.iter().flat_map(|interface| &interface.donations);
+        let leaf = |(position, output): &(usize, usize)| {
+            Some((self.taken.as_ref()?.get(position.checked_sub(before)?)?.0, *output))
+        };
+        donations.filter_map(leaf).collect()
     }
 
     /// Runs the program on leaves that were checked. Does not wait for it to end. The signature, if there is one,

@@ -50,6 +50,9 @@ pub struct InputOutputAlias {
 /// `xla.HloInputOutputAliasProto.AliasEntryProto`.
 #[derive(Clone, PartialEq, Message)]
 pub struct AliasEntry {
+    /// The output's position; nothing where it is the only one.
+    #[prost(int64, repeated, tag = "1")]
+    pub output_shape_index: Vec<i64>,
     #[prost(int64, tag = "2")]
     pub parameter_number: i64,
 }

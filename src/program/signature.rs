@@ -33,6 +33,8 @@ pub struct Parameter {
     pub is_used: bool,
     /// Whether an output takes its memory if it is donated. Known once the program is compiled.
     pub is_donatable: bool,
+    /// The position of the output that takes its memory then, among the leaves of the outputs.
+    pub donated_into: Option<usize>,
     /// How it is laid over the devices, where the artifact says so.
     pub sharding: Option<Sharding>,
 }
@@ -91,6 +93,7 @@ impl Signature {
                     aval: exported.in_avals[index].clone(),
                     is_used: kept.contains(&index),
                     is_donatable: false,
+                    donated_into: None,
                     sharding: exported.in_shardings.get(index).cloned().flatten(),
                 });
             }
@@ -108,7 +111,8 @@ impl Signature {
             place: format!("argument {position}"),
             aval: aval.clone(),
             is_used: true,
-            is_donatable: interface.donatable.contains(&position),
+            is_donatable: interface.donated_into(position).is_some(),
+            donated_into: interface.donated_into(position),
             sharding: None,
         };
         let parameters = interface.parameters.iter().enumerate().map(parameter).collect();
@@ -158,8 +162,8 @@ pub(super) fn text(exported: &Exported) -> String {
 pub(super) struct Interface {
     /// The parameters.
     pub parameters: Vec<Aval>,
-    /// The positions of those whose memory an output can take, if they are donated.
-    pub donatable: Vec<usize>,
+    /// The positions of those whose memory an output can take if they are donated, sorted, and the outputs'.
+    pub donations: Vec<(usize, usize)>,
 }
 
 impl Interface {
@@ -191,10 +195,19 @@ impl Interface {
             shapes => shapes.iter().map(aval).collect::<Option<_>>()?,
         };
         let aliases = module.input_output_alias.iter().flat_map(|alias| &alias.entries);
-        let mut donatable: Vec<usize> =
-            aliases.filter_map(|entry| usize::try_from(entry.parameter_number).ok()).collect();
-        donatable.sort_unstable();
-        donatable.dedup();
-        Some(Interface { parameters, donatable })
+        let donation = |entry: &hlo::AliasEntry| {
+            let output = entry.output_shape_index.first().copied().unwrap_or(0);
+            Some((usize::try_from(entry.parameter_number).ok()?, usize::try_from(output).ok()?))
+        };
+        let mut donations: Vec<(usize, usize)> = aliases.filter_map(donation).collect();
+        donations.sort_unstable();
+        donations.dedup_by_key(|(parameter, _)| *parameter);
+        Some(Interface { parameters, donations })
+    }
+
+    /// The output that takes the memory of the parameter at this position, if it is donated.
+    fn donated_into(&self, position: usize) -> Option<usize> {
+        let found = self.donations.binary_search_by_key(&position, |(parameter, _)| *parameter);
+        found.ok().map(|place| self.donations[place].1)
     }
 }

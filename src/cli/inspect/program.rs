@@ -1,15 +1,15 @@
 //! Programs, as `safejax inspect` shows them.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use safejax::pjrt::Plugin;
-use safejax::printable::Line;
+use safejax::printable::{File, Line};
 use safejax::program::exported::Aval;
-use safejax::program::{Bucket, Bundle, Exported, Sharding};
+use safejax::program::{Bucket, Bundle, Exported, Parameter, Sharding};
 use safejax::tree::record;
-use safejax::{Program, plugins};
+use safejax::{Client, Function, Program, plugins};
 use serde_json::{Value, json};
 
 use super::super::OutputArgs;
@@ -22,7 +22,7 @@ pub fn show(program: &Program, plugin: Option<&str>, output: OutputArgs) -> Resu
             Some(exported) => exported_text(program, exported),
             None => plain_text(program),
         };
-        shown + &reader.as_ref().map(Reader::text).unwrap_or_default()
+        shown + &reader.as_ref().map(|reader| reader.text(program)).unwrap_or_default()
     };
     let json = || {
         let mut shown = match program.exported() {
@@ -43,12 +43,17 @@ struct Reader {
     minimum: Option<String>,
     maximum: Option<String>,
     is_able: Option<bool>,
+    /// The arguments that the program can be given, and the positions of the outputs that take their memory; why that is
+    /// not known, if the plugin cannot compile it here.
+    donations: Result<Vec<(String, usize)>, String>,
 }
 
 impl Reader {
     fn new(program: &Program, name_or_path: &str) -> Result<Reader> {
-        let plugin = Plugin::open(plugins::library(name_or_path)?)?;
+        let library = plugins::library(name_or_path)?;
+        let plugin = Plugin::open(&library)?;
         Ok(Reader {
+            donations: donations(program, &library),
             library: plugin.path().to_owned(),
             minimum: plugin.stablehlo_minimum_version(),
             maximum: plugin.stablehlo_version(),
@@ -56,7 +61,7 @@ impl Reader {
         })
     }
 
-    fn text(&self) -> String {
+    fn text(&self, program: &Program) -> String {
         let (minimum, maximum) = (self.minimum.as_deref(), self.maximum.as_deref());
         let range = match (minimum, maximum) {
             (Some(minimum), Some(maximum)) => format!("{minimum} to {maximum}"),
@@ -71,7 +76,28 @@ impl Reader {
             }
             None => "whether the plugin reads it is not known before it is compiled",
         };
-        format!("StableHLO version: {verdict} ({range}; {})\n", self.library.display())
+        let library = File(&self.library);
+        format!("StableHLO version: {verdict} ({range}; {library})\n{}", self.donations_text(program))
+    }
+
+    fn donations_text(&self, program: &Program) -> String {
+        let outputs: Vec<String> = program
+            .exported()
+            .map(|exported| exported.out_tree.paths().iter().map(ToString::to_string).collect())
+            .unwrap_or_default();
+        let output = |position: usize| match outputs.get(position).map(String::as_str) {
+            Some("") | None if position == 0 && outputs.len() <= 1 => "the output".to_owned(),
+            Some(path) => format!("the output {path}"),
+            None => format!("output {position}"),
+        };
+        match &self.donations {
+            Ok(donations) if donations.is_empty() => "donates nothing\n".into(),
+            Ok(donations) => donations
+                .iter()
+                .map(|(argument, position)| format!("donates {} to {}\n", Line(argument), output(*position)))
+                .collect(),
+            Err(why) => format!("what it donates is not known: {}\n", Line(why)),
+        }
     }
 
     fn json(&self) -> Value {
@@ -80,8 +106,21 @@ impl Reader {
             "stablehlo_minimum_version": self.minimum,
             "stablehlo_version": self.maximum,
             "reads_this_version": self.is_able,
+            "donations": self.donations.as_ref().ok(),
         })
     }
+}
+
+/// What the program donates, as the plugin's compiler says.
+fn donations(program: &Program, library: &Path) -> Result<Vec<(String, usize)>, String> {
+    if program.exported().is_some_and(|exported| exported.device_count > 1) {
+        return Err("it runs on several devices".into());
+    }
+    let compile = || -> safejax::Result<Function> { Client::from_plugin(library)?.compile(program) };
+    let function = compile().map_err(|error| error.to_string())?;
+    let signature = function.signature().ok_or("the plugin does not say")?;
+    let donation = |parameter: &Parameter| Some((parameter.place.clone(), parameter.donated_into?));
+    Ok(signature.parameters.iter().filter_map(donation).collect())
 }
 
 fn plain_text(program: &Program) -> String {
