@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use safejax::compare::non_finite;
 use safejax::convert::{self, SourceFormat, npy};
 use safejax::{DType, Device, HostArray, LoadOptions, Params, cast};
 use serde_json::Value;
@@ -77,7 +78,12 @@ fn literal(value: &Value, dtype: Option<DType>) -> Result<HostArray> {
         let values: Option<Vec<f64>> = elements.iter().map(|element| element.as_f64()).collect();
         HostArray::from_slice(&shape, &values.context("numbers and bools cannot be in one list")?)?
     };
-    Ok(cast::convert(&array, dtype)?)
+    let converted = cast::convert(&array, dtype)?;
+    // What JSON holds is finite.
+    if non_finite(dtype, converted.bytes()).infinite > 0 {
+        bail!("a number is too large for {dtype}");
+    }
+    Ok(converted)
 }
 
 /// Collects the numbers of a list of lists, which are all of one length at each level.
@@ -125,6 +131,8 @@ mod tests {
             assert!(literal(&serde_json::from_str(wrong).unwrap(), None).is_err(), "{wrong}");
         }
         assert!(literal(&serde_json::json!(300), Some(DType::U8)).is_err());
+        assert!(literal(&serde_json::json!(1e40), Some(DType::F32)).is_err());
+        assert!(literal(&serde_json::json!(1e40), Some(DType::F64)).is_ok());
         assert_eq!(Given::parse("x.npy"), Given::File("x.npy".into()));
         assert_eq!(Given::parse("-1.5"), Given::Literal(serde_json::json!(-1.5)));
         assert_eq!(Given::parse("-"), Given::File("-".into()));
