@@ -45,7 +45,8 @@ pub struct Run {
     #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0, value_parser = super::diff::parse_tolerance)]
     tolerance: f64,
 
-    /// Cast arguments whose element type is not the program's, where that changes values by rounding at most
+    /// Cast arguments whose element type is not the program's, where that only rounds; what is too large for the new type
+    /// becomes infinite
     #[arg(long)]
     cast: bool,
 
