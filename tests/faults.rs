@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{client, digits, is_skipped};
 use safejax::load::{Delivery, Staging};
-use safejax::{Client, LoadOptions, Params};
+use safejax::{Client, HostArray, LoadOptions, Params};
 
 /// The environment variable that has a process of these tests use the plugin at this path.
 const PLUGIN: &str = "FAULTY_PLUGIN";
@@ -76,6 +76,27 @@ fn child_loads_calls_and_saves() {
             drop(logits.single().unwrap().start_to_host().unwrap());
         }
     }
+}
+
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn child_awaits_a_copy_that_never_says_when_it_ends() {
+    let client = Client::from_plugin(std::env::var_os(PLUGIN).unwrap()).unwrap();
+    // So large that its memory leaves the process when it is freed: what is written there later ends the process.
+    let array = HostArray::from_slice(&[64 << 20], &vec![7u8; 64 << 20]).unwrap();
+    let buffer = client.put(&array).unwrap();
+    for _ in 0..2 {
+        common::block_on(buffer.start_to_host().unwrap().into_future()).unwrap_err();
+        buffer.start_to_host().unwrap().wait().unwrap_err();
+        drop(buffer.start_to_host().unwrap());
+        drop(buffer.start_to_host().unwrap().into_future());
+    }
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+#[test]
+fn memory_stays_where_a_plugin_will_not_say_that_it_is_done_with_it() {
+    with_faults("on_ready await never_says writes_late", "child_awaits_a_copy_that_never_says_when_it_ends");
 }
 
 #[test]

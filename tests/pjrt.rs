@@ -508,29 +508,10 @@ fn external_references_are_taken_and_given_back_by_several_threads() {
     });
 }
 
-/// Runs a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
-    let mut context = std::task::Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(output) => return output,
-            std::task::Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
 #[test]
 fn events_and_copies_are_awaited_on_any_runtime() {
     let x = client().put(&HostArray::from_slice(&[3], &[1.0f32, 2.0, 3.0]).unwrap()).unwrap();
-    let bytes = block_on(async {
+    let bytes = common::block_on(async {
         x.ready()?.await?;
         x.start_to_host()?.await
     });

@@ -2,18 +2,17 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{self, Poll};
 
 use bytes::Bytes;
 
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
 use super::device::Device;
-use super::event::{End, Event, EventFuture};
+use super::event::Event;
 use super::ffi;
+use super::host_transfer::HostTransfer;
 use super::memory::Memory;
 use crate::array::{ArraySpec, HostArray, check_element};
 use crate::dtype::{DType, Element};
@@ -326,7 +325,7 @@ impl Buffer {
         let mut data = vec![0u8; self.spec().host_bytes()?];
         // SAFETY: `HostTransfer` keeps `data` until the event is over.
         let event = unsafe { self.copy_into(&mut data) }?;
-        Ok(HostTransfer { data, event: Some(event) })
+        Ok(HostTransfer::new(data, event))
     }
 
     /// Copies the elements to the host, row-major, and blocks until they are there.
@@ -411,7 +410,7 @@ impl Buffer {
         let mut data = vec![0u8; length];
         // SAFETY: `HostTransfer` keeps `data` until the event is over.
         let event = unsafe { self.copy_raw_into(offset, &mut data) }?;
-        Ok(HostTransfer { data, event: Some(event) })
+        Ok(HostTransfer::new(data, event))
     }
 
     /// Starts copying bytes as they lie on the device, from `offset` on, into `destination`.
@@ -580,97 +579,6 @@ impl Drop for BufferInner {
         args.buffer = self.raw;
         // SAFETY: this is the last handle, and the client is still alive.
         unsafe { self.client.api().call_in_drop(ffi::PJRT_Buffer_Destroy, &mut args) };
-    }
-}
-
-/// A copy to the host under way. Dropping it blocks until the device has stopped writing.
-pub struct HostTransfer {
-    data: Vec<u8>,
-    event: Option<Event>,
-}
-
-impl HostTransfer {
-    /// Blocks until the copy has ended, and returns its bytes.
-    ///
-    /// # Errors
-    /// The error of the copy, or of the work that fills the buffer.
-    pub fn wait(mut self) -> Result<Vec<u8>> {
-        self.end()?;
-        Ok(std::mem::take(&mut self.data))
-    }
-
-    /// Blocks until the copy has ended; gives its memory up where the plugin does not say when that is.
-    fn end(&mut self) -> Result<()> {
-        match self.event.take().map(|event| event.end()) {
-            None => Ok(()),
-            Some(End::Over(outcome)) => outcome,
-            Some(End::Unknown(error)) => {
-                std::mem::forget(std::mem::take(&mut self.data));
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether the copy has ended. Does not block.
-    ///
-    /// # Errors
-    /// When the plugin cannot say.
-    pub fn is_ready(&self) -> Result<bool> {
-        self.event.as_ref().map_or(Ok(true), Event::is_ready)
-    }
-}
-
-/// Waits without blocking, on whatever runtime: the plugin wakes the task.
-impl IntoFuture for HostTransfer {
-    type Output = Result<Vec<u8>>;
-    type IntoFuture = HostTransferFuture;
-
-    fn into_future(mut self) -> HostTransferFuture {
-        let event = self.event.take().map(Event::into_future);
-        HostTransferFuture { data: Some(std::mem::take(&mut self.data)), event }
-    }
-}
-
-/// A [`HostTransfer`] that is awaited. Dropping it before it is ready gives its memory up, since the device may still
-/// write there.
-pub struct HostTransferFuture {
-    data: Option<Vec<u8>>,
-    event: Option<EventFuture>,
-}
-
-impl Future for HostTransferFuture {
-    type Output = Result<Vec<u8>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<Vec<u8>>> {
-        let outcome = match &mut self.event {
-            None => Ok(()),
-            Some(event) => std::task::ready!(Pin::new(event).poll(context)),
-        };
-        self.event = None;
-        let data = self.data.take().unwrap_or_default();
-        Poll::Ready(outcome.map(|()| data))
-    }
-}
-
-impl Drop for HostTransferFuture {
-    fn drop(&mut self) {
-        if self.event.is_some() {
-            std::mem::forget(self.data.take());
-        }
-    }
-}
-
-impl fmt::Debug for HostTransfer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HostTransfer({} bytes)", self.data.len())
-    }
-}
-
-impl Drop for HostTransfer {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            tracing::debug!(%error, "a copy to the host that nobody waited for failed");
-        }
     }
 }
 

@@ -51,10 +51,7 @@ impl Event {
     /// # Errors
     /// The error that the work ended with; that of the plugin, if it does not say in any way when that is.
     pub fn wait(&self) -> Result<()> {
-        match self.end() {
-            End::Over(outcome) => outcome,
-            End::Unknown(error) => Err(error),
-        }
+        self.end().outcome()
     }
 
     /// Blocks until the work has ended, as far as the plugin tells.
@@ -173,6 +170,16 @@ pub(super) enum End {
     Unknown(Error),
 }
 
+impl End {
+    /// What whoever waits for the work is told.
+    fn outcome(self) -> Result<()> {
+        match self {
+            End::Over(outcome) => outcome,
+            End::Unknown(error) => Err(error),
+        }
+    }
+}
+
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Event({})", self.origin)
@@ -259,10 +266,11 @@ impl IntoFuture for Event {
     fn into_future(self) -> EventFuture {
         let shared = Arc::new(Mutex::new(Awaited::default()));
         let state = Arc::clone(&shared);
-        if let Err((event, _)) = self.try_on_ready(Box::new(move |outcome| end(&state, outcome))) {
+        if let Err((event, _)) = self.try_on_ready(Box::new(move |outcome| wake(&state, End::Over(outcome))))
+        {
             // Where the plugin takes no callback, a thread waits in its place.
             let state = Arc::clone(&shared);
-            std::thread::spawn(move || end(&state, event.wait()));
+            std::thread::spawn(move || wake(&state, event.end()));
         }
         EventFuture(shared)
     }
@@ -273,16 +281,30 @@ pub struct EventFuture(Arc<Mutex<Awaited>>);
 
 #[derive(Default)]
 struct Awaited {
-    outcome: Option<Result<()>>,
+    end: Option<End>,
     waker: Option<Waker>,
 }
 
-/// Wakes the task that awaits, with this outcome.
-fn end(awaited: &Mutex<Awaited>, outcome: Result<()>) {
+/// Wakes the task that awaits, with this end.
+fn wake(awaited: &Mutex<Awaited>, end: End) {
     let mut state = awaited.lock().unwrap_or_else(PoisonError::into_inner);
-    state.outcome = Some(outcome);
+    state.end = Some(end);
     if let Some(waker) = state.waker.take() {
         waker.wake();
+    }
+}
+
+impl EventFuture {
+    /// As [`Future::poll`]; says whether the work is known to be over.
+    pub(super) fn poll_end(&self, context: &task::Context<'_>) -> Poll<End> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.end.take() {
+            Some(end) => Poll::Ready(end),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -290,14 +312,7 @@ impl Future for EventFuture {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<()>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.outcome.take() {
-            Some(outcome) => Poll::Ready(outcome),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.poll_end(context).map(End::outcome)
     }
 }
 

@@ -2,8 +2,10 @@
  * xla-cpu-pjrt, and with PLUGIN, the library that it stands before. FAULT, in the environment, says what it does wrong. */
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "pjrt_c_api.h"
 
@@ -27,6 +29,21 @@ static PJRT_Error* refusal(void) {
 
 static PJRT_Error* on_ready(PJRT_Event_OnReady_Args* args) { return refusal(); }
 static PJRT_Error* await(PJRT_Event_Await_Args* args) { return refusal(); }
+static PJRT_Error* is_ready(PJRT_Event_IsReady_Args* args) { return refusal(); }
+
+static void* write_late(void* memory) {
+  usleep(200000);
+  *(volatile char*)memory = 1;
+  return 0;
+}
+
+/* A device that still writes after the call has returned. */
+static PJRT_Error* to_host(PJRT_Buffer_ToHostBuffer_Args* args) {
+  pthread_t thread;
+  PJRT_Error* error = real->PJRT_Buffer_ToHostBuffer(args);
+  if (args->dst && !error && !pthread_create(&thread, 0, write_late, args->dst)) pthread_detach(thread);
+  return error;
+}
 
 const PJRT_Api* GetPjrtApi(void) {
   void* library = dlopen(PLUGIN, RTLD_NOW | RTLD_LOCAL);
@@ -35,5 +52,7 @@ const PJRT_Api* GetPjrtApi(void) {
   memcpy(&table, real, real->struct_size < sizeof table ? real->struct_size : sizeof table);
   if (has_fault("on_ready")) table.api.PJRT_Event_OnReady = on_ready;
   if (has_fault("await")) table.api.PJRT_Event_Await = await;
+  if (has_fault("never_says")) table.api.PJRT_Event_IsReady = is_ready;
+  if (has_fault("writes_late")) table.api.PJRT_Buffer_ToHostBuffer = to_host;
   return &table.api;
 }
