@@ -21,10 +21,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use safejax::checkpoint::WriteOptions;
 use safejax::load::{Delivery, Prefetch};
 use safejax::pjrt::{HostMemory, HostSemantics};
 use safejax::save::SaveOptions;
+use safejax::store::WriteOptions;
 use safejax::{
     Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing,
 };
@@ -57,7 +57,7 @@ fn load(mode: &str, file: &str, artifact: Option<&str>) -> Result<()> {
     let options = match mode {
         "ours" => options,
         "ours-populate" => options.prefetch(Prefetch::Populate),
-        "ours-direct" => options.io(safejax::checkpoint::Io::Direct),
+        "ours-direct" => options.io(safejax::store::Io::Direct),
         "ours-copy" => options.sharing(Sharing::Never),
         "ours-stream" => options.delivery(Delivery::Stream),
         "ours-whole" => options.delivery(Delivery::Whole),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::program::{Argument, Outputs};
 use safejax::{Buffer, Client, Function, Params, Placement, Program, Tree, TreeDef};
 

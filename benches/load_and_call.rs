@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use divan::Bencher;
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::pjrt::Input;
 use safejax::{Buffer, Client, Function, LoadOptions, Params, Placement, Program, Sharing};
 

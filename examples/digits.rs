@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::{Client, HostSemantics, LoadOptions, Params, Placement, Program};
 
 /// Calls that the time per image is the average of.

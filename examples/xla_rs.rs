@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::xla_rs::XlaParams;
 use xla::{ElementType, PjRtBuffer, PjRtClient, XlaBuilder, XlaOp};
 

@@ -107,6 +107,11 @@ impl DType {
         self.row().bits
     }
 
+    /// Whether an element is two numbers.
+    pub(crate) fn is_complex(self) -> bool {
+        matches!(self, DType::C64 | DType::C128)
+    }
+
     /// The type with this name: NumPy's (`bfloat16`), safetensors' (`BF16`) or JAX's short form (`bf16`).
     /// Letter case does not matter.
     pub fn from_name(name: &str) -> Option<DType> {

@@ -21,29 +21,32 @@
 
 pub mod array;
 pub mod cast;
-pub mod checkpoint;
 pub mod compare;
 pub mod convert;
 pub mod dtype;
 pub mod error;
+pub mod format;
 pub mod limits;
 pub mod load;
 pub mod monitor;
 pub mod params;
 pub mod pjrt;
+mod plan;
 pub mod plugins;
 pub mod printable;
 pub mod program;
 pub mod save;
+pub mod store;
 mod sub_byte;
+mod transfer;
 pub mod tree;
 #[cfg(feature = "xla")]
 pub mod xla_rs;
 
 pub use array::{ArraySpec, HostArray};
-pub use checkpoint::Checkpoint;
 pub use dtype::{DType, Element};
 pub use error::{Blame, Error, ErrorCode, Result};
+pub use format::Checkpoint;
 pub use limits::Limits;
 pub use load::{LoadOptions, LoadReport, Sharing};
 pub use monitor::{CancelToken, Monitor, Progress};

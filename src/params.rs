@@ -5,9 +5,9 @@ use std::fmt;
 use std::path::Path;
 
 use crate::array::HostArray;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Result};
-use crate::load::{LoadOptions, LoadReport, load};
+use crate::format::Checkpoint;
+use crate::load::{LoadOptions, LoadReport, Template, load};
 use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
 use crate::save::{SaveOptions, save, to_bytes};
 use crate::tree::{Framework, KeyMap, KeyPath, Leaf, Node, Tree};
@@ -47,7 +47,7 @@ impl Params {
         path: impl AsRef<Path>,
         options: &LoadOptions,
     ) -> Result<(Params, LoadReport)> {
-        load(client, &Checkpoint::open(path)?, options)
+        load(client, &Checkpoint::open_within(path, options.selection.limits)?, options)
     }
 
     /// Loads a checkpoint that is open already, and reports how. As [`Params::load`].
@@ -293,6 +293,14 @@ impl Params {
     /// The tree with the sums over its nodes.
     pub fn tree(&self) -> Node {
         Node::build(self.keys.def(), &mut self.buffers.iter().map(Buffer::spec))
+    }
+
+    /// The structure, types and shapes of these parameters, for a tree that must be the same.
+    pub fn template(&self) -> Template {
+        Template::new(
+            self.keys.def().clone(),
+            self.buffers.iter().map(|buffer| buffer.spec().clone()).collect(),
+        )
     }
 
     /// Blocks until every buffer's content is there.

@@ -31,8 +31,8 @@ pub use outputs::{OutputTransfer, Outputs};
 pub use sharding::{Mesh, Sharding};
 pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
 
-use crate::checkpoint::{Checkpoint, foreign, read_file};
 use crate::error::{Error, Result};
+use crate::format::{Checkpoint, foreign, open_blob};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat};
 use buckets::Buckets;
 use compiled::{Compiled, check_platform};
@@ -61,7 +61,7 @@ impl Program {
     pub fn open(path: impl AsRef<Path>) -> Result<Program> {
         let path = path.as_ref();
         // A copy, since a program is small and its file may change while it is compiled.
-        let bytes = Bytes::copy_from_slice(bounded(path, read_file(path)?.bytes())?);
+        let bytes = Bytes::copy_from_slice(bounded(path, open_blob(path)?.bytes())?);
         Program::parse(path.display().to_string(), bytes)
     }
 

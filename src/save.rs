@@ -1,25 +1,19 @@
 //! From a device to a checkpoint: a layout is made first, then threads write its parts, from the device's own memory
 //! where the host can read that, and else from memory that each part is fetched into.
 
-mod file;
-mod supply;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(crate) use file::FilePlan;
-pub(crate) use supply::{Change, Content, ReadPart, Supplied, Supply};
-
 use crate::array::ArraySpec;
 use crate::cast::cast_dtype;
-use crate::checkpoint::{DEFAULT_ALIGNMENT, WriteOptions};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::load::Registration;
+use crate::format::DEFAULT_ALIGNMENT;
 use crate::monitor::Monitor;
 use crate::params::Params;
+use crate::store::WriteOptions;
+use crate::transfer::{DeviceSupply, FilePlan, Registration, Supply};
 use crate::tree::{Framework, KeyMap, Leaf, record};
-use supply::DeviceSupply;
 
 /// How parameters are saved.
 #[derive(Debug, Clone)]

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use common::{client, data, digits, fails, raw_file, safejax, succeeds};
 use safejax::convert::{ConvertOptions, convert, open};
-use safejax::{Blame, Checkpoint, Client, Error, LoadOptions, Params, Plugin};
+use safejax::load::Selection;
+use safejax::{Blame, Checkpoint, Client, Error, Params, Plugin};
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(directory)
@@ -324,15 +325,15 @@ fn a_conversion_that_cannot_be_made_leaves_the_target_alone() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("a.safetensors");
     std::fs::write(&target, "old").unwrap();
-    let input = open(digits("params.safetensors"), &LoadOptions::default()).unwrap();
+    let input = open(digits("params.safetensors"), &Selection::default()).unwrap();
     let mut options = ConvertOptions::default();
     options.dtypes = vec![("*".into(), safejax::DType::F8E5M2)];
-    let error = convert(&*input, &target, &options).unwrap_err();
+    let error = convert(&input, &target, &options).unwrap_err();
     assert!(matches!(&error, Error::Tensor { tensor, .. } if tensor.starts_with("params.")), "{error}");
     options.dtypes.clear();
     options.alignment = 100;
-    assert!(convert(&*input, &target, &options).is_err());
-    let error = convert(&*input, &target.with_extension("bin"), &options).unwrap_err().to_string();
+    assert!(convert(&input, &target, &options).is_err());
+    let error = convert(&input, &target.with_extension("bin"), &options).unwrap_err().to_string();
     assert!(error.contains("does not end in .safetensors"), "{error}");
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "old");
     assert_eq!(names(directory.path()), ["a.safetensors"]);

@@ -473,7 +473,7 @@ fn run_binds_files_by_position_name_and_path() {
     let layer_1 = part("b.safetensors", "args.0.layer_1.*", "args.0.");
     let x = directory.path().join("x.npy");
     let params = recorded(&newest("mlp"));
-    safejax::convert::npy::write(&x, &params.get("args.1").unwrap().to_host().unwrap()).unwrap();
+    safejax::format::npy::write(&x, &params.get("args.1").unwrap().to_host().unwrap()).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = safejax();
         command.arg("run").arg(file(&newest("mlp.jaxexport"))).args(on_device()).arg("--out").arg(&out);
@@ -494,7 +494,7 @@ fn run_binds_files_by_position_name_and_path() {
             .contains("kwargs['y']: there is no such argument")
     );
     let whole = directory.path().join("whole.npy");
-    safejax::convert::npy::write(&whole, &HostArray::from_slice(&[5, 4], &[2i32; 20]).unwrap()).unwrap();
+    safejax::format::npy::write(&whole, &HostArray::from_slice(&[5, 4], &[2i32; 20]).unwrap()).unwrap();
     let whole = format!("1={}", whole.display());
     let error = fails(&mut run(&[&a, &b, &whole]));
     assert!(error.contains("args[1]: float32[5,4] was expected, but int32[5,4] was given"), "{error}");

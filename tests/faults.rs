@@ -70,7 +70,7 @@ fn child_loads_calls_and_saves() {
             }
             let forward =
                 client.compile(&safejax::Program::open(digits("forward.stablehlo")).unwrap()).unwrap();
-            let images = safejax::convert::npy::read(digits("images.npy"), None).unwrap();
+            let images = safejax::format::npy::read(digits("images.npy"), None).unwrap();
             let logits = forward.call(&[&params, &images]).unwrap();
             logits.single().unwrap().start_to_host().unwrap().wait().unwrap();
             drop(logits.single().unwrap().start_to_host().unwrap());

@@ -6,9 +6,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{data, digits, safejax, succeeds};
-use safejax::convert::{ConvertOptions, convert, open, to_host};
-use safejax::load::outline;
-use safejax::{Checkpoint, LoadOptions, Program};
+use safejax::convert::Source;
+use safejax::convert::{ConvertOptions, convert, open};
+use safejax::load::Selection;
+use safejax::{Checkpoint, Program};
 
 /// Xorshift: the same changes every time.
 struct Random(u64);
@@ -69,7 +70,7 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
         seeds.push(at(name));
     }
     let mut random = Random(0x2545_f491_4f6c_dd1d);
-    let (options, mut write) = (LoadOptions::default(), ConvertOptions::default());
+    let (options, mut write) = (Selection::default(), ConvertOptions::default());
     write.write.sync = false;
     let mut read = 0;
     for seed in seeds {
@@ -78,11 +79,11 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
             let changed = random.change(&whole);
             std::fs::write(at("changed"), &changed).unwrap();
             let Ok(source) = open(at("changed"), &options) else { continue };
-            let Ok(arrays) = to_host(&*source) else { continue };
+            let Ok(arrays) = source.to_host() else { continue };
             read += 1;
             let copy = at("copy.safetensors");
-            if convert(&*source, &copy, &write).is_ok() {
-                let again = to_host(&*open(&copy, &options).unwrap()).unwrap();
+            if convert(&source, &copy, &write).is_ok() {
+                let again = open(&copy, &options).unwrap().to_host().unwrap();
                 assert_eq!(again, arrays, "{} {round}", seed.display());
             }
         }
@@ -100,7 +101,7 @@ fn changed_headers_and_programs_are_read_or_refused() {
         for _ in 0..60 {
             let changed = random.change(&whole);
             if let Ok(checkpoint) = Checkpoint::from_bytes(changed.clone()) {
-                let _ = outline(&checkpoint, &LoadOptions::default());
+                let _ = Source::new(checkpoint, &Selection::default());
             }
             if let Ok(program) = Program::from_bytes(changed) {
                 let _ = (program.signature_text(), program.stablehlo_version());

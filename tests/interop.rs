@@ -188,9 +188,9 @@ fn npy_files_are_numpys() {
     let path = directory.path().join("a.npy");
     for line in check("write-npy", &[directory.path()]).lines() {
         let (file, expected) = line.split_once(' ').unwrap();
-        let array = safejax::convert::npy::read(directory.path().join(file), None).unwrap();
+        let array = safejax::format::npy::read(directory.path().join(file), None).unwrap();
         assert_eq!(array.spec().to_string(), expected);
-        safejax::convert::npy::write(&path, &array).unwrap();
+        safejax::format::npy::write(&path, &array).unwrap();
         check("same-npy", &[&directory.path().join(file), &path]);
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{binary, stderr};
 use safejax::convert::{ConvertOptions, convert, open};
+use safejax::load::Selection;
 use safejax::save::Digests;
 use safejax::{CancelToken, Error, LoadOptions, Monitor, Params, SaveOptions};
 
@@ -95,12 +96,12 @@ fn cancelled_work_is_an_error_that_says_only_so() {
     let monitor = Monitor::default().cancel(&token);
     let error = params.save_with(&path, &SaveOptions::default().monitor(monitor.clone())).unwrap_err();
     assert!(matches!(error, Error::Cancelled), "{error:?}");
-    let source = open(common::digits("params.safetensors"), &LoadOptions::default()).unwrap();
+    let source = open(common::digits("params.safetensors"), &Selection::default()).unwrap();
     for name in ["a.safetensors", "a.npz", "a.msgpack"] {
         let mut options = ConvertOptions::default();
         options.monitor = monitor.clone();
         options.digests = Digests::Sha256;
-        let error = convert(&*source, &directory.path().join(name), &options).unwrap_err();
+        let error = convert(&source, &directory.path().join(name), &options).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{name}: {error:?}");
     }
     assert!(names(directory.path()).is_empty());
@@ -119,12 +120,12 @@ fn a_file_that_is_cut_or_written_to_while_it_is_read_is_an_error_or_a_warning() 
     let target = |ending: &str| directory.path().join("b").with_extension(ending);
     for ending in ["safetensors", "npz", "msgpack"] {
         copy();
-        let source = open(&path, &LoadOptions::default()).unwrap();
+        let source = open(&path, &Selection::default()).unwrap();
         File::options().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
         for digests in [Digests::None, Digests::Sha256] {
             let mut options = ConvertOptions::default();
             options.digests = digests;
-            let error = convert(&*source, &target(ending), &options).unwrap_err().to_string();
+            let error = convert(&source, &target(ending), &options).unwrap_err().to_string();
             assert!(error.contains("tensor `"), "{ending}: {error}");
             assert!(!target(ending).exists());
         }
@@ -133,12 +134,12 @@ fn a_file_that_is_cut_or_written_to_while_it_is_read_is_an_error_or_a_warning() 
     for ending in ["npz", "msgpack"] {
         copy();
         let from = directory.path().join("c").with_extension(ending);
-        let source = open(&path, &LoadOptions::default()).unwrap();
-        convert(&*source, &from, &ConvertOptions::default()).unwrap();
-        let source = open(&from, &LoadOptions::default()).unwrap();
+        let source = open(&path, &Selection::default()).unwrap();
+        convert(&source, &from, &ConvertOptions::default()).unwrap();
+        let source = open(&from, &Selection::default()).unwrap();
         File::options().write(true).open(&from).unwrap().set_len(2000).unwrap();
         let error =
-            convert(&*source, &target("safetensors"), &ConvertOptions::default()).unwrap_err().to_string();
+            convert(&source, &target("safetensors"), &ConvertOptions::default()).unwrap_err().to_string();
         assert!(error.contains("tensor `"), "{ending}: {error}");
     }
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use common::{
     Only, client, directory_on_disk as directory, fails, is_cpu, is_skipped, on_device, safejax, succeeds,
 };
-use safejax::checkpoint::{DIGEST_KEY, Io};
 use safejax::load::{self, Delivery, Prefetch, Route, Staging, Verification};
 use safejax::save::{Digests, SaveOptions};
+use safejax::store::{DIGEST_KEY, Io};
 use safejax::{
     ArraySpec, CancelToken, Checkpoint, DType, Donate, Error, LoadOptions, Monitor, Params, Program,
     Progress, Sharing,
@@ -50,7 +50,7 @@ fn write(path: &Path, digests: bool) {
         };
         let dtype = dtype.to_safetensors().unwrap().to_string();
         let offsets = [data.len(), data.len() + bytes.len()];
-        sums.insert(name.clone(), safejax::checkpoint::sha256(&bytes));
+        sums.insert(name.clone(), safejax::store::sha256(&bytes));
         entries.insert(name, serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
         data.extend(bytes);
     }
@@ -145,7 +145,7 @@ fn a_changed_byte_is_found_on_every_way_and_nothing_waits_for_it() {
     let directory = directory();
     let path = directory.path().join("odd.safetensors");
     write(&path, true);
-    let range = Checkpoint::open(&path).unwrap().tensor("b.large").unwrap().range.clone();
+    let range = Checkpoint::open(&path).unwrap().tensor("b.large").unwrap().extents()[0].range.clone();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[range.end - 1] ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -207,7 +207,7 @@ fn the_plan_says_what_the_load_will_do() {
     write(&path, false);
     let checkpoint = Checkpoint::open(&path).unwrap();
     let plan = load::plan(client(), &checkpoint, &LoadOptions::default().dtype("h.*", DType::BF16)).unwrap();
-    assert_eq!(plan.sum(Route::Empty).0, plan.steps.iter().filter(|step| step.range.is_empty()).count());
+    assert_eq!(plan.sum(Route::Empty).0, plan.steps.iter().filter(|step| step.bytes == 0).count());
     let (here, elsewhere) =
         if is_cpu() { (Route::Arena, Route::Stream) } else { (Route::Stream, Route::Arena) };
     let small = if is_cpu() { Route::Arena } else { Route::Packed };

@@ -5,11 +5,12 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{data, fails, safejax, stderr, succeeds};
+use safejax::Checkpoint;
 use safejax::convert::{Source, open};
-use safejax::{Checkpoint, LoadOptions};
+use safejax::load::Selection;
 
 /// The arrays of a source by name, as text and bytes.
-fn arrays(source: &dyn Source) -> BTreeMap<String, (String, Vec<u8>)> {
+fn arrays(source: &Source) -> BTreeMap<String, (String, Vec<u8>)> {
     let leaves = source.keys().leaves().iter().zip(source.specs()).enumerate();
     leaves
         .map(|(index, (leaf, spec))| {
@@ -41,7 +42,7 @@ fn every_array_of_every_pickle_is_read_as_python_reads_it() {
         ("odd", "{'w': *}"),
     ];
     for (name, structure) in expected_structures {
-        let pickle = open(data(&format!("pickles/{name}.pkl")), &LoadOptions::default()).unwrap();
+        let pickle = open(data(&format!("pickles/{name}.pkl")), &Selection::default()).unwrap();
         assert_eq!(pickle.keys().def().to_string(), structure, "{name}");
         let expected = Checkpoint::open(data(&format!("pickles/{name}.safetensors"))).unwrap();
         let expected: BTreeMap<_, _> = expected
@@ -52,7 +53,7 @@ fn every_array_of_every_pickle_is_read_as_python_reads_it() {
                 (tensor.name.clone(), (tensor.spec.to_string(), bytes))
             })
             .collect();
-        assert_eq!(arrays(&*pickle), expected, "{name}");
+        assert_eq!(arrays(&pickle), expected, "{name}");
     }
 }
 
@@ -83,7 +84,7 @@ fn what_is_no_array_is_kept_left_out_with_a_warning_or_refused_with_its_path() {
 #[test]
 fn an_archive_with_other_things_in_it_is_read_and_says_what_it_leaves_out() {
     let archive = data("pickles/odd.npz");
-    let source = open(&archive, &LoadOptions::default()).unwrap();
+    let source = open(&archive, &Selection::default()).unwrap();
     assert_eq!(source.keys().def().to_string(), "{'description': \"né\", 'w': *}");
     let left_out: Vec<&str> = source.left_out().iter().map(|part| part.name.as_str()).collect();
     assert_eq!(left_out, ["names", "objects", "readme.txt"]);
@@ -102,7 +103,7 @@ fn text_and_bytes_survive_every_format_that_has_a_place_for_them() {
     for (from, to) in steps {
         succeeds(safejax().arg("convert").args([from, to]));
     }
-    let def = |name: &str| open(at(name), &LoadOptions::default()).unwrap().keys().def().to_string();
+    let def = |name: &str| open(at(name), &Selection::default()).unwrap().keys().def().to_string();
     assert_eq!(def("a.msgpack"), def("c.msgpack"));
     assert!(
         def("b.safetensors").contains("'config': \"two layers\"")

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use common::packages::{cpu_0_81, cpu_0_106, installed};
 use common::{digits, fails, safejax, succeeds};
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::plugins::{Package, install_into};
 use safejax::{Client, LoadOptions, Params, Placement, Program};
 
@@ -220,7 +220,7 @@ fn an_installed_plugin_that_is_damaged_or_anybodys_is_not_used() {
     };
     allow(library.parent().unwrap(), 0o755);
     allow(&library, 0o644);
-    let sha256 = safejax::checkpoint::sha256(b"a library");
+    let sha256 = safejax::store::sha256(b"a library");
     let manifest = format!("{{\"installed\":{{\"bytes\":9,\"sha256\":\"{sha256}\",\"modified\":0}}}}");
     std::fs::write(directory.join("safejax-plugin.json"), manifest).unwrap();
     let command = || {

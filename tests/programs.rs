@@ -5,7 +5,7 @@ mod common;
 use std::process::Command;
 
 use common::{client, data, digits, fails, on_device, safejax, succeeds, tolerance};
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::pjrt::ProgramFormat;
 use safejax::{Buffer, Client, Error, ErrorCode, HostArray, HostSemantics, Params, Placement, Program};
 

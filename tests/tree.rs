@@ -5,9 +5,10 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::client;
-use safejax::checkpoint::sha256;
-use safejax::load::{Strictness, Structure, Template, Verification, outline};
+use safejax::convert::Source;
+use safejax::load::{Strictness, Structure, Verification};
 use safejax::save::{Digests, Record};
+use safejax::store::sha256;
 use safejax::tree::{DictKey, LeafKind, record};
 use safejax::{
     Checkpoint, DType, Error, Framework, HostArray, KeyMap, LoadOptions, Params, Placement, SaveOptions,
@@ -127,7 +128,7 @@ fn records_that_do_not_fit_their_file_are_refused_and_can_be_passed_over() {
         assert!(error.to_string().contains(expected), "{error}");
         let checkpoint = Checkpoint::from_bytes(bytes).unwrap();
         let options = LoadOptions::default().structure(Structure::FromNames);
-        assert_eq!(outline(&checkpoint, &options).unwrap().keys.len(), 1);
+        assert_eq!(Source::new(checkpoint.clone(), &options.selection).unwrap().keys().len(), 1);
     }
 }
 
@@ -160,7 +161,7 @@ fn what_is_loaded_can_be_chosen_renamed_and_cast_by_pattern() {
 #[test]
 fn a_template_reports_everything_that_does_not_fit_at_once() {
     let whole = Params::load(client(), common::digits("params.safetensors")).unwrap();
-    let template = Template::of(&whole.subtree("params").unwrap());
+    let template = whole.subtree("params").unwrap().template();
     // The file has one level more, so nothing fits until it is renamed away.
     let load =
         |options: LoadOptions| Params::load_with(client(), common::digits("params.safetensors"), &options);
@@ -176,7 +177,7 @@ fn a_template_reports_everything_that_does_not_fit_at_once() {
     the checkpoint does not fit the template:
       mismatched: ['Conv_0']['kernel'] must be float32[3,3,1,16], and is float32[3,3,1,16] (loaded as float16)
     ");
-    let dense = Template::of(&whole.subtree("params.Dense_0").unwrap());
+    let dense = whole.subtree("params.Dense_0").unwrap().template();
     let only = LoadOptions::default().rename("params.Dense_0.", "");
     let error = load(only.clone().template(dense.clone())).unwrap_err().to_string();
     assert!(error.contains("unused: the tensor `params.Dense_1.kernel`"), "{error}");
@@ -199,7 +200,7 @@ fn digests_are_recorded_and_a_changed_byte_is_found() {
     assert_eq!(recorded["params.Dense_0.kernel"], sha256(&checkpoint.bytes(&tensor.name).unwrap()));
     drop(checkpoint);
     let mut file = std::fs::read(&path).unwrap();
-    file[tensor.range.start + 5] ^= 1;
+    file[tensor.extents()[0].range.start + 5] ^= 1;
     std::fs::write(&path, file).unwrap();
     let error = Params::load_with(client(), &path, &checked).unwrap_err();
     assert_eq!(error.to_string(), "tensor `params.Dense_0.kernel`");
@@ -238,7 +239,8 @@ fn digests_go_by_the_names_of_the_file_whatever_it_is_loaded_as() {
         .rename("params.Dense_1.", "params.Dense_0.");
     let (_, report) = Params::load_with(client(), &path, &renamed).unwrap();
     assert_eq!(report.checked_tensors, 8);
-    let range = Checkpoint::open(&path).unwrap().tensor("params.Dense_1.kernel").unwrap().range.clone();
+    let range =
+        Checkpoint::open(&path).unwrap().tensor("params.Dense_1.kernel").unwrap().extents()[0].range.clone();
     let mut file = std::fs::read(&path).unwrap();
     file[range.start] ^= 1;
     std::fs::write(&path, file).unwrap();
@@ -416,7 +418,7 @@ fn a_template_and_an_exported_function_know_names_that_are_split_otherwise() {
     let slashed = Params::from_buffers(slashed).unwrap();
     assert_eq!(slashed.keys().def().children().len(), 8, "names without dots are one level");
     let checkpoint = Checkpoint::from_bytes(safejax::serialize(&slashed).unwrap()).unwrap();
-    let options = LoadOptions::default().template(Template::of(&whole));
+    let options = LoadOptions::default().template(whole.template());
     let (fitted, _) = Params::load_checkpoint(client(), &checkpoint, &options).unwrap();
     assert_eq!(fitted.keys().def(), whole.keys().def());
     for (name, buffer) in whole.iter() {
@@ -424,7 +426,7 @@ fn a_template_and_an_exported_function_know_names_that_are_split_otherwise() {
     }
     let program = safejax::Program::open(digits("forward.jaxexport")).unwrap();
     let forward = client().compile(&program).unwrap();
-    let x = safejax::convert::npy::read(digits("images.npy"), None).unwrap();
+    let x = safejax::format::npy::read(digits("images.npy"), None).unwrap();
     let expected = forward.call(&[&whole, &x]).unwrap().single().unwrap().to_host().unwrap();
     assert_eq!(forward.call(&[&slashed, &x]).unwrap().single().unwrap().to_host().unwrap(), expected);
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use common::official_file;
-use safejax::checkpoint::Io;
 use safejax::load::{Staging, Verification};
 use safejax::save::{Digests, SaveOptions};
+use safejax::store::Io;
 use safejax::xla_rs::{XlaParams, from_element_type, to_element_type};
 use safejax::{
     Blame, CancelToken, Checkpoint, DType, Error, Framework, LoadOptions, Monitor, Placement, Tree, TreeDef,
@@ -143,7 +143,8 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     let (again, _) = XlaParams::load_with(client(), None, &saved, &checks).unwrap();
     assert_eq!(again.specs()[1].dtype, DType::F32);
     let mut damaged = std::fs::read(&saved).unwrap();
-    let start = Checkpoint::open(&saved).unwrap().tensor("model.Dense_0.kernel").unwrap().range.start;
+    let start =
+        Checkpoint::open(&saved).unwrap().tensor("model.Dense_0.kernel").unwrap().extents()[0].range.start;
     damaged[start] ^= 1;
     std::fs::write(&saved, damaged).unwrap();
     for io in [Io::Mapped, Io::Positional] {

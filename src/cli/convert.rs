@@ -17,7 +17,8 @@ use super::{OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Convert {
-    /// The file to read: safetensors, Flax msgpack (or its index), npz, npy, or a pickled tree of arrays
+    /// The checkpoint to read: safetensors, Flax msgpack, npz, npy, a pickled tree of arrays, or PyTorch's; of one in
+    /// several files, the index, one of them or the directory
     input: PathBuf,
 
     /// The file to write, as its ending says: .safetensors, .msgpack, .npz, .npy, or .json for the tree alone; it may
@@ -33,7 +34,7 @@ pub struct Convert {
     dtypes: Vec<(String, DType)>,
 
     /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096
-    #[arg(long, default_value_t = safejax::checkpoint::DEFAULT_ALIGNMENT)]
+    #[arg(long, default_value_t = safejax::format::DEFAULT_ALIGNMENT)]
     align: usize,
 
     /// Record the sha256 of every tensor
@@ -61,7 +62,7 @@ pub fn parse_cast(text: &str) -> Result<(String, DType), String> {
 impl Convert {
     pub fn run(mut self) -> Result<String> {
         self.input = stream::input(&self.input)?;
-        let source = convert::open(&self.input, &self.select.options())?;
+        let source = convert::open(&self.input, &self.select.selection())?;
         let mut options = ConvertOptions::default();
         options.format = self.to;
         options.dtypes = self.dtypes;
@@ -72,7 +73,7 @@ impl Convert {
         if stream::is_dash(&self.file) && self.to.is_none() {
             bail!("standard output has no name that says a format; give it with --to");
         }
-        let report = stream::output(&self.file, |file| Ok(convert::convert(&*source, file, &options)?))?;
+        let report = stream::output(&self.file, |file| Ok(convert::convert(&source, file, &options)?))?;
         let text = || {
             let mut text = format!(
                 "{}: {}, {} cast",

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use safejax::ArraySpec;
 use safejax::compare::{Comparison, compare, compare_values};
-use safejax::convert::{Source, open, read_lent};
+use safejax::convert::{Source, open};
+use safejax::load::Selection;
 use safejax::printable::{Count, Line, Name};
-use safejax::{ArraySpec, LoadOptions};
 use serde_json::json;
 
 use super::work_bar::WorkBar;
@@ -49,10 +50,10 @@ struct Report {
 
 impl Diff {
     pub fn run(self) -> Result<Output> {
-        let options = LoadOptions::default();
+        let selection = Selection::default();
         let (first, second) =
-            (open(stream::input(&self.first)?, &options)?, open(stream::input(&self.second)?, &options)?);
-        let report = self.compare(&*first, &*second)?;
+            (open(stream::input(&self.first)?, &selection)?, open(stream::input(&self.second)?, &selection)?);
+        let report = self.compare(&first, &second)?;
         let is_equal = report.structure.is_none()
             && report.only_in_first.is_empty()
             && report.only_in_second.is_empty()
@@ -62,10 +63,10 @@ impl Diff {
         Ok(Output { text, is_success: is_equal })
     }
 
-    fn compare(&self, first: &dyn Source, second: &dyn Source) -> Result<Report> {
+    fn compare(&self, first: &Source, second: &Source) -> Result<Report> {
         let mut report =
             Report { structure: first.keys().def().difference(second.keys().def()), ..Report::default() };
-        let places = |source: &dyn Source| -> BTreeMap<String, usize> {
+        let places = |source: &Source| -> BTreeMap<String, usize> {
             source
                 .keys()
                 .leaves()
@@ -88,8 +89,8 @@ impl Diff {
             let comparison = if is_compared {
                 let (ours, theirs) = &mut memory;
                 let mut progress = |read: u64| bar.advance(&name, read);
-                let ours = read_lent(first, index, ours, &mut progress)?;
-                let theirs = read_lent(second, other, theirs, &mut |_| Ok(()))?;
+                let ours = first.read_lent(index, ours, &mut progress)?;
+                let theirs = second.read_lent(other, theirs, &mut |_| Ok(()))?;
                 // Of two types, a tolerance says that the values are what counts.
                 if a == b {
                     Some(compare(a, &ours, &theirs))

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use safejax::checkpoint::{DEFAULT_ALIGNMENT, TensorInfo};
-use safejax::convert::{Source, SourceFormat, open, sniff};
-use safejax::load::{Outline, outline};
+use safejax::convert::Source;
+use safejax::format::{DEFAULT_ALIGNMENT, Format, Tensor, sniff};
 use safejax::printable::{Count, File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::{Node, record};
@@ -24,7 +23,8 @@ const SHOWN_METADATA: usize = 100;
 
 #[derive(Args)]
 pub struct Inspect {
-    /// A safetensors, Flax msgpack, npz, npy or pickle file, or a program (StableHLO text or bytecode, HLO proto)
+    /// A checkpoint of any format that is read (of one in several files, the index, one of them or the directory), or a
+    /// program (jax.export artifact, StableHLO text or bytecode, HLO proto)
     file: PathBuf,
 
     /// Also say whether this plugin reads the program's version of StableHLO, and which arguments it donates to which
@@ -44,22 +44,20 @@ impl Inspect {
     pub fn run(mut self) -> Result<String> {
         self.file = stream::input(&self.file)?;
         match sniff(&self.file)? {
-            Some(SourceFormat::Safetensors) => {
-                let checkpoint = Checkpoint::open(&self.file)?;
+            Some(Format::Safetensors) => {
+                let checkpoint = self.open()?;
                 if checkpoint.metadata().contains_key(BUNDLE_KEY) {
                     return self.program(&Program::open(&self.file)?);
                 }
-                self.checkpoint(&checkpoint)
+                self.checkpoint(checkpoint)
             }
             // An artifact can begin like a map of msgpack by chance.
-            Some(SourceFormat::Msgpack) if is_artifact(&self.file) => {
-                self.program(&Program::open(&self.file)?)
-            }
-            Some(_) => self.source(&*open(&self.file, &self.select.options())?),
+            Some(Format::Msgpack) if is_artifact(&self.file) => self.program(&Program::open(&self.file)?),
+            Some(_) => self.source(&Source::new(self.open()?, &self.select.selection())?),
             // Nothing that holds arrays begins like this; a damaged checkpoint still might.
-            None => match (Program::open(&self.file), Checkpoint::open(&self.file)) {
+            None => match (Program::open(&self.file), self.open()) {
                 (Ok(program), _) => self.program(&program),
-                (_, Ok(checkpoint)) => self.checkpoint(&checkpoint),
+                (_, Ok(checkpoint)) => self.checkpoint(checkpoint),
                 (Err(no_program), Err(no_checkpoint)) => bail!("{no_checkpoint}\n{no_program}"),
             },
         }
@@ -77,22 +75,26 @@ impl Inspect {
         Ok(())
     }
 
-    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<String> {
-        self.refuse_plugin()?;
-        let outline = match outline(checkpoint, &self.select.options()) {
-            Err(error) if !matches!(error, safejax::Error::Tree(_)) => return Err(error.into()),
-            outline => outline,
-        };
-        let text = || match &outline {
-            Ok(outline) => text(checkpoint, outline),
-            Err(error) => flat(checkpoint, error),
-        };
-        Ok(self.output.choose(text, || to_json(checkpoint, &outline)))
+    fn open(&self) -> safejax::Result<Checkpoint> {
+        Checkpoint::open_within(&self.file, self.select.limits())
     }
 
-    fn source(&self, source: &dyn Source) -> Result<String> {
+    fn checkpoint(&self, checkpoint: Checkpoint) -> Result<String> {
         self.refuse_plugin()?;
-        let tree = Node::build(source.keys().def(), &mut source.specs().iter());
+        let source = match Source::new(checkpoint.clone(), &self.select.selection()) {
+            Err(error) if !matches!(error, safejax::Error::Tree(_)) => return Err(error.into()),
+            source => source,
+        };
+        let text = || match &source {
+            Ok(source) => text(&checkpoint, source),
+            Err(error) => flat(&checkpoint, error),
+        };
+        Ok(self.output.choose(text, || to_json(&checkpoint, &source)))
+    }
+
+    fn source(&self, source: &Source) -> Result<String> {
+        self.refuse_plugin()?;
+        let tree = source.tree();
         Ok(self.output.choose(
             || format!("{}: {}, {}\n{}", Line(source.origin()), source.format(), tree.summary, drawn(&tree)),
             || {
@@ -111,18 +113,19 @@ impl Inspect {
     }
 }
 
-fn to_json(checkpoint: &Checkpoint, outline: &safejax::Result<Outline>) -> Value {
+fn to_json(checkpoint: &Checkpoint, source: &safejax::Result<Source>) -> Value {
     // What is broken about the tree is told beside the tensors, which are there all the same.
-    let (tree, error) = match outline {
-        Ok(outline) => (Some(record::to_json(outline.keys.def())), None),
+    let (tree, error) = match source {
+        Ok(source) => (Some(record::to_json(source.keys().def())), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    let tensor = |tensor: &TensorInfo| {
+    let tensor = |tensor: &Tensor| {
         json!({
             "name": tensor.name,
             "dtype": tensor.spec.dtype,
             "shape": tensor.spec.shape,
-            "offset": tensor.range.start,
+            "file": tensor.extents().first().map(|extent| extent.file),
+            "offset": start(tensor),
             "bytes": tensor.bytes(),
         })
     };
@@ -130,9 +133,10 @@ fn to_json(checkpoint: &Checkpoint, outline: &safejax::Result<Outline>) -> Value
         "file": checkpoint.origin(),
         "format": "safetensors",
         "file_bytes": checkpoint.file_bytes(),
-        "data_start": checkpoint.data_start(),
+        "files": checkpoint.files().collect::<Vec<_>>(),
+        "data_start": (checkpoint.files().len() == 1).then(|| checkpoint.data_start()),
         "metadata": checkpoint.metadata(),
-        "framework": outline.as_ref().ok().map(|outline| outline.framework),
+        "framework": source.as_ref().ok().map(Source::framework),
         "tree": tree,
         "tree_error": error,
         "tensors": checkpoint.tensors().iter().map(tensor).collect::<Vec<_>>(),
@@ -143,19 +147,27 @@ fn is_artifact(file: &Path) -> bool {
     Program::open(file).is_ok_and(|program| program.exported().is_some())
 }
 
-fn text(checkpoint: &Checkpoint, outline: &Outline) -> String {
-    let is_aligned = |tensor: &&TensorInfo| tensor.range.start.is_multiple_of(DEFAULT_ALIGNMENT);
+/// Where a tensor begins in its file, in bytes.
+fn start(tensor: &Tensor) -> usize {
+    tensor.extents().first().map_or(0, |extent| extent.range.start)
+}
+
+fn text(checkpoint: &Checkpoint, source: &Source) -> String {
+    let is_aligned = |tensor: &&Tensor| start(tensor).is_multiple_of(DEFAULT_ALIGNMENT);
     let aligned = checkpoint.tensors().iter().filter(is_aligned).count();
-    let tree = outline.tree();
+    let tree = source.tree();
+    let place = match checkpoint.files().len() {
+        1 => format!("data from byte {}", checkpoint.data_start()),
+        files => format!("in {files} files"),
+    };
     format!(
-        "{}: {}\n{aligned} of {} aligned to {DEFAULT_ALIGNMENT} bytes; data from byte {}\n\
+        "{}: {}\n{aligned} of {} aligned to {DEFAULT_ALIGNMENT} bytes; {place}\n\
          names as {} has them; structure from {}\n{}{}",
         Line(checkpoint.origin()),
         tree.summary,
         Count(checkpoint.tensors().len(), "tensor"),
-        checkpoint.data_start(),
-        outline.framework,
-        if outline.has_record { "its record in the metadata" } else { "the names" },
+        source.framework(),
+        if source.has_record() { "its record in the metadata" } else { "the names" },
         metadata_lines(checkpoint),
         drawn(&tree),
     )

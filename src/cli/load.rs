@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use safejax::load::{self, Verification};
 use safejax::printable::Count;
-use safejax::{Checkpoint, Params, Sharing};
+use safejax::{Checkpoint, LoadOptions, Params, Sharing};
 use serde_json::json;
 
 use super::client::DeviceArgs;
@@ -18,7 +18,7 @@ use super::{OutputArgs, stream};
 
 #[derive(Args)]
 pub struct Load {
-    /// A safetensors file
+    /// A checkpoint of any format that is read; of one in several files, the index, one of them or the directory
     file: PathBuf,
 
     #[command(flatten)]
@@ -55,14 +55,15 @@ impl Load {
         self.file = stream::input(&self.file)?;
         let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
-        let options = self.select.options().to(&device).sharing(sharing).monitor(work_bar::watch());
+        let options = LoadOptions::default().to(&device).sharing(sharing).monitor(work_bar::watch());
         let mut options = self.transfer.apply(options);
+        options.selection = self.select.selection();
         options.dtypes = self.dtypes.clone();
         if self.verify {
             options.verification = Verification::Digests;
         }
         let start = Instant::now();
-        let checkpoint = Checkpoint::open(&self.file)?;
+        let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
         let (params, report) = Params::load_checkpoint(&client, &checkpoint, &options)?;
         params.wait()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use safejax::checkpoint::sha256;
 use safejax::plugins::{self, Source};
 use safejax::printable::File;
+use safejax::store::sha256;
 use serde_json::Value;
 
 /// How long a plugin may take to make a client.

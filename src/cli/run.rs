@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use safejax::convert::npy;
+use safejax::format::npy;
 use safejax::printable::{File, Line};
 use safejax::{
     Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params, Program,

@@ -1,7 +1,8 @@
 //! The options that choose, rename and place tensors.
 
 use clap::Args;
-use safejax::{Framework, Limits, LoadOptions};
+use safejax::load::Selection;
+use safejax::{Framework, Limits};
 
 /// Which tensors, under which names.
 #[derive(Args)]
@@ -46,17 +47,20 @@ fn parse_rename(text: &str) -> Result<(String, String), String> {
 }
 
 impl SelectArgs {
-    /// The options for a load.
-    pub fn options(&self) -> LoadOptions {
-        let mut options = LoadOptions::default();
-        options.include = self.include.clone();
-        options.exclude = self.exclude.clone();
-        options.framework = self.framework;
-        options.split = self.split.clone();
-        options.strict = self.strict;
-        if self.no_limits {
-            options.limits = Limits::none();
-        }
-        self.rename.iter().fold(options, |options, (from, to)| options.rename(from, to))
+    /// What they select.
+    pub fn selection(&self) -> Selection {
+        let mut selection = Selection::default();
+        selection.include = self.include.clone();
+        selection.exclude = self.exclude.clone();
+        selection.framework = self.framework;
+        selection.split = self.split.clone();
+        selection.strict = self.strict;
+        selection.limits = self.limits();
+        self.rename.iter().fold(selection, |selection, (from, to)| selection.rename(from, to))
+    }
+
+    /// What a file may ask for.
+    pub fn limits(&self) -> Limits {
+        if self.no_limits { Limits::none() } else { Limits::default() }
     }
 }

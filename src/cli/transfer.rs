@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use safejax::LoadOptions;
-use safejax::checkpoint::Io;
 use safejax::load::{Delivery, Prefetch, Registration, Staging};
+use safejax::store::Io;
 
 /// How bytes are read and moved.
 #[derive(Args)]

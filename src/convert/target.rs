@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use super::source::{LeafBytes, Source, read_checked, read_lent};
-use super::{json, msgpack, npy, npz};
+use super::source::{LeafBytes, Source};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::{Cast, cast_dtype};
-use crate::checkpoint::{DEFAULT_ALIGNMENT, DigestState, WriteOptions, check_digest, sha256};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::load::check_casts;
+use crate::format::{DEFAULT_ALIGNMENT, Leaves, json, msgpack, npy, npz};
 use crate::monitor::{Monitor, Tracker};
-use crate::save::{Change, Content, Digests, FilePlan, ReadPart, Supplied, Supply};
+use crate::plan::check_casts;
+use crate::save::Digests;
+use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
-use crate::tree::{Framework, matches_glob, record};
+use crate::transfer::{Content, FileChange, FilePlan, ReadPart, Supplied, Supply};
+use crate::tree::{Framework, KeyMap, matches_glob, record};
 
 /// How a file is converted.
 #[derive(Debug, Clone)]
@@ -123,7 +124,7 @@ pub struct ConvertReport {
 /// # Errors
 /// [`Error::InvalidArgument`] for a cast that is not supported, or a name that asks for no format that is
 /// written; an error naming the leaf that the format cannot hold; [`Error::Io`].
-pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
+pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
     let format = options.format.or_else(|| TargetFormat::of_name(target)).ok_or_else(|| {
         Error::InvalidArgument(format!(
             "{} does not end in .safetensors, .msgpack, .npz, .npy or .json; say which format it is to have",
@@ -136,7 +137,10 @@ pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> 
         TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
         TargetFormat::Npz => npz::write(&mut conversion, target, options.write)?,
         TargetFormat::Npy => conversion.write_npy(target)?,
-        TargetFormat::Json => json::write(&conversion, target, options.write)?,
+        TargetFormat::Json => {
+            let (framework, metadata) = (source.framework(), source.metadata());
+            json::write(&conversion, (framework, &metadata), target, options.write)?;
+        }
     }
     source.warn_if_changed();
     Ok(conversion.report)
@@ -144,51 +148,52 @@ pub fn convert(source: &dyn Source, target: &Path, options: &ConvertOptions) -> 
 
 /// The tensors of a source, to be written in these types.
 struct SourceSupply<'a> {
-    source: &'a dyn Source,
+    source: &'a Source,
     specs: &'a [ArraySpec],
 }
 
 impl Supply for SourceSupply<'_> {
     fn supply(&self, index: usize) -> Result<Supplied<'_>> {
-        let change = Change::between(self.source.specs()[index].dtype, self.specs[index].dtype);
+        let change = FileChange::between(self.source.specs()[index].dtype, self.specs[index].dtype);
         let content = match self.source.recorded_digest(index) {
-            _ if !self.source.has_parts() => Content::Host(read_checked(self.source, index)?),
+            _ if !self.source.has_parts(index) => Content::Host(self.source.read_checked(index)?),
             None => Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes))),
-            Some(expected) => Content::File(self.checked_parts(index, expected)),
+            Some(digest) => Content::File(self.checked_parts(index, digest)),
         };
         Ok(Supplied { content, change })
     }
 
     fn is_divisible(&self, index: usize) -> bool {
         // A digest is that of the whole.
-        self.source.has_parts() && self.source.recorded_digest(index).is_none()
+        self.source.has_parts(index) && self.source.recorded_digest(index).is_none()
     }
 }
 
 impl<'a> SourceSupply<'a> {
     /// Reads the parts of a tensor, and holds them against a digest once the last one is read. They must be asked for in
     /// order, as those of a tensor that is not divisible are.
-    fn checked_parts(&self, index: usize, expected: &'a str) -> Box<ReadPart<'a>> {
+    fn checked_parts(&self, index: usize, digest: &'a Digest) -> Box<ReadPart<'a>> {
         let source = self.source;
-        let size = source.specs()[index].packed_bytes().unwrap_or(0);
-        let digest = RefCell::new(DigestState::default());
+        let size = source.tensors()[index].bytes();
+        let check = RefCell::new(Some(digest.begin()));
         Box::new(move |start, bytes| {
             source.read_part(index, start, bytes)?;
-            digest.borrow_mut().update(bytes);
-            if start + bytes.len() < size {
-                return Ok(());
+            let mut check = check.borrow_mut();
+            if let Some(check) = check.as_mut() {
+                check.update(bytes);
             }
-            check_digest(&digest.take().finish(), expected)
+            let is_last = start + bytes.len() == size;
+            check.take_if(|_| is_last).map_or(Ok(()), |check| check.finish())
         })
     }
 }
 
 /// A source with the types that its tensors get.
-pub(super) struct Conversion<'a> {
-    pub source: &'a dyn Source,
+struct Conversion<'a> {
+    source: &'a Source,
     /// The types and shapes that are written, in JAX's order.
-    pub specs: Vec<ArraySpec>,
-    pub report: ConvertReport,
+    specs: Vec<ArraySpec>,
+    report: ConvertReport,
     /// What leaves are read into.
     memory: Vec<u8>,
     /// Counts what is read, of formats that are not written by a plan, which has its own.
@@ -196,7 +201,7 @@ pub(super) struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    fn new(source: &'a dyn Source, options: &'a ConvertOptions) -> Result<Conversion<'a>> {
+    fn new(source: &'a Source, options: &'a ConvertOptions) -> Result<Conversion<'a>> {
         let names: Vec<&str> = source.keys().leaves().iter().map(|leaf| leaf.name.as_str()).collect();
         check_casts(&options.dtypes, &names)?;
         let leaves = source.keys().leaves().iter().zip(source.specs());
@@ -212,43 +217,18 @@ impl<'a> Conversion<'a> {
         Ok(Conversion { source, specs, report, memory: Vec::new(), tracker })
     }
 
-    /// The name of a leaf on disk.
-    pub fn name(&self, index: usize) -> &'a str {
-        &self.source.keys().leaves()[index].name
-    }
-
-    /// Passes the bytes of a leaf on, in the type that is written, sub-byte elements in a byte each.
-    ///
-    /// # Errors
-    /// As for [`Source::read`], naming the leaf; those of `take`.
-    pub fn with_unpacked<T>(&mut self, index: usize, take: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        let name = self.name(index);
-        let mut memory = std::mem::take(&mut self.memory);
-        let taken = self.read(index, &mut memory).and_then(|(bytes, overflows)| {
-            let taken = take(&bytes)?;
-            Ok((taken, overflows))
-        });
-        self.memory = memory;
-        let (taken, overflows) = taken.for_tensor(name)?;
-        self.report.cast_tensors += usize::from(self.source.specs()[index].dtype != self.specs[index].dtype);
-        if overflows > 0 {
-            self.report.overflows.insert(name.to_owned(), overflows);
-        }
-        Ok(taken)
-    }
-
     /// The bytes of a leaf, held against its recorded digest, as they are written; and the finite elements that became
     /// infinite.
     fn read<'m>(&self, index: usize, memory: &'m mut Vec<u8>) -> Result<(LeafBytes<'m>, usize)> {
-        let name = self.name(index);
+        let name = &self.source.keys().leaves()[index].name;
         let mut progress = |bytes: u64| {
             self.tracker.check()?;
             self.tracker.progressed(name, bytes);
             Ok(())
         };
-        let bytes = read_lent(self.source, index, memory, &mut progress)?;
-        if let Some(expected) = self.source.recorded_digest(index) {
-            check_digest(&sha256(&bytes), expected)?;
+        let bytes = self.source.read_lent(index, memory, &mut progress)?;
+        if let (LeafBytes::Lent(bytes), Some(digest)) = (&bytes, self.source.recorded_digest(index)) {
+            digest.check(bytes)?;
         }
         let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
         if from != to {
@@ -289,6 +269,38 @@ impl<'a> Conversion<'a> {
             )));
         }
         let spec = self.specs[0].clone();
-        self.with_unpacked(0, |bytes| npy::write(target, &HostArray::from_bytes(spec, bytes.to_vec())?))
+        self.with_bytes(0, &mut |bytes| {
+            npy::write(target, &HostArray::from_bytes(spec.clone(), bytes.to_vec())?)
+        })
+    }
+}
+
+impl Leaves for Conversion<'_> {
+    fn keys(&self) -> &KeyMap {
+        self.source.keys()
+    }
+
+    fn specs(&self) -> &[ArraySpec] {
+        &self.specs
+    }
+
+    fn with_bytes(&mut self, index: usize, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let name = &self.source.keys().leaves()[index].name;
+        let mut memory = std::mem::take(&mut self.memory);
+        let taken = self.read(index, &mut memory).and_then(|(bytes, overflows)| {
+            take(&bytes)?;
+            Ok(overflows)
+        });
+        self.memory = memory;
+        let overflows = taken.for_tensor(name)?;
+        self.report.cast_tensors += usize::from(self.source.specs()[index].dtype != self.specs[index].dtype);
+        if overflows > 0 {
+            self.report.overflows.insert(name.to_owned(), overflows);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, note: String) {
+        self.report.notes.push(note);
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::fill::Spent;
-use super::plan::{LoadPlan, Route};
-use crate::checkpoint::Io;
+use crate::plan::{LoadPlan, Route};
+use crate::store::Io;
+use crate::transfer::Spent;
 use crate::tree::Framework;
 
 /// What a load did. Printed, it says where the time went.
@@ -18,7 +18,7 @@ pub struct LoadReport {
     pub has_record: bool,
     /// Tensors that were loaded.
     pub tensors: usize,
-    /// Their bytes in the file.
+    /// The bytes of their elements, before anything is done to them.
     pub bytes: u64,
     /// Tensors that use the file's memory map in place.
     pub aliased_tensors: usize,
@@ -70,7 +70,7 @@ impl LoadReport {
     /// The report of a plan that was carried out; `copied` of its tensors to be used in place were copied.
     pub(super) fn new(plan: &LoadPlan, not_in_place: (usize, u64)) -> LoadReport {
         let (tensors, bytes) =
-            (plan.steps.len(), plan.steps.iter().map(|step| step.range.len() as u64).sum::<u64>());
+            (plan.steps.len(), plan.steps.iter().map(|step| step.bytes as u64).sum::<u64>());
         let (aliased_tensors, aliased_bytes) = plan.sum(Route::Alias);
         let (aliased_tensors, aliased_bytes) =
             (aliased_tensors - not_in_place.0, aliased_bytes - not_in_place.1);

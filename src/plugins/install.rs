@@ -14,8 +14,8 @@ use std::time::Duration;
 use super::cache::cache_dir;
 use super::packages::Package;
 use super::{OFFLINE_VARIABLE, is_offline};
-use crate::checkpoint::DigestState;
 use crate::error::{Error, Result};
+use crate::store::DigestState;
 
 /// How far an installation is.
 #[derive(Debug, Clone, PartialEq, Eq)]

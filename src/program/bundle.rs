@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::bind::Sizes;
 use super::exported::{Aval, Dim, Exported};
-use crate::checkpoint::Checkpoint;
+use crate::format::Checkpoint;
 
 /// The key of a bundle's description in the metadata of its file.
 pub const BUNDLE_KEY: &str = "safejax.bundle";

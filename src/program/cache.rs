@@ -8,10 +8,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::checkpoint::{WriteOptions, sha256, write_atomically};
 use crate::error::Result;
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
 use crate::plugins::home_dir;
+use crate::store::{WriteOptions, sha256, write_atomically};
 
 /// The environment variable that names the cache's directory, or switches it off with `off`.
 pub const CACHE_VARIABLE: &str = "SAFEJAX_CACHE";

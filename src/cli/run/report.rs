@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use safejax::compare::{compare, show_values};
-use safejax::convert::{self, npy};
+use safejax::convert;
+use safejax::format::{Format, npy, sniff};
+use safejax::load::Selection;
 use safejax::printable::{File, Name};
-use safejax::{HostArray, LoadOptions, Outputs};
+use safejax::{HostArray, Outputs};
 
 use super::super::stream;
 
@@ -39,14 +41,14 @@ pub fn differences(outputs: &Outputs, expected: &Path, tolerance: f64) -> Result
             lines.push(format!("{}: {differing} of {elements} elements differ{by}", Name(name)));
         }
     };
-    if convert::sniff(&file)? == Some(convert::SourceFormat::Npy) {
+    if sniff(&file)? == Some(Format::Npy) {
         let output =
             outputs.single().context("an .npy file holds one array, and there are several outputs")?;
         check("the output", &output.to_host()?, &npy::read(&file, Some(output.dtype()))?);
         return Ok(lines);
     }
-    let source = convert::open(&file, &LoadOptions::default())?;
-    let arrays = convert::to_host(&*source)?;
+    let source = convert::open(&file, &Selection::default())?;
+    let arrays = source.to_host()?;
     let names: Vec<String> = source.keys().leaves().iter().map(|leaf| leaf.path.to_name()).collect();
     if let Some(name) = names.iter().find(|name| found.get(name).is_err()) {
         bail!("{} has `{}`, and there is no such output", File(expected), Name(name));

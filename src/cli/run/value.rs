@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use safejax::compare::non_finite;
-use safejax::convert::{self, SourceFormat, npy};
+use safejax::format::{Format, npy, sniff};
 use safejax::{DType, Device, HostArray, LoadOptions, Params, cast};
 use serde_json::Value;
 
@@ -42,15 +42,9 @@ impl Given {
 
 fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loaded> {
     let options = LoadOptions::default().to(device).monitor(work_bar::watch());
-    match convert::sniff(file)? {
-        Some(SourceFormat::Npy) => Ok(Loaded::Array(npy::read(file, dtype)?)),
-        Some(SourceFormat::Safetensors) | None => {
-            Ok(Loaded::Tree(Params::load_with(device.client(), file, &options)?.0))
-        }
-        Some(_) => {
-            let arrays = convert::to_host(&*convert::open(file, &options)?)?;
-            Ok(Loaded::Tree(Params::from_host(device.client(), &device.into(), arrays)?))
-        }
+    match sniff(file)? {
+        Some(Format::Npy) => Ok(Loaded::Array(npy::read(file, dtype)?)),
+        _ => Ok(Loaded::Tree(Params::load_with(device.client(), file, &options)?.0)),
     }
 }
 

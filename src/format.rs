@@ -1,0 +1,33 @@
+//! What bytes say: checkpoints of every format that is read, opened as tensors by name, with where the bytes of each are
+//! and how they are encoded; and the writers of those formats.
+//!
+//! Which format a file has, its content tells. A format is a file here, or a folder. It knows no device.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+mod checkpoint;
+mod complex;
+mod compressed;
+pub(crate) mod encoding;
+pub(crate) mod foreign;
+pub(crate) mod json;
+mod leaves;
+pub(crate) mod msgpack;
+pub mod npy;
+pub(crate) mod npz;
+mod open;
+mod pickle;
+mod pool;
+mod pytorch;
+mod safetensors;
+pub(crate) mod sharded;
+mod tensor_reader;
+
+pub(crate) use checkpoint::Structure;
+pub use checkpoint::{Checkpoint, Extent, Format, LeftOut, Tensor};
+pub(crate) use leaves::Leaves;
+pub(crate) use open::open_blob;
+pub use open::sniff;
+pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, Layout};
+pub(crate) use tensor_reader::TensorReader;

@@ -1,0 +1,119 @@
+//! Zip archives: where the content of their members is in the file.
+
+use std::borrow::Cow;
+use std::io::Read;
+use std::ops::Range;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::error::{Error, Result};
+use crate::store::{Blob, BlobCursor};
+
+/// A zip archive whose directory has been read.
+pub(super) struct Archive {
+    blob: Blob,
+    zip: ZipArchive<BlobCursor>,
+}
+
+/// One member of an archive.
+pub(super) struct Member {
+    pub name: String,
+    pub is_directory: bool,
+    pub entry: Entry,
+    /// Its bytes as they are stored, from the beginning of the file.
+    pub stored: Range<usize>,
+    /// The bytes of its content.
+    pub bytes: usize,
+    /// The checksum of its content.
+    pub crc32: u32,
+}
+
+/// How a member is stored.
+pub(super) enum Entry {
+    Stored,
+    Deflated,
+}
+
+impl Archive {
+    /// Reads the directory of an archive.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn open(blob: Blob) -> Result<Archive> {
+        match ZipArchive::new(blob.cursor()) {
+            Ok(zip) => Ok(Archive { blob, zip }),
+            Err(error) => Err(Error::Malformed {
+                origin: blob.origin().to_owned(),
+                format: "zip archive",
+                problem: format!("its directory cannot be read: {error}"),
+            }),
+        }
+    }
+
+    pub fn origin(&self) -> &str {
+        self.blob.origin()
+    }
+
+    /// The file.
+    pub fn blob(&self) -> &Blob {
+        &self.blob
+    }
+
+    pub fn len(&self) -> usize {
+        self.zip.len()
+    }
+
+    /// The names of the members.
+    pub fn names(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        // One that cannot be read is reported when its member is.
+        self.zip.file_names().filter_map(Result::ok)
+    }
+
+    pub fn malformed(&self, format: &'static str, problem: String) -> Error {
+        Error::Malformed { origin: self.origin().to_owned(), format, problem }
+    }
+
+    /// The member at this position.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn member(&mut self, index: usize) -> Result<Member> {
+        self.read_member(index).map_err(|problem| {
+            self.malformed("zip archive", format!("member {index} cannot be read: {problem}"))
+        })
+    }
+
+    fn read_member(&mut self, index: usize) -> Result<Member, String> {
+        let file_bytes = self.blob.bytes().len();
+        let file = self.zip.by_index_raw(index).map_err(|error| error.to_string())?;
+        let entry = match file.compression() {
+            CompressionMethod::Stored => Entry::Stored,
+            CompressionMethod::Deflated => Entry::Deflated,
+            other => {
+                return Err(format!(
+                    "it is compressed with {other}, which is not read; store it, or deflate it"
+                ));
+            }
+        };
+        if file.encrypted() {
+            return Err("it is encrypted".into());
+        }
+        let size = |bytes: u64| usize::try_from(bytes).map_err(|_| "it is larger than the memory".to_owned());
+        let start = size(file.data_start().ok_or("it has no content")?)?;
+        let stored = start..start.saturating_add(size(file.compressed_size())?);
+        if stored.end > file_bytes {
+            return Err(format!("it ends at byte {}, but the file has {file_bytes}", stored.end));
+        }
+        let bytes = size(file.size())?;
+        if matches!(entry, Entry::Stored) && stored.len() != bytes {
+            return Err(format!("it is stored in {} bytes, and has {bytes}", stored.len()));
+        }
+        let name = file.name().map_err(|error| error.to_string())?.into_owned();
+        Ok(Member { name, is_directory: file.is_dir(), entry, stored, bytes, crc32: file.crc32() })
+    }
+
+    /// The content of a member.
+    pub fn content(&mut self, index: usize) -> Result<impl Read, String> {
+        self.zip.by_index(index).map_err(|error| format!("it cannot be read: {error}"))
+    }
+}

@@ -1,0 +1,153 @@
+//! Which format a file has, by its content, and by its name where the content does not say.
+
+use std::path::Path;
+
+use super::archive::Archive;
+use super::checkpoint::{Checkpoint, Format};
+use super::{compressed, foreign, msgpack, npy, npz, pickle, pytorch, safetensors, sharded};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::store::Blob;
+
+/// Opens a checkpoint of any format.
+///
+/// # Errors
+/// As for [`Checkpoint::open`].
+pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
+    if path.is_dir()
+        && let Some(index) = sharded::index_in(path)?
+    {
+        return open(&index, limits);
+    }
+    if let Some(index) = sharded::index_of_shard(path) {
+        tracing::info!(index = %index.display(), "the file is one of several");
+        return open(&index, limits);
+    }
+    let blob = open_blob(path)?;
+    let data = blob.bytes().clone();
+    if sharded::is_index(&data) {
+        return sharded::open(path, &data, limits);
+    }
+    let origin = blob.origin().to_owned();
+    let malformed =
+        |problem: String| Error::Malformed { origin: origin.clone(), format: "checkpoint", problem };
+    if let Some(problem) = pytorch::refusal(&data) {
+        return Err(malformed(problem.into()));
+    }
+    match detect(&data).or_else(|| of_name(path, &data)) {
+        Some(Format::Npy) => npy::open(blob),
+        Some(Format::Npz | Format::PyTorch) => {
+            let archive = Archive::open(blob)?;
+            match pytorch::root(&archive) {
+                Some(root) => pytorch::open(archive, &root, limits),
+                None => npz::open(archive, limits),
+            }
+        }
+        Some(Format::Msgpack) => msgpack::open(&origin, vec![blob], limits),
+        Some(Format::Pickle) => match compressed::expand(&data, limits) {
+            Some(expanded) => {
+                let expanded = expanded.map_err(malformed)?;
+                pickle::open(&origin, Blob::in_memory(&origin, expanded), limits)
+            }
+            None => pickle::open(&origin, blob, limits),
+        },
+        Some(Format::Safetensors) | None => safetensors::parse(blob).map_err(|error| match error {
+            Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
+                Some(problem) => Error::Malformed { origin, format: "checkpoint", problem },
+                None => Error::Malformed { origin, format, problem },
+            },
+            other => other,
+        }),
+    }
+}
+
+/// Opens a file, and says of a directory what it is.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Malformed`] for a directory.
+pub(crate) fn open_blob(path: &Path) -> Result<Blob> {
+    if path.is_dir() {
+        let (origin, problem) = (path.display().to_string(), foreign::directory(path));
+        return Err(Error::Malformed { origin, format: "checkpoint", problem });
+    }
+    Blob::open(path)
+}
+
+/// The format of a file, without reading more of it than is needed; `None` for none that holds arrays.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened; [`Error::Malformed`] when it is of a known kind that is not read.
+pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
+    let path = path.as_ref();
+    if path.is_dir()
+        && let Some(index) = sharded::index_in(path)?
+    {
+        return sniff(index);
+    }
+    let blob = open_blob(path)?;
+    let data = blob.bytes();
+    if sharded::is_index(data) {
+        let is_flax = starts_with_all(data, &[b".msgpack\""]);
+        return Ok(Some(if is_flax { Format::Msgpack } else { Format::Safetensors }));
+    }
+    match detect(data).or_else(|| of_name(path, data)) {
+        Some(Format::Npz) if Archive::open(blob.clone()).is_ok_and(|zip| pytorch::root(&zip).is_some()) => {
+            Ok(Some(Format::PyTorch))
+        }
+        Some(format) => Ok(Some(format)),
+        None => match foreign::file(data).or_else(|| foreign::file_name(path)) {
+            Some(problem) => {
+                Err(Error::Malformed { origin: path.display().to_string(), format: "checkpoint", problem })
+            }
+            None => Ok(None),
+        },
+    }
+}
+
+/// The format that these bytes begin like; of a zip archive, npz. What begins like nothing can still be a damaged
+/// safetensors file.
+fn detect(data: &[u8]) -> Option<Format> {
+    if data.starts_with(npy::MAGIC) {
+        return Some(Format::Npy);
+    }
+    // A zip archive begins with its first entry, or, when empty, with its end.
+    if data.starts_with(b"PK\x03\x04") || data.starts_with(b"PK\x05\x06") {
+        return Some(Format::Npz);
+    }
+    // A safetensors file begins with a length below 100 MB, so that bytes 4 to 7 are zero and byte 8 is `{`.
+    let is_safetensors = data.get(4..8).is_some_and(|high| high == [0; 4]) && data.get(8) == Some(&b'{');
+    if is_safetensors {
+        return Some(Format::Safetensors);
+    }
+    if msgpack::begins_with_map(data) {
+        // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
+        let is_pickle = pickle::begins_with_pickle(data);
+        return Some(if is_pickle { Format::Pickle } else { Format::Msgpack });
+    }
+    let is_pickle = pickle::begins_with_pickle(data)
+        || compressed::start(data).is_some_and(|start| pickle::begins_with_pickle(&start));
+    is_pickle.then_some(Format::Pickle)
+}
+
+/// The format that a file's name ends like, of one whose content says nothing.
+fn of_name(path: &Path, data: &[u8]) -> Option<Format> {
+    if foreign::file(data).is_some() {
+        return None;
+    }
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "npy" => Some(Format::Npy),
+        "npz" => Some(Format::Npz),
+        "msgpack" => Some(Format::Msgpack),
+        "pkl" | "pickle" | "joblib" => Some(Format::Pickle),
+        _ => None,
+    }
+}
+
+/// Bytes at the beginning of a file in which a mark is looked for.
+const SEARCHED_BYTES: usize = 1 << 16;
+
+/// Whether all of these texts are near the beginning of a file.
+pub(super) fn starts_with_all(data: &[u8], texts: &[&[u8]]) -> bool {
+    let start = data.get(..data.len().min(SEARCHED_BYTES)).unwrap_or_default();
+    texts.iter().all(|text| start.windows(text.len()).any(|window| window == *text))
+}

@@ -1,0 +1,97 @@
+//! Pickled trees of arrays: NumPy's, JAX's, joblib's, of every protocol. They are read by a parser that can build nothing
+//! but containers, strings, numbers and arrays. Functions and classes are names to it: a few are known, and stand for a
+//! container or an array; every other is refused where it stands in the tree. Nothing of the file is ever run.
+
+mod globals;
+mod machine;
+mod optax;
+mod tensor;
+mod tree;
+mod values;
+
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, Structure, Tensor};
+use super::pool::Pool;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::store::Blob;
+use crate::tree::{Framework, KeyMap, TreeDef};
+use machine::Machine;
+use tree::TreeBuilder;
+use values::Content;
+pub(super) use values::{Array, Elements};
+
+/// What a pickle holds.
+pub(super) struct Pickled {
+    pub def: TreeDef,
+    /// In JAX's order.
+    pub arrays: Vec<Array>,
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Reads the tree of a pickle. It may refer to storages beside it if there are any.
+pub(super) fn read(data: &[u8], limits: Limits, has_storages: bool) -> Result<Pickled, String> {
+    let mut machine = Machine::new(data, limits, has_storages);
+    let root = machine.run()?;
+    let (def, arrays, mut left_out) = TreeBuilder::new(&machine.values, data, limits).build(root)?;
+    if machine.rest() > 0 {
+        let why = format!("{} bytes follow the first pickle, perhaps another one", machine.rest());
+        left_out.push(LeftOut::new("(the rest of the file)", why));
+    }
+    Ok(Pickled { def, arrays, left_out })
+}
+
+/// Where elements are that are in the pickle, which is the file at this position.
+pub(super) fn place(content: &Content, file: usize, pool: &mut Pool<'_>) -> Extents {
+    match content {
+        Content::Range(range) => Extents::One(Extent { file, range: range.clone() }),
+        Content::Decoded(bytes) => pool.add(bytes),
+    }
+}
+
+/// A pickle as a checkpoint.
+pub(super) fn open(origin: &str, blob: Blob, limits: Limits) -> Result<Checkpoint> {
+    let malformed =
+        |problem| Error::Malformed { origin: origin.to_owned(), format: "pickled tree of arrays", problem };
+    let Pickled { def, arrays, left_out } = read(blob.bytes(), limits, false).map_err(malformed)?;
+    let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
+    let mut pool = Pool::new(origin, vec![blob]);
+    let tensor = |(leaf, array): (&crate::tree::Leaf, Array)| {
+        let extents = match &array.elements {
+            Elements::Here(content) => place(content, 0, &mut pool),
+            // There are none.
+            Elements::Stored(..) => Extents::Several(Vec::new()),
+        };
+        let Array { spec, encoding, .. } = array;
+        Tensor { name: leaf.name.clone(), spec, extents, encoding, checksum: None }
+    };
+    let tensors = keys.leaves().iter().zip(arrays).map(tensor).collect();
+    let mut checkpoint = Checkpoint::new(origin, Format::Pickle, pool.into_blobs(), tensors);
+    checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Plain);
+    checkpoint.left_out = left_out;
+    Ok(checkpoint)
+}
+
+/// Whether bytes begin like a pickle.
+pub fn begins_with_pickle(data: &[u8]) -> bool {
+    // Protocol 2 and later say so first: PROTO, then the version.
+    if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
+        return true;
+    }
+    // Protocols 0 and 1 begin with their content: a dictionary, list or tuple that is remembered, or the name of a
+    // function such as numpy.core.multiarray's.
+    let containers: [&[u8]; 6] = [b"(dp", b"(lp", b"(tp", b"(ip", b"}q", b"]q"];
+    if containers.iter().any(|start| data.starts_with(start)) {
+        return true;
+    }
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+    data.strip_prefix(b"c").is_some_and(|rest| {
+        let mut lines = rest.splitn(3, |&byte| byte == b'\n');
+        let mut is_line = || {
+            lines.next().is_some_and(|line| !line.is_empty() && line.len() < 100 && line.iter().all(is_name))
+        };
+        is_line() && is_line() && lines.next().is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! From the values of a pickle to a tree of arrays.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::globals::Global;
+use super::optax;
+use super::values::{Array, Content, Dict, Elements, Id, Object, Value};
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::format::checkpoint::LeftOut;
+use crate::format::complex::complex_scalar;
+use crate::format::encoding::Encoding;
+use crate::limits::Limits;
+use crate::tree::{DictKey, Key, KeyPath, LeafKind, MAX_DEPTH, TreeDef};
+
+/// What a training state holds that is no part of the tree.
+const FUNCTIONS_OF_TRAIN_STATE: [&str; 2] = ["apply_fn", "tx"];
+
+/// The text that a tree may have, in times of the file's size, and beyond that in bytes.
+const TEXTS_OF_FILE: usize = 4;
+const FREE_TEXT: usize = 1 << 20;
+
+/// Values that a tree may have beyond those that its file made, and bytes of it: what is shared must not multiply itself.
+const MORE_VISITS: usize = 1 << 16;
+
+/// Makes a tree of values. What is shared stands in it as often as it is referred to.
+pub struct TreeBuilder<'a> {
+    values: &'a [Value],
+    data: &'a [u8],
+    limits: Limits,
+    /// In JAX's order.
+    leaves: Vec<Array>,
+    left_out: Vec<LeftOut>,
+    visits: usize,
+    /// Bytes of text that stand in the tree: of a real file, each stands there once or twice.
+    text_bytes: usize,
+    /// Where in the tree it is.
+    path: Vec<Key>,
+}
+
+impl<'a> TreeBuilder<'a> {
+    pub fn new(values: &'a [Value], data: &'a [u8], limits: Limits) -> TreeBuilder<'a> {
+        let (leaves, left_out, path) = (Vec::new(), Vec::new(), Vec::new());
+        TreeBuilder { values, data, limits, leaves, left_out, visits: 0, text_bytes: 0, path }
+    }
+
+    /// The tree, its arrays in JAX's order, and what of it is no array.
+    pub fn build(mut self, root: Id) -> Result<(TreeDef, Vec<Array>, Vec<LeftOut>), String> {
+        let def = self.def(root)?.unwrap_or(TreeDef::None);
+        Ok((def, self.leaves, self.left_out))
+    }
+
+    /// The structure of a value; `None` of what is left out.
+    fn def(&mut self, id: Id) -> Result<Option<TreeDef>, String> {
+        self.visits += 1;
+        self.limits.check_nodes(self.visits)?;
+        if self.visits > self.values.len() + self.data.len() + MORE_VISITS {
+            return Err("it refers to its own parts too often".into());
+        }
+        if self.path.len() > MAX_DEPTH {
+            return Err(format!("it is nested deeper than {MAX_DEPTH} levels"));
+        }
+        let (values, data) = (self.values, self.data);
+        Ok(Some(match &values[id] {
+            Value::None => TreeDef::None,
+            Value::Bool(value) => self.scalar(LeafKind::Bool, DType::Bool, &[u8::from(*value)]),
+            Value::Int(value) => self.scalar(LeafKind::Int, DType::I64, &value.to_le_bytes()),
+            Value::Float(value) => self.scalar(LeafKind::Float, DType::F64, &value.to_le_bytes()),
+            Value::Complex(real, imaginary) => {
+                let (kind, dtype, bytes) = complex_scalar(*real, *imaginary);
+                self.scalar(kind, dtype, &bytes)
+            }
+            Value::Array(array) => {
+                self.leaves.push((**array).clone());
+                TreeDef::LEAF
+            }
+            Value::Bytes(content) => {
+                self.count_text(content)?;
+                TreeDef::Bytes(content.of(data).to_vec())
+            }
+            value @ (Value::Str(content) | Value::RawStr(content)) => {
+                self.count_text(content)?;
+                TreeDef::Str(value.text(data).unwrap_or_default().into_owned())
+            }
+            Value::List(items) => TreeDef::List(self.sequence(items)?),
+            Value::Tuple(items) => TreeDef::Tuple(self.sequence(items)?),
+            Value::Dict(dict) => self.dict(dict)?,
+            Value::Object(object) => self.object(object)?,
+            Value::NoNumbers(why) => return self.leave_out(why.clone()),
+            Value::LargeInt => return self.leave_out("it does not fit into 64 bits".into()),
+            other => return self.refuse(other),
+        }))
+    }
+
+    fn count_text(&mut self, content: &Content) -> Result<(), String> {
+        self.text_bytes = self.text_bytes.saturating_add(content.of(self.data).len());
+        if self.text_bytes > TEXTS_OF_FILE * self.data.len() + FREE_TEXT {
+            return Err("it repeats its own parts too often".into());
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        KeyPath::from(self.path.clone()).to_name()
+    }
+
+    fn here(&self, problem: String) -> String {
+        let path = KeyPath::from(self.path.clone());
+        if self.path.is_empty() { format!("its value {problem}") } else { format!("{path} {problem}") }
+    }
+
+    /// Leaves out what cannot be held.
+    fn leave_out(&mut self, why: String) -> Result<Option<TreeDef>, String> {
+        self.left_out.push(LeftOut::new(self.name(), why));
+        Ok(None)
+    }
+
+    /// Leaves out what a tree cannot have, and refuses the file where it is wanted.
+    fn refuse(&mut self, value: &Value) -> Result<Option<TreeDef>, String> {
+        let refusal = self.here(format!(
+            "is {}, which is neither a container nor an array; leave it out (`--exclude`), or load the file in Python, if \
+             you trust it, and save the arrays as safetensors",
+            value.kind()
+        ));
+        self.left_out.push(LeftOut::refused(self.name(), format!("it is {}", value.kind()), refusal));
+        Ok(None)
+    }
+
+    fn scalar(&mut self, kind: LeafKind, dtype: DType, bytes: &[u8]) -> TreeDef {
+        let elements = Elements::Here(Content::Decoded(Bytes::copy_from_slice(bytes)));
+        let (spec, encoding) = (ArraySpec::new(dtype, []), Encoding::default());
+        self.leaves.push(Array { spec, elements, encoding });
+        TreeDef::Leaf(kind)
+    }
+
+    fn below(&mut self, key: Key, id: Id) -> Result<Option<TreeDef>, String> {
+        self.path.push(key);
+        let def = self.def(id);
+        self.path.pop();
+        def
+    }
+
+    /// The items, with `None` in the place of what is left out.
+    fn sequence(&mut self, items: &[Id]) -> Result<Vec<TreeDef>, String> {
+        let item =
+            |(index, &item): (usize, &Id)| Ok(self.below(Key::Index(index), item)?.unwrap_or(TreeDef::None));
+        items.iter().enumerate().map(item).collect()
+    }
+
+    fn dict(&mut self, dict: &Dict) -> Result<TreeDef, String> {
+        // What is set twice has its last value, in its first place.
+        let mut places: BTreeMap<DictKey, usize> = BTreeMap::new();
+        let mut entries: Vec<(DictKey, Id)> = Vec::new();
+        for pair in dict.items.chunks_exact(2) {
+            let key = self.key(pair[0])?;
+            match places.get(&key) {
+                Some(&place) => entries[place].1 = pair[1],
+                None => {
+                    places.insert(key.clone(), entries.len());
+                    entries.push((key, pair[1]));
+                }
+            }
+        }
+        if !dict.is_ordered {
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        let mut children = Vec::with_capacity(entries.len());
+        for (key, id) in entries {
+            if let Some(def) = self.below(Key::Dict(key.clone()), id)? {
+                children.push((key, def));
+            }
+        }
+        let def = if dict.is_ordered { TreeDef::ordered_dict(children) } else { TreeDef::dict(children) };
+        def.map_err(|error| self.here(format!("cannot be a dictionary of a tree: {error}")))
+    }
+
+    fn key(&mut self, id: Id) -> Result<DictKey, String> {
+        if let Value::Str(content) | Value::RawStr(content) = &self.values[id] {
+            self.count_text(content)?;
+        }
+        match &self.values[id] {
+            Value::Int(key) => Ok(DictKey::Int(*key)),
+            value => match value.text(self.data) {
+                Some(key) => Ok(DictKey::Str(key.into_owned())),
+                None => {
+                    Err(self.here(format!("has a key that is {}, neither string nor integer", value.kind())))
+                }
+            },
+        }
+    }
+
+    fn object(&mut self, object: &Object) -> Result<TreeDef, String> {
+        if let Global::OptaxState(position) = object.class {
+            return self.named_tuple(optax::STATES[position], &object.arguments);
+        }
+        let mut children = Vec::new();
+        for pair in object.attributes.chunks_exact(2) {
+            let DictKey::Str(name) = self.key(pair[0])? else { continue };
+            if FUNCTIONS_OF_TRAIN_STATE.contains(&name.as_str()) {
+                continue;
+            }
+            let key = Key::Attribute(name);
+            if let Some(def) = self.below(key.clone(), pair[1])? {
+                children.push((key, def));
+            }
+        }
+        Ok(TreeDef::Custom {
+            name: object.class.name().to_owned(),
+            auxiliary: serde_json::Value::Null,
+            children,
+        })
+    }
+
+    fn named_tuple(&mut self, (name, fields): (&str, &[&str]), values: &[Id]) -> Result<TreeDef, String> {
+        if fields.len() != values.len() {
+            return Err(self.here(format!(
+                "is a {name} of {} values, and those that are known have {}; load the file in Python, and save the \
+                 arrays as safetensors",
+                values.len(),
+                fields.len()
+            )));
+        }
+        let field = |(field, &id): (&&str, &Id)| {
+            let def = self.below(Key::Attribute((*field).to_owned()), id)?;
+            Ok(((*field).to_owned(), def.unwrap_or(TreeDef::None)))
+        };
+        let fields = fields.iter().zip(values).map(field).collect::<Result<_, String>>()?;
+        Ok(TreeDef::NamedTuple { name: name.to_owned(), fields })
+    }
+}

@@ -1,0 +1,165 @@
+//! What a pickle's instructions build.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::globals::Global;
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::format::encoding::Encoding;
+
+/// A value, by its position among all that the file has made. What the file refers to twice is one value, so that what is
+/// put into it later is seen from everywhere.
+pub type Id = usize;
+
+/// An array of the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    pub spec: ArraySpec,
+    pub elements: Elements,
+    pub encoding: Encoding,
+}
+
+/// Where the elements of an array are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Elements {
+    /// In the pickle.
+    Here(Content),
+    /// Bytes of a storage beside the pickle.
+    Stored(Arc<str>, Range<usize>),
+}
+
+/// What PyTorch keeps beside its pickle: the elements of one tensor, or of several that share them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Storage {
+    /// The type of its elements; of one without, its tensors say theirs.
+    pub dtype: Option<DType>,
+    pub key: Arc<str>,
+    /// Its elements, or bytes where it has no type.
+    pub elements: usize,
+}
+
+/// Where bytes or characters are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// Part of the file.
+    Range(Range<usize>),
+    /// Decoded from it. Shared, since a file can refer to it again and again.
+    Decoded(Bytes),
+}
+
+impl Content {
+    /// The bytes themselves.
+    pub fn of<'a>(&'a self, data: &'a [u8]) -> &'a [u8] {
+        match self {
+            Content::Range(range) => &data[range.clone()],
+            Content::Decoded(bytes) => bytes,
+        }
+    }
+}
+
+/// The values that the parser builds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Complex(f64, f64),
+    /// Text: UTF-8.
+    Str(Content),
+    /// Python 2's `str`, which is text or bytes: as text it is read as Latin 1.
+    RawStr(Content),
+    Bytes(Content),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Box<Dict>),
+    /// A function or class.
+    Global(Global),
+    /// A type of elements: as NumPy writes it.
+    DType(String),
+    /// An array whose state has not come yet.
+    EmptyArray,
+    Array(Box<Array>),
+    Storage(Box<Storage>),
+    /// An object of a known class: what it was made of, and its attributes.
+    Object(Box<Object>),
+    /// An array that holds no numbers, and why.
+    NoNumbers(String),
+    /// An integer that does not fit into 64 bits.
+    LargeInt,
+    /// What a function or class made that is not known, by its name.
+    Unknown(String),
+    Mark,
+}
+
+/// A dictionary.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Dict {
+    /// Keys and values in turn.
+    pub items: Vec<Id>,
+    pub is_ordered: bool,
+}
+
+/// An object of a known class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    pub class: Global,
+    pub arguments: Vec<Id>,
+    /// Names and values in turn.
+    pub attributes: Vec<Id>,
+}
+
+impl Value {
+    /// What it is, for a message.
+    pub fn kind(&self) -> String {
+        match self {
+            Value::None => "None".into(),
+            Value::Bool(_) => "a bool".into(),
+            Value::Int(_) | Value::LargeInt => "an integer".into(),
+            Value::Float(_) | Value::Complex(..) => "a number".into(),
+            Value::Str(_) | Value::RawStr(_) => "a string".into(),
+            Value::Bytes(_) => "bytes".into(),
+            Value::Tuple(_) => "a tuple".into(),
+            Value::List(_) => "a list".into(),
+            Value::Dict(_) => "a dictionary".into(),
+            Value::Global(global) => format!("the function or class {}", global.name()),
+            Value::DType(_) => "a type of elements".into(),
+            Value::EmptyArray => "an array without content".into(),
+            Value::Array(_) | Value::NoNumbers(_) => "an array".into(),
+            Value::Storage(_) => "a storage without a tensor".into(),
+            Value::Object(object) => format!("an object of {}", object.class.name()),
+            Value::Unknown(name) => format!("an object of {name}"),
+            Value::Mark => "a mark".into(),
+        }
+    }
+
+    /// Its text, if it is a string of either kind.
+    pub fn text<'a>(&'a self, data: &'a [u8]) -> Option<Cow<'a, str>> {
+        match self {
+            // It was checked when it was read.
+            Value::Str(content) => Some(String::from_utf8_lossy(content.of(data))),
+            Value::RawStr(content) => Some(latin1(content.of(data))),
+            _ => None,
+        }
+    }
+
+    /// Its bytes, if it is bytes or a string of Python 2.
+    pub fn bytes(&self) -> Option<&Content> {
+        match self {
+            Value::Bytes(content) | Value::RawStr(content) => Some(content),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes as text in which each stands for the character of its number.
+fn latin1(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => Cow::Borrowed(text),
+        _ => Cow::Owned(bytes.iter().map(|&byte| char::from(byte)).collect()),
+    }
+}

@@ -1,0 +1,152 @@
+//! PyTorch's checkpoints, as `torch.save` writes them since 1.6: a zip archive with a pickle, whose tensors are views of
+//! storages, each a member of its own.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use bytes::Bytes;
+
+use super::archive::{Archive, Entry, Member};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, Structure, Tensor};
+use super::encoding::Deflated;
+use super::pickle::{self, Array, Elements, Pickled};
+use super::pool::Pool;
+use crate::error::{Context, Result};
+use crate::limits::Limits;
+use crate::store::{Blob, Crc32};
+use crate::tree::{Framework, KeyMap};
+
+/// The name of the pickle, in a directory that is named like the file was.
+const PICKLE: &str = "data.pkl";
+
+/// What files of PyTorch before 1.6 begin with: its magic number, as a pickle.
+const LEGACY: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19";
+
+/// What a file of a form that is not read is, and what to do.
+pub(super) fn refusal(data: &[u8]) -> Option<&'static str> {
+    data.starts_with(LEGACY).then_some(
+        "it is a checkpoint of PyTorch's form before 1.6; load it in PyTorch and save it again with `torch.save`, or save \
+         its state_dict as safetensors",
+    )
+}
+
+/// The directory of the archive's pickle, with its slash, if it is one of PyTorch's.
+pub(super) fn root(archive: &Archive) -> Option<String> {
+    let mut names = archive.names();
+    names.find_map(|name| {
+        let root = name.strip_suffix(PICKLE)?;
+        (root.is_empty() || root.ends_with('/')).then(|| root.to_owned())
+    })
+}
+
+/// The members of the archive, by name.
+struct Members {
+    format: &'static str,
+    by_name: HashMap<String, (usize, Member)>,
+}
+
+impl Members {
+    fn read(archive: &mut Archive) -> Result<Members> {
+        let mut by_name = HashMap::new();
+        for index in 0..archive.len() {
+            let member = archive.member(index)?;
+            by_name.insert(member.name.clone(), (index, member));
+        }
+        Ok(Members { format: "checkpoint of PyTorch", by_name })
+    }
+
+    /// The content of a small member.
+    fn content(&self, archive: &mut Archive, name: &str, limits: Limits) -> Result<Bytes> {
+        let missing = || archive.malformed(self.format, format!("it has no member `{name}`"));
+        let (index, member) = self.by_name.get(name).ok_or_else(missing)?;
+        if let Entry::Stored = member.entry {
+            return Ok(archive.blob().bytes().slice(member.stored.clone()));
+        }
+        let mut read = || {
+            limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
+            let mut content = Vec::new();
+            let mut stream = archive.content(*index)?.take(member.bytes as u64);
+            stream.read_to_end(&mut content).map_err(|error| error.to_string())?;
+            Ok(content)
+        };
+        let content: Result<Vec<u8>, String> = read();
+        content
+            .map(Bytes::from)
+            .map_err(|problem| archive.malformed(self.format, format!("`{name}`: {problem}")))
+    }
+}
+
+/// Reads the tree, and finds the storages of its tensors.
+pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<Checkpoint> {
+    let members = Members::read(&mut archive)?;
+    let order = format!("{root}byteorder");
+    let is_big_endian = members.by_name.contains_key(&order)
+        && members.content(&mut archive, &order, limits)?.starts_with(b"big");
+    let data = members.content(&mut archive, &format!("{root}{PICKLE}"), limits)?;
+    let malformed = |problem| archive.malformed(members.format, problem);
+    let Pickled { def, arrays, left_out } = pickle::read(&data, limits, true).map_err(malformed)?;
+    let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
+    let origin = archive.origin().to_owned();
+    let pickle = Blob::in_memory(&origin, data.clone());
+    let mut pool = Pool::new(&origin, vec![archive.blob().clone(), pickle]);
+    let mut tensors = Vec::with_capacity(arrays.len());
+    for (leaf, array) in keys.leaves().iter().zip(arrays) {
+        let Array { spec, elements, encoding } = array;
+        let mut tensor = Tensor {
+            name: leaf.name.clone(),
+            spec,
+            extents: Extents::Several(Vec::new()),
+            encoding,
+            checksum: None,
+        };
+        match elements {
+            Elements::Here(content) => tensor.extents = pickle::place(&content, 1, &mut pool),
+            Elements::Stored(key, range) => {
+                let name = format!("{root}data/{key}");
+                let (_, member) = members.by_name.get(&name).ok_or_else(|| {
+                    malformed(format!("`{}` is in the storage `{name}`, which is missing", leaf.name))
+                })?;
+                let place = place(&mut tensor, member, range, limits);
+                place
+                    .map_err(|problem| malformed(format!("the storage `{name}`: {problem}")))
+                    .for_tensor(&leaf.name)?;
+                tensor.encoding.is_big_endian = is_big_endian;
+                // Elements are turned around on their way, and the checksum is that of the file's bytes.
+                tensor.checksum.take_if(|_| is_big_endian);
+            }
+        }
+        tensors.push(tensor);
+    }
+    let mut checkpoint = Checkpoint::new(&origin, Format::PyTorch, pool.into_blobs(), tensors);
+    checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Plain);
+    checkpoint.left_out = left_out;
+    Ok(checkpoint)
+}
+
+/// Says where a tensor is that has these bytes of a storage.
+fn place(
+    tensor: &mut Tensor,
+    member: &Member,
+    range: std::ops::Range<usize>,
+    limits: Limits,
+) -> Result<(), String> {
+    if range.end > member.bytes {
+        return Err(format!("the tensor reaches to byte {}, but there are {}", range.end, member.bytes));
+    }
+    let is_whole = range.len() == member.bytes;
+    let stored = match member.entry {
+        Entry::Stored => {
+            // A storage that others share is not held against the tensor's own bytes.
+            tensor.checksum = is_whole.then(|| Crc32 { head: Bytes::new(), sum: member.crc32 });
+            member.stored.start + range.start..member.stored.start + range.end
+        }
+        Entry::Deflated => {
+            limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
+            let content = (member.bytes, member.crc32);
+            tensor.encoding.deflated = Some(Deflated { skip: range.start, bytes: range.len(), content });
+            member.stored.clone()
+        }
+    };
+    tensor.extents = Extents::One(Extent { file: 0, range: stored });
+    Ok(())
+}

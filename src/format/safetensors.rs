@@ -1,0 +1,49 @@
+//! Safetensors files: the header, where each tensor is, the layout of files that are written, and their writing.
+
+mod header;
+pub(crate) mod layout;
+mod writer;
+
+pub use layout::{DEFAULT_ALIGNMENT, Layout};
+pub use writer::CheckpointWriter;
+
+use super::checkpoint::{Checkpoint, Format, Tensor};
+use super::foreign;
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::store::{Blob, DIGEST_KEY};
+
+/// Reads and checks the header of a file.
+///
+/// # Errors
+/// [`Error::Malformed`], naming the tensor and the rule that is broken, or what else the file is.
+pub(super) fn parse(blob: Blob) -> Result<Checkpoint> {
+    let origin = blob.origin().to_owned();
+    let malformed = |format, problem| Error::Malformed { origin: origin.clone(), format, problem };
+    let header = header::read(blob.bytes()).map_err(|problem| match foreign::file(blob.bytes()) {
+        Some(problem) => malformed("checkpoint", problem),
+        None => malformed("safetensors file", problem),
+    })?;
+    let data_start = header.data_start;
+    let tensor = |(name, entry): (String, header::Entry)| match DType::from_safetensors(entry.dtype) {
+        // That the offsets lie within the file was checked, so they fit.
+        Some(dtype) => {
+            let (start, end) = (entry.data_offsets.0 as usize, entry.data_offsets.1 as usize);
+            let spec = ArraySpec::new(dtype, entry.shape);
+            Ok(Tensor::plain(name, spec, 0, data_start + start..data_start + end))
+        }
+        None => {
+            let problem = format!("tensor `{name}` is of type {}, which is not supported", entry.dtype);
+            Err(malformed("safetensors file", problem))
+        }
+    };
+    let tensors = header.tensors.into_iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    let digest_records = header.metadata.get(DIGEST_KEY).cloned().into_iter().collect();
+    Ok(Checkpoint {
+        by_name: header.by_name,
+        metadata: header.metadata,
+        digest_records,
+        ..Checkpoint::without_order(&origin, Format::Safetensors, vec![blob], tensors)
+    })
+}

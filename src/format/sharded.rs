@@ -1,0 +1,215 @@
+//! Checkpoints in several files with an index that says which tensor is in which, as the hub has them: of safetensors
+//! files or of Flax's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, Tensor};
+use super::open::starts_with_all;
+use super::{msgpack, safetensors};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::printable::Name;
+use crate::store::Blob;
+
+/// The key of an index that says which tensor is in which file.
+const MAP_KEY: &str = "weight_map";
+
+/// What the name of an index of safetensors files ends with.
+pub(crate) const INDEX_ENDING: &str = ".safetensors.index.json";
+
+/// What the name of an index of Flax's files ends with.
+const FLAX_INDEX_ENDING: &str = ".msgpack.index.json";
+
+/// An index, as the hub's libraries write it.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+    #[serde(default)]
+    metadata: BTreeMap<String, serde_json::Value>,
+}
+
+/// Whether bytes are an index.
+pub(super) fn is_index(data: &[u8]) -> bool {
+    data.first() == Some(&b'{')
+        // A safetensors file begins with a length, whose high bytes are zero.
+        && data.get(4..8).is_none_or(|high| high != [0; 4])
+        && starts_with_all(data, &[b"\"weight_map\""])
+}
+
+/// The index of a checkpoint that is a directory; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Malformed`] when there are several.
+pub(super) fn index_in(directory: &Path) -> Result<Option<PathBuf>> {
+    let names = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
+    let mut names: Vec<String> =
+        names.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for ending in [INDEX_ENDING, FLAX_INDEX_ENDING] {
+        let found: Vec<&String> = names.iter().filter(|name| name.ends_with(ending)).collect();
+        match &found[..] {
+            [] => {}
+            [index] => return Ok(Some(directory.join(index))),
+            [first, ..] => {
+                return Err(Error::Malformed {
+                    origin: directory.display().to_string(),
+                    format: "checkpoint",
+                    problem: format!(
+                        "it is a directory with {} indices; give one of them, such as {first}",
+                        found.len()
+                    ),
+                });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The index of the checkpoint that a file is one of several of; `None` for a file by itself. The files are named
+/// `STEM-00001-of-00003.safetensors`, and the index beside them `STEM.safetensors.index.json`.
+pub(super) fn index_of_shard(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let extension = path.extension()?.to_str()?;
+    let stem = name.strip_suffix(extension)?.strip_suffix('.')?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(count) || !is_number(number) {
+        return None;
+    }
+    let index = path.with_file_name(format!("{stem}.{extension}.index.json"));
+    let lists = || -> Option<bool> {
+        let index: Index = serde_json::from_slice(&std::fs::read(&index).ok()?).ok()?;
+        Some(index.weight_map.values().any(|file| file == name))
+    };
+    lists().unwrap_or(false).then_some(index)
+}
+
+/// Opens the files that an index lists.
+///
+/// # Errors
+/// [`Error::Malformed`] for an index that cannot be read, a tensor that is not where the index says, and one that is there
+/// twice; [`Error::Io`] for a file that is missing.
+pub(super) fn open(path: &Path, index: &[u8], limits: Limits) -> Result<Checkpoint> {
+    let origin = path.display().to_string();
+    let malformed = |problem: String| Error::Malformed {
+        origin: origin.clone(),
+        format: "index of a checkpoint in several files",
+        problem,
+    };
+    let index: Index = serde_json::from_slice(index).map_err(|error| malformed(error.to_string()))?;
+    let files: BTreeSet<String> = index.weight_map.values().cloned().collect();
+    let files: Vec<String> = files.into_iter().collect();
+    for file in &files {
+        // The files are beside the index, and nowhere else.
+        if Path::new(file).components().count() != 1 || file.contains('/') || file.starts_with("..") {
+            return Err(malformed(format!("`{}` is not the name of a file beside it", Name(file))));
+        }
+    }
+    let all_end_with = |ending: &str| files.iter().all(|file| file.ends_with(ending));
+    if files.is_empty() {
+        return Err(malformed(format!("its `{MAP_KEY}` lists no tensors")));
+    }
+    let paths: Vec<PathBuf> = files.iter().map(|file| path.with_file_name(file)).collect();
+    if all_end_with(".msgpack") {
+        let blobs = paths.iter().map(|path| Blob::open(path)).collect::<Result<Vec<_>>>()?;
+        let checkpoint = msgpack::open(&origin, blobs, limits)?;
+        for name in index.weight_map.keys() {
+            let name = name.replace('/', ".");
+            if checkpoint.tensor(&name).is_err() {
+                return Err(malformed(format!("the tensor `{}` is in none of its files", Name(&name))));
+            }
+        }
+        return Ok(checkpoint);
+    }
+    if !all_end_with(".safetensors") {
+        return Err(malformed(
+            "its files are not all .safetensors or all .msgpack; convert those of PyTorch one by one".into(),
+        ));
+    }
+    let shards = open_side_by_side(&paths)?;
+    join(&origin, &files, shards, index).map_err(malformed)
+}
+
+/// Files that are opened at the same time: on a network, each waits for an answer.
+const OPENED_AT_ONCE: usize = 16;
+
+/// Opens safetensors files.
+fn open_side_by_side(paths: &[PathBuf]) -> Result<Vec<Checkpoint>> {
+    let mut shards = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(OPENED_AT_ONCE) {
+        let opened: Vec<Result<Checkpoint>> = std::thread::scope(|scope| {
+            let open = |path: &PathBuf| Blob::open(path).and_then(safetensors::parse);
+            let threads: Vec<_> = paths.iter().map(|path| scope.spawn(move || open(path))).collect();
+            let results = threads.into_iter().zip(paths);
+            results
+                .map(|(thread, path)| {
+                    thread.join().unwrap_or_else(|_| {
+                        Err(Error::io(
+                            "open",
+                            path,
+                            std::io::Error::other("the thread that opened it panicked"),
+                        ))
+                    })
+                })
+                .collect()
+        });
+        for shard in opened {
+            shards.push(shard?);
+        }
+    }
+    Ok(shards)
+}
+
+/// Joins shards to one checkpoint, and holds them against their index.
+fn join(origin: &str, files: &[String], shards: Vec<Checkpoint>, index: Index) -> Result<Checkpoint, String> {
+    let mut place: HashMap<String, usize> = HashMap::new();
+    let (mut blobs, mut tensors, mut digest_records) = (Vec::new(), Vec::new(), Vec::new());
+    // What the index itself records comes before what its files do.
+    let strings =
+        index.metadata.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
+    let mut metadata: BTreeMap<String, String> = strings.collect();
+    for (file, shard) in shards.into_iter().enumerate() {
+        for tensor in shard.tensors {
+            if let Some(other) = place.insert(tensor.name.clone(), file) {
+                return Err(format!(
+                    "the tensor `{}` is there twice, in {} and in {}",
+                    Name(&tensor.name),
+                    files[other],
+                    files[file]
+                ));
+            }
+            let extents = tensor.extents.as_slice().iter();
+            let extents =
+                extents.map(|extent| Extent { file, range: extent.range.clone() }).collect::<Vec<_>>();
+            tensors.push(Tensor { extents: Extents::from(extents), ..tensor });
+        }
+        blobs.extend(shard.blobs);
+        digest_records.extend(shard.digest_records);
+        for (key, value) in shard.metadata {
+            metadata.entry(key).or_insert(value);
+        }
+    }
+    metadata.remove(crate::store::DIGEST_KEY);
+    for (name, file) in &index.weight_map {
+        let problem = match place.get(name) {
+            Some(&found) if files[found] == *file => continue,
+            Some(&found) => format!("the tensor `{}` is not in {file} but in {}", Name(name), files[found]),
+            None => format!("the tensor `{}` is not in {file}, nor in another of its files", Name(name)),
+        };
+        return Err(problem);
+    }
+    let unlisted: Vec<&String> = place.keys().filter(|name| !index.weight_map.contains_key(*name)).collect();
+    if let Some(first) = unlisted.iter().min() {
+        let count = unlisted.len();
+        tracing::warn!(
+            "{count} tensors, such as `{}`, are in its files and not in the index {origin}",
+            Name(first)
+        );
+    }
+    let mut checkpoint = Checkpoint::new(origin, Format::Safetensors, blobs, tensors);
+    checkpoint.metadata = metadata;
+    checkpoint.digest_records = digest_records;
+    Ok(checkpoint)
+}

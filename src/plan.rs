@@ -1,0 +1,17 @@
+//! What a load will do, worked out before a byte moves: which tensors of a checkpoint are taken and what tree they make,
+//! how each gets to the device, and what is read at once.
+//!
+//! Pure: it opens no file and asks no device. What a device can do comes in as a [`Target`].
+
+mod blocks;
+mod patterns;
+mod select;
+mod selection;
+mod steps;
+
+pub(crate) use blocks::{Block, Piece, jobs};
+pub(crate) use patterns::check_casts;
+pub(crate) use select::{Selected, select};
+pub use selection::{Rename, Selection, Strictness, Structure, Template};
+pub use steps::{Change, LoadPlan, Route, Step};
+pub(crate) use steps::{PLACE_ALIGNMENT, Target, Wanted, place};

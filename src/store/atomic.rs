@@ -1,0 +1,174 @@
+//! Files that are written so that their name stands for the old content or the new, never for half of it.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::temporary::{TemporaryFile, directory_of};
+use crate::error::{Error, Result};
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteOptions {
+    /// Whether the bytes are on the disk before the file takes its name; without it a crash of the system
+    /// soon afterwards can leave an empty file.
+    pub sync: bool,
+    /// Whether only the user may read and write the new file.
+    pub(crate) is_private: bool,
+}
+
+impl Default for WriteOptions {
+    fn default() -> WriteOptions {
+        WriteOptions { sync: true, is_private: false }
+    }
+}
+
+/// A new file beside its target, which takes the target's name when it is finished. Dropping it unfinished
+/// removes it and leaves the target as it was.
+pub struct AtomicFile {
+    file: TemporaryFile,
+    target: PathBuf,
+    options: WriteOptions,
+}
+
+impl AtomicFile {
+    /// Starts a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory does not exist or cannot be written, or the target is something other than a
+    /// regular file.
+    pub fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
+        let target = destination(target);
+        let existing = target.metadata().ok();
+        if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+            return Err(Error::io(
+                "write",
+                &target,
+                std::io::Error::other("it exists and is not a regular file"),
+            ));
+        }
+        let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
+        let directory = directory_of(&target);
+        let file = TemporaryFile::create(directory, mode).map_err(|error| {
+            // The directory is what is missing: nobody knows of the temporary file.
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
+            let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
+            Error::io("create", &target, if is_missing { missing() } else { error })
+        })?;
+        if let Some(existing) = existing.filter(|_| !options.is_private) {
+            keep_owner_and_mode(file.as_file(), &existing)
+                .map_err(|error| Error::io("write", &target, error))?;
+        }
+        Ok(AtomicFile { file, target, options })
+    }
+
+    fn failed(&self, error: std::io::Error) -> Error {
+        Error::io("write", &self.target, error)
+    }
+
+    /// Takes the file's space from the file system now, so that a full disk is an error before the work.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the disk is too full.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        reserve(self.file.as_file(), bytes)
+            .map_err(|error| Error::io("reserve space for", &self.target, error))
+    }
+
+    /// Writes at an offset. Several threads may write at the same time.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.file.as_file().write_all_at(bytes, offset as u64).map_err(|error| self.failed(error))
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish(self) -> Result<()> {
+        if self.options.sync {
+            self.file.as_file().sync_all().map_err(|error| self.failed(error))?;
+        }
+        let target = self.target;
+        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error))?;
+        if self.options.sync {
+            // The rename itself is only durable once the directory is.
+            let directory = directory_of(&target);
+            File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|error| Error::io("sync", directory, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives a new file the owner, where that is allowed, and the mode of the one that it replaces, which the umask would cut.
+fn keep_owner_and_mode(file: &File, existing: &std::fs::Metadata) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    // Only a privileged user may give a file away; anybody's own group is tried by itself.
+    let _ = fchown(file, Some(existing.uid()), None);
+    let _ = fchown(file, None, Some(existing.gid()));
+    file.set_permissions(existing.permissions())
+}
+
+/// Writes any file so that its name stands for the old content or the new.
+pub(crate) fn write_atomically(
+    target: &Path,
+    options: WriteOptions,
+    write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let atomic = AtomicFile::create(target, options)?;
+    let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, atomic.file.as_file());
+    write(&mut buffered).and_then(|()| buffered.flush()).map_err(|error| atomic.failed(error))?;
+    drop(buffered);
+    atomic.finish()
+}
+
+/// The bytes that are gathered before they are written.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// The most links that a name may go through, as the system's own (`MAXSYMLINKS` of Linux).
+const MAX_LINKS: usize = 40;
+
+/// What a name stands for: a symbolic link stays one, and it is what the last of them leads to that is replaced, whether
+/// it is there already or not.
+fn destination(target: &Path) -> PathBuf {
+    if let Ok(path) = target.canonicalize() {
+        return path;
+    }
+    let mut path = target.to_owned();
+    for _ in 0..MAX_LINKS {
+        match path.read_link() {
+            Ok(link) => path = directory_of(&path).join(link),
+            Err(_) => return path,
+        }
+    }
+    // Links in a circle: the system says so when the file is made.
+    path
+}
+
+/// The mode of the file that is replaced, or that which any new file gets.
+fn mode(existing: Option<&std::fs::Metadata>) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    existing.map_or(0o666, |existing| existing.permissions().mode() & 0o7777)
+}
+
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: usize) -> std::io::Result<()> {
+    use rustix::fs::FallocateFlags;
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
+        // File systems that cannot reserve report a full disk when it comes to it.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        result => result.map_err(Into::into),
+    }
+}
+
+/// Elsewhere a full disk shows when the bytes are written.
+#[cfg(not(target_os = "linux"))]
+fn reserve(_file: &File, _bytes: usize) -> std::io::Result<()> {
+    Ok(())
+}

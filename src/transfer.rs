@@ -1,0 +1,29 @@
+//! The engine: it carries a plan out. Threads, the staging ring, the arena, casts, digests, progress, cancellation and
+//! errors are here, whichever device is at the other end.
+
+mod arena;
+mod carry;
+mod device;
+mod file;
+mod fill;
+mod options;
+mod ring;
+mod room;
+mod sink;
+mod stream;
+mod supply;
+
+pub(crate) use carry::{Carrier, TensorSource, carry_out};
+pub(crate) use device::{Device, target};
+pub(crate) use file::FilePlan;
+#[cfg(feature = "xla")]
+pub(crate) use fill::Filler;
+pub(crate) use fill::Spent;
+pub use options::{Delivery, Prefetch, Sharing, TransferOptions};
+#[cfg(feature = "xla")]
+pub(crate) use ring::Ring;
+pub use ring::{Registration, Staging};
+pub(crate) use sink::Sink;
+#[cfg(feature = "xla")]
+pub(crate) use stream::{pass_on, read_staged};
+pub(crate) use supply::{Content, DeviceSupply, FileChange, ReadPart, Supplied, Supply};

@@ -1,0 +1,204 @@
+//! One file about to be written: its tensors, its metadata with the digests, its layout.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::supply::{Staging, Supply};
+use crate::array::ArraySpec;
+use crate::error::{Context, Error, Result};
+use crate::format::{CheckpointWriter, Layout};
+use crate::monitor::{Monitor, Tracker};
+use crate::save::Digests;
+use crate::store::{DIGEST_KEY, DigestState, WriteOptions, sha256};
+
+/// A safetensors file that is about to be written.
+pub struct FilePlan {
+    specs: Vec<(String, ArraySpec)>,
+    metadata: BTreeMap<String, String>,
+    layout: Layout,
+    alignment: usize,
+    digests: Digests,
+}
+
+/// What was learned of the tensors as they were written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Finite elements that a cast made infinite, by tensor.
+    pub overflows: BTreeMap<String, usize>,
+    digests: BTreeMap<String, String>,
+}
+
+/// What one thread writes at once, in bytes.
+const PART_BYTES: usize = 8 << 20;
+
+/// The most threads that write: more only wait for each other in the file system.
+const MAX_THREADS: usize = 4;
+
+/// A part of a tensor.
+struct Job {
+    /// The tensor's position in the file.
+    placed: usize,
+    /// The part, of the tensor's bytes in the file.
+    range: Range<usize>,
+}
+
+impl FilePlan {
+    /// Plans a file of these tensors and metadata.
+    pub fn new(
+        specs: Vec<(String, ArraySpec)>,
+        mut metadata: BTreeMap<String, String>,
+        alignment: usize,
+        digests: Digests,
+    ) -> Result<FilePlan> {
+        if digests == Digests::Sha256 {
+            // As long as the digests will be, so that the header keeps its size when they are known.
+            let blank = "0".repeat(sha256(&[]).len());
+            let blanks: BTreeMap<&String, &String> = specs.iter().map(|(name, _)| (name, &blank)).collect();
+            metadata.insert(DIGEST_KEY.into(), serde_json::json!(blanks).to_string());
+        }
+        let layout = Layout::new(&specs, &metadata, alignment)?;
+        Ok(FilePlan { specs, metadata, layout, alignment, digests })
+    }
+
+    /// The layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Writes the file, atomically, from several threads.
+    ///
+    /// # Errors
+    /// The first failure of any thread; the file that was there stays then.
+    pub fn write(
+        &self,
+        target: &Path,
+        options: WriteOptions,
+        supply: &dyn Supply,
+        monitor: &Monitor,
+    ) -> Result<Written> {
+        let writer = CheckpointWriter::create(target, self.layout.clone(), options)?;
+        let sink = |placed: usize, start: usize, bytes: &[u8]| writer.write_at(placed, start, bytes);
+        let written = self.run(supply, monitor, MAX_THREADS, &sink)?;
+        if let Some(head) = self.head_with(&written)? {
+            writer.replace_head(&head)?;
+        }
+        writer.finish()?;
+        Ok(written)
+    }
+
+    /// The file in memory.
+    ///
+    /// # Errors
+    /// As for [`FilePlan::write`].
+    pub fn to_bytes(&self, supply: &dyn Supply, monitor: &Monitor) -> Result<Vec<u8>> {
+        let mut file = Vec::with_capacity(self.layout.file_bytes);
+        file.extend_from_slice(&self.layout.head);
+        let file = Mutex::new(file);
+        // By one thread, parts come in the order of the file.
+        let written = self.run(supply, monitor, 1, &|_, _, bytes: &[u8]| {
+            file.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(())
+        })?;
+        let mut file = file.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(head) = self.head_with(&written)? {
+            file[..head.len()].copy_from_slice(&head);
+        }
+        Ok(file)
+    }
+
+    fn head_with(&self, written: &Written) -> Result<Option<Vec<u8>>> {
+        if self.digests == Digests::None {
+            return Ok(None);
+        }
+        let mut metadata = self.metadata.clone();
+        metadata.insert(DIGEST_KEY.into(), serde_json::json!(written.digests).to_string());
+        Ok(Some(Layout::new(&self.specs, &metadata, self.alignment)?.head))
+    }
+
+    /// The parts of the file, in its order.
+    fn jobs(&self, supply: &dyn Supply) -> Vec<Job> {
+        let mut jobs = Vec::with_capacity(self.layout.tensors.len());
+        for (placed, tensor) in self.layout.tensors.iter().enumerate() {
+            let bytes = tensor.range.len();
+            // The digest of a tensor needs its bytes in order.
+            let is_cut = self.digests == Digests::None && supply.is_divisible(tensor.index);
+            let share = if is_cut { PART_BYTES } else { bytes.max(1) };
+            let starts = (0..bytes.max(1)).step_by(share);
+            jobs.extend(starts.map(|start| Job { placed, range: start..(start + share).min(bytes) }));
+        }
+        jobs
+    }
+
+    fn run<S>(&self, supply: &dyn Supply, monitor: &Monitor, most_threads: usize, sink: &S) -> Result<Written>
+    where
+        S: Fn(usize, usize, &[u8]) -> Result<()> + Sync,
+    {
+        let total = self.layout.tensors.iter().map(|tensor| tensor.range.len() as u64).sum();
+        let tracker = Tracker::new(monitor, total);
+        let jobs = self.jobs(supply);
+        let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let outcome: Mutex<(Written, Option<Error>)> = Mutex::default();
+        let work = || {
+            let mut staging = Staging::new(supply.registration());
+            while !has_failed.load(Ordering::Relaxed) {
+                let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let name = &self.specs[self.layout.tensors[job.placed].index].0;
+                let done = self.carry(job, supply, &tracker, &mut staging, sink).for_tensor(name);
+                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+                match done {
+                    Ok(digest) => {
+                        let overflows = std::mem::take(&mut staging.overflows);
+                        if overflows > 0 {
+                            *outcome.0.overflows.entry(name.clone()).or_default() += overflows;
+                        }
+                        outcome.0.digests.extend(digest.map(|digest| (name.clone(), digest)));
+                    }
+                    Err(error) => {
+                        has_failed.store(true, Ordering::Relaxed);
+                        outcome.1.get_or_insert(error);
+                    }
+                }
+            }
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most_threads);
+        let worth = usize::try_from(total).unwrap_or(usize::MAX).div_ceil(PART_BYTES);
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(worth) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        match outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            (written, None) => Ok(written),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Passes a part on to the sink, piece by piece; returns the tensor's digest, if they are recorded.
+    fn carry(
+        &self,
+        job: &Job,
+        supply: &dyn Supply,
+        tracker: &Tracker<'_>,
+        staging: &mut Staging,
+        sink: &impl Fn(usize, usize, &[u8]) -> Result<()>,
+    ) -> Result<Option<String>> {
+        let (name, _) = &self.specs[self.layout.tensors[job.placed].index];
+        let supplied = supply.supply(self.layout.tensors[job.placed].index)?;
+        let mut digest = (self.digests == Digests::Sha256).then(DigestState::default);
+        for start in job.range.clone().step_by(PART_BYTES) {
+            tracker.check()?;
+            let length = PART_BYTES.min(job.range.end - start);
+            let bytes = supplied.part(start, length, staging)?;
+            if let Some(digest) = &mut digest {
+                digest.update(bytes);
+            }
+            sink(job.placed, start, bytes)?;
+            tracker.progressed(name, length as u64);
+        }
+        Ok(digest.map(DigestState::finish))
+    }
+}

@@ -1,0 +1,192 @@
+//! Where the bytes of a file that is written come from.
+
+use bytes::Bytes;
+
+use super::ring::Registration;
+use crate::cast::cast_into;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::params::Params;
+use crate::pjrt::{Buffer, Client, StagingMemory};
+use crate::sub_byte;
+
+/// The tensors of a file that is about to be written, by position. Asked by several threads at once.
+pub trait Supply: Sync {
+    /// Where the bytes of the tensor at this position are.
+    ///
+    /// # Errors
+    /// When they cannot be fetched or read.
+    fn supply(&self, index: usize) -> Result<Supplied<'_>>;
+
+    /// Whether asking for this tensor costs nothing, so that parts of it can be asked for one by one.
+    fn is_divisible(&self, index: usize) -> bool;
+
+    /// Whether memory that the device copies into is registered with it.
+    fn registration(&self) -> Registration {
+        Registration::Auto
+    }
+}
+
+/// Where the bytes of a tensor are, and what is to be done to them.
+pub struct Supplied<'a> {
+    pub content: Content<'a>,
+    pub change: FileChange,
+}
+
+/// Where the bytes of a tensor are.
+pub enum Content<'a> {
+    /// In memory that the host can read, row-major.
+    Host(Bytes),
+    /// On the device, which has them row-major, and copies any part of them.
+    Device(Buffer),
+    /// In a file, any part of which is read by its offset in the tensor.
+    File(Box<ReadPart<'a>>),
+}
+
+/// Reads a part of a tensor: from an offset in its bytes on, as much as there is room for.
+pub type ReadPart<'a> = dyn Fn(usize, &mut [u8]) -> Result<()> + 'a;
+
+/// What is done to elements on their way to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileChange {
+    /// Nothing.
+    None,
+    /// They are cast.
+    Cast { from: DType, to: DType },
+    /// Sub-byte elements are packed.
+    Pack(DType),
+}
+
+impl FileChange {
+    /// What makes elements as a device hands them out, of one type, elements in the file of another.
+    pub fn to_file(from: DType, to: DType) -> FileChange {
+        match FileChange::between(from, to) {
+            FileChange::None if from.is_sub_byte() => FileChange::Pack(from),
+            change => change,
+        }
+    }
+
+    /// What makes elements in memory of one type elements in the file of another.
+    pub fn between(from: DType, to: DType) -> FileChange {
+        if from == to { FileChange::None } else { FileChange::Cast { from, to } }
+    }
+
+    /// Bytes that become so many in the file.
+    fn source_bytes(self, file_bytes: usize) -> usize {
+        match self {
+            FileChange::None => file_bytes,
+            FileChange::Cast { from, to } => file_bytes / (to.bits() / 8) * (from.bits() / 8),
+            FileChange::Pack(dtype) => file_bytes * (8 / dtype.bits()),
+        }
+    }
+
+    /// The bytes as they are in the file, in memory of that length; the number of finite elements that became
+    /// infinite.
+    fn apply(self, source: &[u8], target: &mut [u8]) -> Result<usize> {
+        match self {
+            FileChange::None => target.copy_from_slice(source),
+            FileChange::Cast { from, to } => return cast_into(source, from, to, target),
+            FileChange::Pack(dtype) => target.copy_from_slice(&sub_byte::pack(source, dtype)),
+        }
+        Ok(0)
+    }
+}
+
+/// Memory of one thread for bytes that cannot be written from where they are.
+#[derive(Default)]
+pub struct Staging {
+    fetched: Option<StagingMemory>,
+    read: Vec<u8>,
+    changed: Vec<u8>,
+    /// Whether `fetched` is registered with the device.
+    registration: Registration,
+    /// Finite elements that a cast made infinite.
+    pub overflows: usize,
+}
+
+impl Staging {
+    /// Memory that is registered with the device or not.
+    pub fn new(registration: Registration) -> Staging {
+        Staging { registration, ..Staging::default() }
+    }
+}
+
+impl Supplied<'_> {
+    /// A part of the tensor, as it is in the file: `start` and `bytes` count the bytes there.
+    pub fn part<'a>(&'a self, start: usize, bytes: usize, staging: &'a mut Staging) -> Result<&'a [u8]> {
+        let (from, length) = (self.change.source_bytes(start), self.change.source_bytes(bytes));
+        let source: &[u8] = match &self.content {
+            Content::Host(content) => &content[from..from + length],
+            Content::Device(buffer) => {
+                let client = (staging.registration == Registration::Auto).then_some(buffer.client());
+                let fetched = room(&mut staging.fetched, length, client)?;
+                buffer.read_raw_into(from, fetched)?;
+                fetched
+            }
+            Content::File(read) => {
+                staging.read.resize(length, 0);
+                read(from, &mut staging.read)?;
+                &staging.read
+            }
+        };
+        if self.change == FileChange::None {
+            return Ok(source);
+        }
+        staging.changed.resize(bytes, 0);
+        staging.overflows += self.change.apply(source, &mut staging.changed)?;
+        Ok(&staging.changed)
+    }
+}
+
+/// The least that is taken for what is fetched, in bytes.
+const LEAST_FETCHED: usize = 1 << 20;
+
+/// So many bytes for what is fetched, registered with the client's devices if one is given.
+fn room<'a>(
+    fetched: &'a mut Option<StagingMemory>,
+    bytes: usize,
+    client: Option<&Client>,
+) -> Result<&'a mut [u8]> {
+    let memory = match fetched.take() {
+        Some(memory) if memory.len() >= bytes => memory,
+        small => {
+            // A plugin that did not register it before does not do so now.
+            let client = client.filter(|_| small.is_none_or(|memory| memory.is_registered()));
+            // Rounded up, so that tensors that are ever larger do not each need their own.
+            StagingMemory::allocate(bytes.max(LEAST_FETCHED).next_power_of_two(), client)?
+        }
+    };
+    Ok(&mut fetched.insert(memory)[..bytes])
+}
+
+/// Parameters on a device, to be written in these types.
+pub struct DeviceSupply<'a> {
+    pub params: &'a Params,
+    pub dtypes: Vec<DType>,
+    pub registration: Registration,
+}
+
+impl Supply for DeviceSupply<'_> {
+    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+        let buffer = &self.params.buffers()[index];
+        let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
+        let content = if !buffer.has_host_layout() {
+            Content::Host(buffer.start_to_host()?.wait()?.into())
+        } else {
+            buffer.wait()?;
+            match buffer.host_view()? {
+                Some(view) => Content::Host(view),
+                None => Content::Device(buffer.clone()),
+            }
+        };
+        Ok(Supplied { content, change })
+    }
+
+    fn is_divisible(&self, index: usize) -> bool {
+        self.params.buffers()[index].has_host_layout()
+    }
+
+    fn registration(&self) -> Registration {
+        self.registration
+    }
+}
