@@ -14,9 +14,9 @@
 //! # Ok::<(), safejax::Error>(())
 //! ```
 //!
-//! The modules, from the bottom up: [`dtype`] and [`error`]; [`pjrt`], a safe binding of the PJRT C API;
-//! [`plugins`], which finds and installs PJRT plugins; [`checkpoint`], files; [`tree`], key paths and the
-//! key map; [`load`] and [`save`], between the two; [`program`], what runs; [`convert`], other forms; [`limits`] and
+//! The modules, from the bottom up: [`dtype`] and [`error`]; [`pjrt`], a safe binding of the PJRT C API; [`plugins`], which
+//! finds and installs PJRT plugins; [`store`], where bytes are; [`tree`], key paths and the key map; [`format`](mod@format),
+//! what bytes say; [`load`], [`save`] and [`convert`], the three front doors; [`program`], what runs; [`limits`] and
 //! [`printable`], for files of strangers.
 
 pub mod array;

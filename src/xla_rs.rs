@@ -38,8 +38,8 @@ use ::xla::{PjRtBuffer, PjRtClient, PjRtDevice, XlaBuilder, XlaOp};
 pub use element::{from_element_type, to_element_type};
 
 use crate::array::ArraySpec;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Context, Error, Result};
+use crate::format::Checkpoint;
 use crate::load::{LoadOptions, LoadReport, Loaded, Prepared};
 use crate::save::{SaveOptions, Saved};
 use crate::tree::{Framework, KeyMap, Node, Tree};
@@ -79,7 +79,12 @@ impl XlaParams {
         path: impl AsRef<Path>,
         options: &LoadOptions,
     ) -> Result<(XlaParams, LoadReport)> {
-        XlaParams::load_checkpoint(client, device, &Checkpoint::open(path)?, options)
+        XlaParams::load_checkpoint(
+            client,
+            device,
+            &Checkpoint::open_within(path, options.selection.limits)?,
+            options,
+        )
     }
 
     /// Loads a checkpoint that is open already. As [`XlaParams::load_with`].
@@ -98,8 +103,9 @@ impl XlaParams {
                  to XlaParams::load_with instead"
             )));
         }
-        let prepared = Prepared::new(checkpoint, options, || carrier::target(options))?;
-        let (loaded, report) = prepared.carry_out(|plan| XlaCarrier::new(client, device, plan, options))?;
+        let prepared = Prepared::new(checkpoint, options, || carrier::target(options.transfer))?;
+        let (loaded, report) =
+            prepared.carry_out(|plan| XlaCarrier::new(client, device, plan, options.transfer))?;
         let Loaded { keys, buffers, metadata, framework } = loaded;
         let params = XlaParams::from_parts(keys, buffers)?;
         Ok((XlaParams { metadata, framework, ..params }, report))

@@ -12,8 +12,8 @@ pub fn load(mode: &str, file: &str, reduces: bool) -> Result<()> {
     let client = PjRtClient::cpu()?;
     let order: Vec<String> = match mode {
         "xla" => Checkpoint::open(file)?.tensors().iter().map(|tensor| tensor.name.clone()).collect(),
-        _ => safejax::load::outline(&Checkpoint::open(file)?, &Default::default())?
-            .keys
+        _ => safejax::convert::open(file, &Default::default())?
+            .keys()
             .leaves()
             .iter()
             .map(|leaf| leaf.name.clone())
@@ -44,7 +44,7 @@ fn run<T>(
 /// A map of the file, and a copying call for every tensor.
 fn by_hand(client: &PjRtClient, file: &str) -> Result<Vec<PjRtBuffer>> {
     let checkpoint = Checkpoint::open(file)?;
-    let buffer = |tensor: &safejax::checkpoint::TensorInfo| -> Result<PjRtBuffer> {
+    let buffer = |tensor: &safejax::format::Tensor| -> Result<PjRtBuffer> {
         let (dtype, bytes) = (to_element_type(tensor.spec.dtype)?, checkpoint.bytes(&tensor.name)?);
         Ok(client.buffer_from_host_raw_bytes(dtype, &bytes, &tensor.spec.shape, None)?)
     };

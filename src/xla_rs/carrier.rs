@@ -8,7 +8,8 @@ use ::xla::{Literal, PjRtBuffer, PjRtClient, PjRtDevice};
 use super::element::to_element_type;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::load::{Carrier, Filler, LoadOptions, LoadPlan, Ring, Sink, Target, pass_on, read_staged};
+use crate::plan::{LoadPlan, Target};
+use crate::transfer::{Carrier, Filler, Ring, Sink, TransferOptions, pass_on, read_staged};
 
 /// A device of a client.
 pub struct XlaCarrier<'a> {
@@ -20,7 +21,7 @@ pub struct XlaCarrier<'a> {
 }
 
 /// What the crate can do.
-pub fn target(options: &LoadOptions) -> Target {
+pub fn target(options: TransferOptions) -> Target {
     Target {
         alias_alignment: None,
         use_map: false,
@@ -40,7 +41,7 @@ impl<'a> XlaCarrier<'a> {
         client: &'a PjRtClient,
         device: Option<&PjRtDevice<'_>>,
         plan: &LoadPlan,
-        options: &LoadOptions,
+        options: TransferOptions,
     ) -> Result<XlaCarrier<'a>> {
         for step in &plan.steps {
             to_element_type(step.spec.dtype).for_tensor(&step.name)?;

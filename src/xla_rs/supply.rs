@@ -3,7 +3,7 @@
 use super::XlaParams;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::save::{Change, Content, Supplied, Supply};
+use crate::transfer::{Content, FileChange, Supplied, Supply};
 
 /// Parameters on a device, to be written in these types.
 pub struct XlaSupply<'a> {
@@ -27,7 +27,7 @@ impl Supply for XlaSupply<'_> {
             let message = format!("{spec} came back as {} bytes", bytes.len());
             return Err(Error::Xla { action: "copy a buffer to the host", message });
         }
-        let change = Change::to_file(spec.dtype, self.dtypes[index]);
+        let change = FileChange::to_file(spec.dtype, self.dtypes[index]);
         Ok(Supplied { content: Content::Host(bytes.into()), change })
     }
 
