@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::printable::Name;
 use crate::store::Blob;
+use crate::tree::record;
 
 /// The key of an index that says which tensor is in which file.
 const MAP_KEY: &str = "weight_map";
@@ -170,6 +171,9 @@ fn join(origin: &str, files: &[String], shards: Vec<Checkpoint>, index: Index) -
     let strings =
         index.metadata.into_iter().filter_map(|(key, value)| Some((key, value.as_str()?.to_owned())));
     let mut metadata: BTreeMap<String, String> = strings.collect();
+    let first = shards.first().and_then(|shard| shard.metadata.get(record::TREE_KEY)).cloned();
+    // A file that was written by itself records its own part of the tree.
+    let has_one_tree = shards.iter().all(|shard| shard.metadata.get(record::TREE_KEY) == first.as_ref());
     for (file, shard) in shards.into_iter().enumerate() {
         for tensor in shard.tensors {
             if let Some(other) = place.insert(tensor.name.clone(), file) {
@@ -188,7 +192,9 @@ fn join(origin: &str, files: &[String], shards: Vec<Checkpoint>, index: Index) -
         blobs.extend(shard.blobs);
         digest_records.extend(shard.digest_records);
         for (key, value) in shard.metadata {
-            metadata.entry(key).or_insert(value);
+            if has_one_tree || key != record::TREE_KEY {
+                metadata.entry(key).or_insert(value);
+            }
         }
     }
     metadata.remove(crate::store::DIGEST_KEY);

@@ -1,0 +1,66 @@
+"""Writes the PyTorch checkpoints that the tests read, and what is in them as safetensors: tests/data/pytorch/.
+
+Made with torch 2.15.0, numpy 2 and safetensors 0.8, on Python 3.11.
+"""
+
+import pathlib
+import zipfile
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+TARGET = pathlib.Path(__file__).parent.parent / "tests/data/pytorch"
+
+
+def whole(tensors):
+    return {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def state_dict():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3))
+    return model.state_dict()
+
+
+def views():
+    base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)
+    tied = torch.arange(12, dtype=torch.int64)
+    return {
+        "transposed": base.permute(2, 0, 1),
+        "part": base[1, 1:3],
+        "every_second": tied[::2],
+        "broadcast": torch.tensor([7.0]).expand(4, 2),
+        "tied.a": tied,
+        "tied.b": tied,
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+    }
+
+
+def types():
+    names = ["float16", "bfloat16", "float64", "int8", "uint8", "int16", "int32", "complex64", "uint16", "float8_e4m3fn"]
+    return {name: torch.arange(8).to(torch.float32).to(getattr(torch, name)) for name in names} | {
+        "bool": torch.arange(8) % 3 == 0
+    }
+
+
+def main():
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name, tensors in [("state_dict", state_dict()), ("views", views()), ("types", types())]:
+        torch.save(tensors, TARGET / f"{name}.pt")
+        save_file(whole(tensors), TARGET / f"{name}.safetensors")
+    # The same in an archive that somebody packed again, and as a training state with things that are no tensors.
+    with zipfile.ZipFile(TARGET / "views.pt") as source:
+        with zipfile.ZipFile(TARGET / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as target:
+            for info in source.infolist():
+                target.writestr(zipfile.ZipInfo(info.filename), source.read(info), zipfile.ZIP_DEFLATED)
+    layer = torch.nn.Parameter(torch.ones(2, 3))
+    state = {"model": {"layer.weight": layer}, "epoch": 3, "name": "run", "lr": 0.5, "array": np.arange(3.0)}
+    torch.save(state, TARGET / "training.pt")
+    torch.save({"weight": torch.ones(2), "sparse": torch.eye(2).to_sparse(), "device": torch.device("cpu")}, TARGET / "odd.pt")
+    torch.save({"w": torch.ones(2)}, TARGET / "legacy.pt", _use_new_zipfile_serialization=False)
+
+
+if __name__ == "__main__":
+    main()
