@@ -30,4 +30,5 @@ pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;
 pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, Layout};
+pub(crate) use sharded::INDEX_ENDING;
 pub(crate) use tensor_reader::TensorReader;

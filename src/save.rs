@@ -12,7 +12,7 @@ use crate::format::DEFAULT_ALIGNMENT;
 use crate::monitor::Monitor;
 use crate::params::Params;
 use crate::store::WriteOptions;
-use crate::transfer::{DeviceSupply, FilePlan, Registration, Supply};
+use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Registration, Supply};
 use crate::tree::{Framework, KeyMap, Leaf, record};
 
 /// How parameters are saved.
@@ -31,6 +31,10 @@ pub struct SaveOptions {
     pub record: Record,
     /// Whether a digest of every tensor is recorded.
     pub digests: Digests,
+    /// The most bytes of tensors in a file; a larger tensor has a file to itself. One file if `None`. Of more than one,
+    /// `model.safetensors` becomes `model-00001-of-00003.safetensors` and so on, and `model.safetensors.index.json`,
+    /// which is written last.
+    pub max_shard_bytes: Option<u64>,
     /// Whether host memory that the device copies into is registered with it.
     pub registration: Registration,
     /// How the file is written.
@@ -68,6 +72,7 @@ impl Default for SaveOptions {
             framework: None,
             record: Record::default(),
             digests: Digests::default(),
+            max_shard_bytes: None,
             registration: Registration::default(),
             write: WriteOptions::default(),
             monitor: Monitor::default(),
@@ -97,6 +102,12 @@ impl SaveOptions {
     /// Says whether digests are recorded.
     pub fn digests(mut self, digests: Digests) -> SaveOptions {
         self.digests = digests;
+        self
+    }
+
+    /// Writes several files with an index, each of at most so many bytes of tensors, where one would be larger.
+    pub fn max_shard_bytes(mut self, bytes: u64) -> SaveOptions {
+        self.max_shard_bytes = Some(bytes);
         self
     }
 
@@ -150,12 +161,18 @@ impl Saved<'_> {
     ///
     /// # Errors
     /// An error naming the tensor that the format cannot hold; [`Error::Tree`].
-    fn plan(&self, options: &SaveOptions) -> Result<FilePlan> {
+    fn plan(&self, options: &SaveOptions) -> Result<CheckpointPlan> {
         let dtypes = self.dtypes(options)?;
         let leaves = self.keys.leaves().iter().zip(&self.specs).zip(dtypes);
         let specs = leaves
             .map(|((leaf, spec), dtype)| (leaf.name.clone(), ArraySpec::new(dtype, spec.shape.clone())));
-        FilePlan::new(specs.collect(), self.strings(options)?, options.alignment, options.digests)
+        let files = FileOptions {
+            alignment: options.alignment,
+            digests: options.digests,
+            max_shard_bytes: options.max_shard_bytes,
+            write: options.write,
+        };
+        CheckpointPlan::new(specs.collect(), self.strings(options)?, files)
     }
 
     /// Saves it to a file.
@@ -163,7 +180,7 @@ impl Saved<'_> {
     /// # Errors
     /// As for [`Params::save`].
     pub fn write(&self, supply: &dyn Supply, path: &Path, options: &SaveOptions) -> Result<()> {
-        let written = self.plan(options)?.write(path, options.write, supply, &options.monitor)?;
+        let written = self.plan(options)?.write(path, supply, &options.monitor)?;
         for (tensor, elements) in written.overflows {
             tracing::warn!(tensor, elements, "elements became infinite in a cast");
         }

@@ -9,13 +9,13 @@ mod fill;
 mod options;
 mod ring;
 mod room;
+mod shards;
 mod sink;
 mod stream;
 mod supply;
 
 pub(crate) use carry::{Carrier, TensorSource, carry_out};
 pub(crate) use device::{Device, target};
-pub(crate) use file::FilePlan;
 #[cfg(feature = "xla")]
 pub(crate) use fill::Filler;
 pub(crate) use fill::Spent;
@@ -23,6 +23,7 @@ pub use options::{Delivery, Prefetch, Sharing, TransferOptions};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
 pub use ring::{Registration, Staging};
+pub(crate) use shards::{CheckpointPlan, FileOptions};
 pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};

@@ -203,3 +203,44 @@ fn a_selection_reads_only_its_bytes() {
         assert_eq!(report.bytes, params.total_bytes());
     }
 }
+
+#[test]
+fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("model.safetensors");
+    let index = directory.path().join("model.safetensors.index.json");
+    let params = Params::load(client(), data("pickles/train_state.pkl")).unwrap();
+    let largest =
+        params.buffers().iter().map(|buffer| buffer.to_host().unwrap().bytes().len()).max().unwrap();
+    let options = safejax::SaveOptions::default()
+        .max_shard_bytes(largest as u64)
+        .digests(safejax::save::Digests::Sha256);
+    for _ in 0..2 {
+        params.save_with(&target, &options).unwrap();
+        let checkpoint = Checkpoint::open(&index).unwrap();
+        assert!(checkpoint.files().len() > 1 && !target.exists());
+        let again = LoadOptions::default().verification(Verification::Digests);
+        let (again, report) = Params::load_with(client(), directory.path(), &again).unwrap();
+        assert_eq!(report.checked_tensors, params.len());
+        // With the tree that no name tells.
+        assert_eq!(again.to_host().unwrap(), params.to_host().unwrap());
+    }
+    // What fits into one file is one, and no index of another stays beside it.
+    params.save_with(&target, &options.max_shard_bytes(1 << 30)).unwrap();
+    assert!(target.exists() && !index.exists());
+    let error = safejax::serialize(&params).map(|_| ()).err();
+    assert!(error.is_none());
+    let wrong = directory.path().join("model.bin");
+    let options = safejax::SaveOptions::default().max_shard_bytes(1);
+    assert!(
+        params.save_with(&wrong, &options).unwrap_err().to_string().contains("does not end in .safetensors")
+    );
+    let out = directory.path().join("cli.safetensors");
+    let mut command = safejax();
+    command.arg("convert").arg(digits("params.safetensors")).arg(&out);
+    succeeds(command.args(["--max-shard-size", "64kB"]));
+    let index = directory.path().join("cli.safetensors.index.json");
+    succeeds(safejax().arg("diff").arg(digits("params.safetensors")).arg(&index));
+    let error = fails(safejax().arg("convert").arg(&index).arg("x.npz").args(["--max-shard-size", "1kB"]));
+    assert!(error.contains("for safetensors files"), "{error}");
+}

@@ -41,6 +41,11 @@ pub struct Convert {
     #[arg(long)]
     digests: bool,
 
+    /// Write several safetensors files with an index, each of at most so many bytes of tensors, where one would be
+    /// larger: 5GB, 500MB, 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_shard_size: Option<u64>,
+
     /// Do not wait until the bytes are on the disk
     #[arg(long)]
     no_sync: bool,
@@ -50,6 +55,25 @@ pub struct Convert {
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// A size in bytes, with a unit of thousands (kB, MB, GB, TB) or of 1024s (KiB, MiB, GiB, TiB), or none.
+fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 9] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("kB", 1_000),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (number, unit) = unit.unwrap_or((text, 1));
+    let size = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    size.filter(|&size| size > 0).ok_or_else(|| "it is not a size such as 5GB, 500MB or 2GiB".into())
 }
 
 /// A type, for the tensors that match a pattern or for all.
@@ -68,8 +92,16 @@ impl Convert {
         options.dtypes = self.dtypes;
         options.alignment = self.align;
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
+        options.max_shard_bytes = self.max_shard_size;
         options.write.sync = !self.no_sync;
         options.monitor = work_bar::watch();
+        if self.max_shard_size.is_some() {
+            let format = self.to.or(TargetFormat::of_name(&self.file));
+            if stream::is_dash(&self.file) || format.is_some_and(|format| format != TargetFormat::Safetensors)
+            {
+                bail!("--max-shard-size is for safetensors files with a name");
+            }
+        }
         if stream::is_dash(&self.file) && self.to.is_none() {
             bail!("standard output has no name that says a format; give it with --to");
         }

@@ -16,7 +16,7 @@ use crate::plan::check_casts;
 use crate::save::Digests;
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
-use crate::transfer::{Content, FileChange, FilePlan, ReadPart, Supplied, Supply};
+use crate::transfer::{CheckpointPlan, Content, FileChange, FileOptions, ReadPart, Supplied, Supply};
 use crate::tree::{Framework, KeyMap, matches_glob, record};
 
 /// How a file is converted.
@@ -31,6 +31,8 @@ pub struct ConvertOptions {
     pub alignment: usize,
     /// Whether digests are recorded. Safetensors only.
     pub digests: Digests,
+    /// The most bytes of tensors in a file, as [`crate::SaveOptions::max_shard_bytes`]. Safetensors only.
+    pub max_shard_bytes: Option<u64>,
     /// How the file is written.
     pub write: WriteOptions,
     /// Who watches the conversion, and who may stop it.
@@ -44,6 +46,7 @@ impl Default for ConvertOptions {
             dtypes: Vec::new(),
             alignment: DEFAULT_ALIGNMENT,
             digests: Digests::None,
+            max_shard_bytes: None,
             write: WriteOptions::default(),
             monitor: Monitor::default(),
         }
@@ -250,10 +253,16 @@ impl<'a> Conversion<'a> {
         }
         let names = self.source.keys().leaves().iter().map(|leaf| leaf.name.clone());
         let specs = names.zip(self.specs.iter().cloned()).collect();
-        let plan = FilePlan::new(specs, metadata, options.alignment, options.digests)?;
-        self.report.unaligned_tensors = plan.layout().unaligned().count();
+        let files = FileOptions {
+            alignment: options.alignment,
+            digests: options.digests,
+            max_shard_bytes: options.max_shard_bytes,
+            write: options.write,
+        };
+        let plan = CheckpointPlan::new(specs, metadata, files)?;
+        self.report.unaligned_tensors = plan.unaligned();
         let supply = SourceSupply { source: self.source, specs: &self.specs };
-        let written = plan.write(target, options.write, &supply, &options.monitor)?;
+        let written = plan.write(target, &supply, &options.monitor)?;
         let specs = self.source.specs().iter().zip(&self.specs);
         self.report.cast_tensors = specs.filter(|(from, to)| from.dtype != to.dtype).count();
         self.report.overflows = written.overflows;

@@ -10,7 +10,7 @@ use super::supply::{Staging, Supply};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, Layout};
-use crate::monitor::{Monitor, Tracker};
+use crate::monitor::Tracker;
 use crate::save::Digests;
 use crate::store::{DIGEST_KEY, DigestState, WriteOptions, sha256};
 
@@ -68,37 +68,36 @@ impl FilePlan {
         &self.layout
     }
 
-    /// Writes the file, atomically, from several threads.
+    /// Writes the file from several threads. It has no name until it is finished.
     ///
     /// # Errors
-    /// The first failure of any thread; the file that was there stays then.
-    pub fn write(
+    /// The first failure of any thread.
+    pub fn write_unnamed(
         &self,
         target: &Path,
         options: WriteOptions,
         supply: &dyn Supply,
-        monitor: &Monitor,
-    ) -> Result<Written> {
+        tracker: &Tracker<'_>,
+    ) -> Result<(CheckpointWriter, Written)> {
         let writer = CheckpointWriter::create(target, self.layout.clone(), options)?;
         let sink = |placed: usize, start: usize, bytes: &[u8]| writer.write_at(placed, start, bytes);
-        let written = self.run(supply, monitor, MAX_THREADS, &sink)?;
+        let written = self.run(supply, tracker, MAX_THREADS, &sink)?;
         if let Some(head) = self.head_with(&written)? {
             writer.replace_head(&head)?;
         }
-        writer.finish()?;
-        Ok(written)
+        Ok((writer, written))
     }
 
     /// The file in memory.
     ///
     /// # Errors
-    /// As for [`FilePlan::write`].
-    pub fn to_bytes(&self, supply: &dyn Supply, monitor: &Monitor) -> Result<Vec<u8>> {
+    /// As for [`FilePlan::write_unnamed`].
+    pub fn to_bytes(&self, supply: &dyn Supply, tracker: &Tracker<'_>) -> Result<Vec<u8>> {
         let mut file = Vec::with_capacity(self.layout.file_bytes);
         file.extend_from_slice(&self.layout.head);
         let file = Mutex::new(file);
         // By one thread, parts come in the order of the file.
-        let written = self.run(supply, monitor, 1, &|_, _, bytes: &[u8]| {
+        let written = self.run(supply, tracker, 1, &|_, _, bytes: &[u8]| {
             file.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             Ok(())
         })?;
@@ -132,12 +131,17 @@ impl FilePlan {
         jobs
     }
 
-    fn run<S>(&self, supply: &dyn Supply, monitor: &Monitor, most_threads: usize, sink: &S) -> Result<Written>
+    fn run<S>(
+        &self,
+        supply: &dyn Supply,
+        tracker: &Tracker<'_>,
+        most_threads: usize,
+        sink: &S,
+    ) -> Result<Written>
     where
         S: Fn(usize, usize, &[u8]) -> Result<()> + Sync,
     {
-        let total = self.layout.tensors.iter().map(|tensor| tensor.range.len() as u64).sum();
-        let tracker = Tracker::new(monitor, total);
+        let total: u64 = self.layout.tensors.iter().map(|tensor| tensor.range.len() as u64).sum();
         let jobs = self.jobs(supply);
         let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let outcome: Mutex<(Written, Option<Error>)> = Mutex::default();
@@ -146,7 +150,7 @@ impl FilePlan {
             while !has_failed.load(Ordering::Relaxed) {
                 let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                 let name = &self.specs[self.layout.tensors[job.placed].index].0;
-                let done = self.carry(job, supply, &tracker, &mut staging, sink).for_tensor(name);
+                let done = self.carry(job, supply, tracker, &mut staging, sink).for_tensor(name);
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match done {
                     Ok(digest) => {

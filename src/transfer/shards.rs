@@ -1,0 +1,218 @@
+//! A checkpoint written to one file or, where one would be too large, to several with an index, as the hub's libraries
+//! have them: `STEM-00001-of-00003.safetensors` and `STEM.safetensors.index.json`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::file::{FilePlan, Written};
+use super::ring::Registration;
+use super::supply::{Supplied, Supply};
+use crate::array::ArraySpec;
+use crate::error::{Context, Error, Result};
+use crate::format::{CheckpointWriter, INDEX_ENDING};
+use crate::monitor::{Monitor, Tracker};
+use crate::save::Digests;
+use crate::store::{WriteOptions, write_atomically};
+
+/// What the name of a checkpoint in several files must end with.
+const ENDING: &str = ".safetensors";
+
+/// What the files of a checkpoint are like.
+#[derive(Debug, Clone, Copy)]
+pub struct FileOptions {
+    /// What tensors are aligned to where they can be, in bytes.
+    pub alignment: usize,
+    pub digests: Digests,
+    /// The most bytes of tensors in a file; a larger tensor has a file to itself.
+    pub max_shard_bytes: Option<u64>,
+    pub write: WriteOptions,
+}
+
+/// A checkpoint about to be written.
+pub struct CheckpointPlan {
+    options: FileOptions,
+    /// The files, each with the positions of its tensors in the supply.
+    files: Vec<(FilePlan, Vec<usize>)>,
+    /// The strings of the index, where there are several files.
+    metadata: BTreeMap<String, String>,
+    /// The files' tensors, by file.
+    names: Vec<Vec<String>>,
+    total_bytes: u64,
+}
+
+impl CheckpointPlan {
+    /// Plans the files of these tensors and strings.
+    ///
+    /// # Errors
+    /// An error naming the tensor that the format cannot hold.
+    pub fn new(
+        specs: Vec<(String, ArraySpec)>,
+        metadata: BTreeMap<String, String>,
+        options: FileOptions,
+    ) -> Result<CheckpointPlan> {
+        let sizes = specs.iter().map(|(name, spec)| spec.packed_bytes().for_tensor(name));
+        let sizes: Vec<u64> = sizes.map(|size| size.map(|bytes| bytes as u64)).collect::<Result<_>>()?;
+        let shares = share(&sizes, options.max_shard_bytes);
+        let (alignment, digests) = (options.alignment, options.digests);
+        let (mut files, mut names) = (Vec::new(), Vec::new());
+        let is_one = shares.len() == 1;
+        for positions in shares {
+            let specs: Vec<_> = positions.iter().map(|&position| specs[position].clone()).collect();
+            names.push(specs.iter().map(|(name, _)| name.clone()).collect());
+            let metadata = if is_one { metadata.clone() } else { BTreeMap::new() };
+            files.push((FilePlan::new(specs, metadata, alignment, digests)?, positions));
+        }
+        Ok(CheckpointPlan { options, files, metadata, names, total_bytes: sizes.iter().sum() })
+    }
+
+    /// Tensors that could not be aligned.
+    pub fn unaligned(&self) -> usize {
+        self.files.iter().map(|(file, _)| file.layout().unaligned().count()).sum()
+    }
+
+    /// Writes the files. Each takes its name when all are complete, and the index comes last. An index that is there goes
+    /// before: a checkpoint is the old one, the new one, or none.
+    ///
+    /// # Errors
+    /// The first failure; before the files take their names, those that were there stay.
+    pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
+        let tracker = Tracker::new(monitor, self.total_bytes);
+        let paths = self.paths(target)?;
+        let mut writers: Vec<CheckpointWriter> = Vec::new();
+        let mut all = Written::default();
+        for ((file, positions), path) in self.files.iter().zip(&paths) {
+            let part = Part { supply, positions };
+            let (writer, written) = file.write_unnamed(path, self.options.write, &part, &tracker)?;
+            writers.push(writer);
+            all.overflows.extend(written.overflows);
+        }
+        let index = index_of(target);
+        if let Some(index) = index.as_ref().filter(|_| self.options.max_shard_bytes.is_some()) {
+            match std::fs::remove_file(index) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", index, error));
+                }
+                _ => {}
+            }
+        }
+        writers.into_iter().try_for_each(CheckpointWriter::finish)?;
+        if let (Some(index), true) = (&index, paths.len() > 1) {
+            self.write_index(index, &paths)?;
+        }
+        Ok(all)
+    }
+
+    /// The file in memory; of one that would be several, an error.
+    ///
+    /// # Errors
+    /// As for [`CheckpointPlan::write`].
+    pub fn to_bytes(&self, supply: &dyn Supply, monitor: &Monitor) -> Result<Vec<u8>> {
+        match &self.files[..] {
+            [(file, _)] => file.to_bytes(supply, &Tracker::new(monitor, self.total_bytes)),
+            files => Err(Error::InvalidArgument(format!(
+                "the bytes of one file were asked for, and max_shard_bytes makes {} of it",
+                files.len()
+            ))),
+        }
+    }
+
+    fn paths(&self, target: &Path) -> Result<Vec<PathBuf>> {
+        if self.files.len() == 1 {
+            return Ok(vec![target.to_owned()]);
+        }
+        let stem = target.file_name().and_then(|name| name.to_str()?.strip_suffix(ENDING));
+        let stem = stem.ok_or_else(|| {
+            let target = target.display();
+            Error::InvalidArgument(format!("{target} is to be several files, and does not end in {ENDING}"))
+        })?;
+        let count = self.files.len();
+        Ok((1..=count)
+            .map(|n| target.with_file_name(format!("{stem}-{n:05}-of-{count:05}{ENDING}")))
+            .collect())
+    }
+
+    fn write_index(&self, index: &Path, paths: &[PathBuf]) -> Result<()> {
+        let mut map = Map::new();
+        for (names, path) in self.names.iter().zip(paths) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            map.extend(names.iter().map(|name| (name.clone(), Value::from(&*file))));
+        }
+        let mut metadata: Map<String, Value> =
+            self.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+        metadata.insert("total_size".into(), self.total_bytes.into());
+        let document = json!({"metadata": metadata, "weight_map": map});
+        write_atomically(index, self.options.write, |file| {
+            std::io::Write::write_fmt(file, format_args!("{document:#}\n"))
+        })
+    }
+}
+
+/// The index of a checkpoint of this name.
+fn index_of(target: &Path) -> Option<PathBuf> {
+    let stem = target.file_name()?.to_str()?.strip_suffix(ENDING)?;
+    Some(target.with_file_name(format!("{stem}{INDEX_ENDING}")))
+}
+
+/// The positions of the tensors of each file, in order.
+fn share(sizes: &[u64], most: Option<u64>) -> Vec<Vec<usize>> {
+    let (mut shares, mut bytes) = (vec![Vec::new()], 0u64);
+    for (position, &size) in sizes.iter().enumerate() {
+        let is_full = most.is_some_and(|most| bytes.saturating_add(size) > most);
+        if is_full && bytes > 0 {
+            shares.push(Vec::new());
+            bytes = 0;
+        }
+        bytes = bytes.saturating_add(size);
+        if let Some(last) = shares.last_mut() {
+            last.push(position);
+        }
+    }
+    shares
+}
+
+/// Some of the tensors of a supply.
+struct Part<'a> {
+    supply: &'a dyn Supply,
+    positions: &'a [usize],
+}
+
+impl Supply for Part<'_> {
+    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+        self.supply.supply(self.positions[index])
+    }
+
+    fn is_divisible(&self, index: usize) -> bool {
+        self.supply.is_divisible(self.positions[index])
+    }
+
+    fn registration(&self) -> Registration {
+        self.supply.registration()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_tensor_is_in_one_file_and_no_file_is_too_large(
+            sizes in proptest::collection::vec(0u64..100, 0..40),
+            most in 1u64..150,
+        ) {
+            let shares = share(&sizes, Some(most));
+            let all: Vec<usize> = shares.concat();
+            prop_assert_eq!(all, (0..sizes.len()).collect::<Vec<_>>());
+            for positions in &shares {
+                let bytes: u64 = positions.iter().map(|&position| sizes[position]).sum();
+                let with_bytes = positions.iter().filter(|&&position| sizes[position] > 0).count();
+                prop_assert!(bytes <= most || with_bytes == 1);
+                prop_assert!(!positions.is_empty() || sizes.is_empty());
+            }
+            prop_assert_eq!(share(&sizes, None).len(), 1);
+        }
+    }
+}
