@@ -244,3 +244,31 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     let error = fails(safejax().arg("convert").arg(&index).arg("x.npz").args(["--max-shard-size", "1kB"]));
     assert!(error.contains("for safetensors files"), "{error}");
 }
+
+#[test]
+fn arrays_of_every_order_are_made_native_on_their_way_and_cast() {
+    use safejax::DType;
+    let native = data("orders/native.safetensors");
+    for options in deliveries().into_iter().chain(deliveries().map(|options| options.dtype("*", DType::BF16)))
+    {
+        let expected = through_a_device(&native, &options);
+        for name in ["stored.npz", "deflated.npz"] {
+            assert_eq!(
+                through_a_device(&data(&format!("orders/{name}")), &options),
+                expected,
+                "{name} {options:?}"
+            );
+        }
+    }
+    for name in ["stored.npz", "deflated.npz"] {
+        let path = data(&format!("orders/{name}"));
+        succeeds(safejax().arg("diff").args([&path, &native]));
+        succeeds(safejax().args(["verify", "--finite", "--hash"]).arg(&path));
+    }
+    let array = Params::load(client(), data("orders/big_fortran.npy")).unwrap();
+    let whole = Params::load(client(), &native).unwrap();
+    assert_eq!(
+        array.buffers()[0].to_vec::<f64>().unwrap(),
+        whole.get("big_fortran").unwrap().to_vec::<f64>().unwrap()
+    );
+}

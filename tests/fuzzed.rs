@@ -62,6 +62,7 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let mut seeds = files_in(&data("pickles"));
+    seeds.extend(files_in(&data("pytorch")).into_iter().chain(files_in(&data("orders"))));
     seeds.push(digits("labels.npy"));
     for name in ["a.safetensors", "a.msgpack", "a.npz"] {
         let mut command = safejax();
