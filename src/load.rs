@@ -19,11 +19,11 @@ use crate::params::Params;
 use crate::pjrt::{Client, Placement};
 use crate::plan::{Selected, Target, Wanted, select};
 use crate::store::{Blob, Digest, Io};
-use crate::transfer::{self, Carrier, Device, Sink, TensorSource};
+use crate::transfer::{self, Destination, Device, Sink, TensorSource};
 use crate::tree::{Framework, KeyMap, record};
 
 /// A load that is about to be carried out.
-pub(crate) struct Prepared<'a> {
+pub(crate) struct PlannedLoad<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a LoadOptions,
     start: Instant,
@@ -51,7 +51,7 @@ pub(crate) struct Loaded<B> {
 /// As for [`Params::load_with`], as far as they can be known before.
 pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
     let to = placement(client, options)?;
-    Prepared::new(checkpoint, options, || transfer::target(client, &to, options.transfer))
+    PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))
         .map(|prepared| prepared.plan)
 }
 
@@ -70,14 +70,14 @@ pub(crate) fn load(
     options: &LoadOptions,
 ) -> Result<(Params, LoadReport)> {
     let to = placement(client, options)?;
-    let prepared = Prepared::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
+    let prepared = PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
     let (loaded, report) =
         prepared.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options.transfer))?;
     let Loaded { keys, buffers, metadata, framework } = loaded;
     Ok((Params::from_parts(keys, buffers).with_metadata(metadata, framework), report))
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> PlannedLoad<'a> {
     /// Chooses what is loaded, and plans how it gets to a device that can do what `target` finds out.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl<'a> Prepared<'a> {
         checkpoint: &'a Checkpoint,
         options: &'a LoadOptions,
         target: impl FnOnce() -> Target,
-    ) -> Result<Prepared<'a>> {
+    ) -> Result<PlannedLoad<'a>> {
         let start = Instant::now();
         let target = target();
         let selected = select(checkpoint, &options.selection, &options.dtypes)?;
@@ -101,22 +101,23 @@ impl<'a> Prepared<'a> {
         let sources = tensors.into_iter().zip(digests);
         let sources = sources.map(|(tensor, digest)| TensorSource { tensor, digest }).collect();
         let planned = start.elapsed();
-        Ok(Prepared { checkpoint, options, start, planned, plan, sources, keys, framework, has_record })
+        Ok(PlannedLoad { checkpoint, options, start, planned, plan, sources, keys, framework, has_record })
     }
 
     /// Loads what was planned, and reports how.
     ///
     /// # Errors
     /// The first failure of any thread; nothing of the load is left then.
-    pub fn carry_out<C: Carrier>(
+    pub fn carry_out<D: Destination>(
         self,
-        carrier: impl FnOnce(&LoadPlan) -> Result<C>,
-    ) -> Result<(Loaded<C::Buffer>, LoadReport)> {
-        let Prepared { checkpoint, options, plan, framework, has_record, .. } = self;
+        destination: impl FnOnce(&LoadPlan) -> Result<D>,
+    ) -> Result<(Loaded<D::Buffer>, LoadReport)> {
+        let PlannedLoad { checkpoint, options, plan, framework, has_record, .. } = self;
         let total_bytes = plan.steps.iter().map(|step| step.bytes as u64).sum();
         let tracker = Tracker::new(&options.monitor, total_bytes);
         let sink = Sink::new(&plan, &tracker);
-        let done = transfer::carry_out(carrier(&plan)?, &sink, checkpoint, &self.sources, options.transfer)?;
+        let done =
+            transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)?;
         done.warn_of_overflows(&plan);
         let buffers = sink.into_buffers()?;
         let mut report = LoadReport {

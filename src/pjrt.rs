@@ -42,4 +42,4 @@ pub use host_transfer::HostTransfer;
 pub use memory::Memory;
 pub use named_value::NamedValue;
 pub use plugin::Plugin;
-pub use transfer::{Piece, Transfer, TransferManager};
+pub use transfer::{Transfer, TransferManager, TransferPart};

@@ -137,7 +137,7 @@ impl SaveOptions {
 }
 
 /// A tree on a device of whatever kind, about to be saved.
-pub(crate) struct Saved<'a> {
+pub(crate) struct TreeToSave<'a> {
     pub keys: &'a KeyMap,
     /// The types and shapes on the device, in the order of the leaves.
     pub specs: Vec<ArraySpec>,
@@ -146,7 +146,7 @@ pub(crate) struct Saved<'a> {
     pub framework: Framework,
 }
 
-impl Saved<'_> {
+impl TreeToSave<'_> {
     /// The types of the leaves in the file.
     ///
     /// # Errors
@@ -221,8 +221,8 @@ impl Saved<'_> {
     }
 }
 
-fn saved(params: &Params) -> Saved<'_> {
-    Saved {
+fn saved(params: &Params) -> TreeToSave<'_> {
+    TreeToSave {
         keys: params.keys(),
         specs: params.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
         metadata: params.metadata(),
@@ -232,7 +232,7 @@ fn saved(params: &Params) -> Saved<'_> {
 
 fn device_supply<'a>(
     params: &'a Params,
-    saved: &Saved<'_>,
+    saved: &TreeToSave<'_>,
     options: &SaveOptions,
 ) -> Result<DeviceSupply<'a>> {
     Ok(DeviceSupply { params, dtypes: saved.dtypes(options)?, registration: options.registration })

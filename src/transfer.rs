@@ -2,10 +2,10 @@
 //! errors are here, whichever device is at the other end.
 
 mod arena;
+mod block_reader;
 mod carry;
 mod device;
 mod file;
-mod fill;
 mod options;
 mod ring;
 mod room;
@@ -14,11 +14,11 @@ mod sink;
 mod stream;
 mod supply;
 
-pub(crate) use carry::{Carrier, TensorSource, carry_out};
-pub(crate) use device::{Device, target};
 #[cfg(feature = "xla")]
-pub(crate) use fill::Filler;
-pub(crate) use fill::Spent;
+pub(crate) use block_reader::BlockReader;
+pub(crate) use block_reader::ThreadTimes;
+pub(crate) use carry::{Destination, TensorSource, carry_out};
+pub(crate) use device::{Device, target};
 pub use options::{Delivery, Prefetch, Sharing, TransferOptions};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
@@ -27,4 +27,4 @@ pub(crate) use shards::{CheckpointPlan, FileOptions};
 pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};
-pub(crate) use supply::{Content, DeviceSupply, FileChange, ReadPart, Supplied, Supply};
+pub(crate) use supply::{Content, DeviceSupply, FileChange, ReadPart, Supply, TensorBytes};

@@ -25,7 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod carrier;
+mod device;
 mod element;
 mod supply;
 
@@ -40,10 +40,10 @@ pub use element::{from_element_type, to_element_type};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
-use crate::load::{LoadOptions, LoadReport, Loaded, Prepared};
-use crate::save::{SaveOptions, Saved};
+use crate::load::{LoadOptions, LoadReport, Loaded, PlannedLoad};
+use crate::save::{SaveOptions, TreeToSave};
 use crate::tree::{Framework, KeyMap, Node, Tree};
-use carrier::XlaCarrier;
+use device::XlaDevice;
 use supply::XlaSupply;
 
 /// A tree of arrays on a device of the `xla` crate's, in JAX's order.
@@ -103,9 +103,9 @@ impl XlaParams {
                  to XlaParams::load_with instead"
             )));
         }
-        let prepared = Prepared::new(checkpoint, options, || carrier::target(options.transfer))?;
+        let prepared = PlannedLoad::new(checkpoint, options, || device::target(options.transfer))?;
         let (loaded, report) =
-            prepared.carry_out(|plan| XlaCarrier::new(client, device, plan, options.transfer))?;
+            prepared.carry_out(|plan| XlaDevice::new(client, device, plan, options.transfer))?;
         let Loaded { keys, buffers, metadata, framework } = loaded;
         let params = XlaParams::from_parts(keys, buffers)?;
         Ok((XlaParams { metadata, framework, ..params }, report))
@@ -168,8 +168,8 @@ impl XlaParams {
         saved.to_bytes(&XlaSupply { params: self, dtypes: saved.dtypes(&options)? }, &options)
     }
 
-    fn saved(&self) -> Saved<'_> {
-        Saved {
+    fn saved(&self) -> TreeToSave<'_> {
+        TreeToSave {
             keys: &self.keys,
             specs: self.specs.clone(),
             metadata: &self.metadata,

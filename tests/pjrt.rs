@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use common::{Only, client, first_device, is_cpu, is_skipped, other_client};
-use safejax::pjrt::{DmaRegion, HostMemory, Input, NamedValue, Piece, ProgramFormat};
+use safejax::pjrt::{DmaRegion, HostMemory, Input, NamedValue, ProgramFormat, TransferPart};
 use safejax::{
     ArraySpec, CompileOptions, DType, Donate, Error, ErrorCode, HostArray, HostSemantics, Placement, Plugin,
     Program,
@@ -246,19 +246,19 @@ fn pieces_put_together_by_a_transfer_manager_make_whole_buffers() {
     assert_eq!(manager.buffer_bytes(0).unwrap(), 16);
     let (first, second) = (manager.take_buffer(0).unwrap(), manager.take_buffer(1).unwrap());
     let piece = |values: &[f32]| Bytes::copy_from_slice(bytemuck::cast_slice(values));
-    manager.transfer(1, 0, piece(&[5.0, 6.0]), Piece::Last).unwrap().wait().unwrap();
-    let early = manager.transfer(0, 0, piece(&[1.0, 2.0]), Piece::Part).unwrap();
-    drop(manager.transfer(0, 8, piece(&[3.0, 4.0]), Piece::Last).unwrap()); // its bytes must stay until they are copied
+    manager.transfer(1, 0, piece(&[5.0, 6.0]), TransferPart::Last).unwrap().wait().unwrap();
+    let early = manager.transfer(0, 0, piece(&[1.0, 2.0]), TransferPart::Part).unwrap();
+    drop(manager.transfer(0, 8, piece(&[3.0, 4.0]), TransferPart::Last).unwrap()); // its bytes must stay until they are copied
     early.wait().unwrap();
     assert_eq!(first.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(second.to_vec::<f32>().unwrap(), [5.0, 6.0]);
-    assert!(manager.transfer(0, 12, piece(&[1.0, 2.0]), Piece::Last).is_err());
+    assert!(manager.transfer(0, 12, piece(&[1.0, 2.0]), TransferPart::Last).is_err());
     assert!(manager.take_buffer(2).is_err());
     // Plugins crash on each of these if they are let through.
     assert!(manager.take_buffer(0).unwrap_err().to_string().contains("was taken before"));
     assert!(
         manager
-            .transfer(0, 0, piece(&[1.0]), Piece::Part)
+            .transfer(0, 0, piece(&[1.0]), TransferPart::Part)
             .unwrap_err()
             .to_string()
             .contains("completed or failed")
@@ -278,7 +278,7 @@ fn a_transfer_that_cannot_be_completed_fails_its_buffer() {
     let error = buffer.wait().unwrap_err().to_string();
     assert!(error.contains("the file ended early"), "{error}");
     assert!(manager.fail_buffer(0, "again").is_err());
-    assert!(manager.transfer(0, 0, Bytes::from_static(&[0; 4]), Piece::Last).is_err());
+    assert!(manager.transfer(0, 0, Bytes::from_static(&[0; 4]), TransferPart::Last).is_err());
 }
 
 #[test]

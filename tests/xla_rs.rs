@@ -136,7 +136,7 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     assert!(error.contains("did you mean `model.Dense_0.kernel`"), "{error}");
     assert_eq!(params.in_order(["step", "step"]).unwrap().len(), 2);
 
-    // Saved with digests and a cast back, then damaged.
+    // TreeToSave with digests and a cast back, then damaged.
     let saved = directory.path().join("saved.safetensors");
     params.save_with(&saved, &SaveOptions::default().digests(Digests::Sha256).dtype(DType::F32)).unwrap();
     let checks = LoadOptions::default().verification(Verification::Digests);

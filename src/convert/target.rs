@@ -16,7 +16,7 @@ use crate::plan::check_casts;
 use crate::save::Digests;
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
-use crate::transfer::{CheckpointPlan, Content, FileChange, FileOptions, ReadPart, Supplied, Supply};
+use crate::transfer::{CheckpointPlan, Content, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
 use crate::tree::{Framework, KeyMap, matches_glob, record};
 
 /// How a file is converted.
@@ -156,14 +156,14 @@ struct SourceSupply<'a> {
 }
 
 impl Supply for SourceSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+    fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let change = FileChange::between(self.source.specs()[index].dtype, self.specs[index].dtype);
         let content = match self.source.recorded_digest(index) {
             _ if !self.source.has_parts(index) => Content::Host(self.source.read_checked(index)?),
             None => Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes))),
             Some(digest) => Content::File(self.checked_parts(index, digest)),
         };
-        Ok(Supplied { content, change })
+        Ok(TensorBytes { content, change })
     }
 
     fn is_divisible(&self, index: usize) -> bool {

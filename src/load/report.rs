@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::plan::{LoadPlan, Route};
 use crate::store::Io;
-use crate::transfer::Spent;
+use crate::transfer::ThreadTimes;
 use crate::tree::Framework;
 
 /// What a load did. Printed, it says where the time went.
@@ -92,7 +92,7 @@ impl LoadReport {
         }
     }
 
-    pub(super) fn add_times(&mut self, plan: Duration, total: Duration, spent: Spent) {
+    pub(super) fn add_times(&mut self, plan: Duration, total: Duration, spent: ThreadTimes) {
         self.seconds = LoadSeconds {
             total: total.as_secs_f64(),
             plan: plan.as_secs_f64(),

@@ -34,7 +34,7 @@ struct State {
 
 /// Whether more pieces of a buffer follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Piece {
+pub enum TransferPart {
     /// More follow.
     Part,
     /// This completes the buffer.
@@ -145,7 +145,13 @@ impl TransferManager {
     /// # Errors
     /// [`Error::InvalidArgument`] when the bytes do not lie within the buffer, or it was completed or failed
     /// before; [`Error::Pjrt`] when the plugin refuses.
-    pub fn transfer(&self, index: usize, offset: usize, data: Bytes, piece: Piece) -> Result<Transfer> {
+    pub fn transfer(
+        &self,
+        index: usize,
+        offset: usize,
+        data: Bytes,
+        piece: TransferPart,
+    ) -> Result<Transfer> {
         const FUNCTION: &str = "PJRT_AsyncHostToDeviceTransferManager_TransferData";
         let size = self.buffer_bytes(index)?;
         if offset.checked_add(data.len()).is_none_or(|end| end > size) {
@@ -164,13 +170,13 @@ impl TransferManager {
         args.data = data.as_ptr().cast();
         args.offset = offset as i64;
         args.transfer_size = data.len() as i64;
-        args.is_last_transfer = piece == Piece::Last;
+        args.is_last_transfer = piece == TransferPart::Last;
         // SAFETY: the manager is alive, and `Transfer` holds the data until the event is over.
         let event = unsafe {
             self.client.api().call(ffi::PJRT_AsyncHostToDeviceTransferManager_TransferData, &mut args)?;
             Event::from_raw(&self.client, args.done_with_h2d_transfer, FUNCTION)
         };
-        states[index].is_ended = piece == Piece::Last;
+        states[index].is_ended = piece == TransferPart::Last;
         Ok(Transfer { event: Some(event), data })
     }
 

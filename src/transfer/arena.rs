@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::fill::{Filler, timed};
+use super::block_reader::{BlockReader, timed};
 use super::sink::Sink;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
@@ -57,19 +57,19 @@ impl Arena {
         &self,
         sink: &Sink<'_, B>,
         index: usize,
-        filler: &mut Filler<'_>,
+        reader: &mut BlockReader<'_>,
         make: impl Fn(&ArraySpec, HostMemory) -> Result<B>,
     ) -> Result<()> {
         let block = &sink.plan.blocks[index];
         let mut memory =
             std::mem::take(&mut *self.blocks[index].lock().unwrap_or_else(PoisonError::into_inner));
-        filler.fill(block, &mut memory.iter_mut().map(|memory| &mut **memory).collect::<Vec<_>>())?;
+        reader.fill(block, &mut memory.iter_mut().map(|memory| &mut **memory).collect::<Vec<_>>())?;
         for (piece, memory) in block.pieces.iter().zip(memory) {
             sink.tracker.check()?;
             let step = &sink.plan.steps[piece.step];
             let whole = self.complete(piece.step, piece.target.start, step.device_bytes, memory);
             let Some(memory) = whole.for_tensor(&step.name)? else { continue };
-            let buffer = timed(&mut filler.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
+            let buffer = timed(&mut reader.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
             sink.deliver(piece.step, buffer);
         }
         Ok(())

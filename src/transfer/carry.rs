@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::fill::{Filler, Spent};
+use super::block_reader::{BlockReader, ThreadTimes};
 use super::options::{Prefetch, TransferOptions};
 use super::ring::Staging;
 use super::sink::Sink;
@@ -39,7 +39,7 @@ pub struct TensorSource<'a> {
 #[derive(Debug, Default)]
 pub struct Done {
     pub threads: usize,
-    pub spent: Spent,
+    pub spent: ThreadTimes,
     pub is_registered: bool,
     /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
     pub not_in_place: (usize, u64),
@@ -59,7 +59,7 @@ impl Done {
 
 /// Puts on a device what a load reads: the part of a load that every kind of client does in its own way. Several
 /// threads ask at once.
-pub trait Carrier: Sync {
+pub trait Destination: Sync {
     /// An array on the device.
     type Buffer: Send + Sync;
 
@@ -67,7 +67,7 @@ pub trait Carrier: Sync {
     ///
     /// # Errors
     /// What reading or the device reports, naming the tensor.
-    fn carry(&self, sink: &Sink<'_, Self::Buffer>, index: usize, filler: &mut Filler<'_>) -> Result<()>;
+    fn carry(&self, sink: &Sink<'_, Self::Buffer>, index: usize, reader: &mut BlockReader<'_>) -> Result<()>;
 
     /// An array without elements.
     ///
@@ -82,9 +82,9 @@ pub trait Carrier: Sync {
 }
 
 /// What the threads of a load share.
-struct Work<'a, C: Carrier> {
-    carrier: C,
-    sink: &'a Sink<'a, C::Buffer>,
+struct Work<'a, D: Destination> {
+    destination: D,
+    sink: &'a Sink<'a, D::Buffer>,
     reader: TensorReader,
     sources: &'a [TensorSource<'a>],
     jobs: Vec<Range<usize>>,
@@ -98,9 +98,9 @@ struct Work<'a, C: Carrier> {
 ///
 /// # Errors
 /// The first failure of any thread; nothing of the load is left then.
-pub fn carry_out<C: Carrier>(
-    carrier: C,
-    sink: &Sink<'_, C::Buffer>,
+pub fn carry_out<D: Destination>(
+    destination: D,
+    sink: &Sink<'_, D::Buffer>,
     checkpoint: &Checkpoint,
     sources: &[TensorSource<'_>],
     options: TransferOptions,
@@ -112,7 +112,7 @@ pub fn carry_out<C: Carrier>(
     let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks, options.staging));
     let threads = threads.clamp(1, jobs.len().max(1));
     let work = Work {
-        carrier,
+        destination,
         sink,
         reader: TensorReader::by(checkpoint, plan.io)?,
         sources,
@@ -132,7 +132,7 @@ pub fn carry_out<C: Carrier>(
     });
     let (mut done, error) = std::mem::take(&mut *work.outcome.lock().unwrap_or_else(PoisonError::into_inner));
     done.threads = threads;
-    done.is_registered = work.carrier.is_registered();
+    done.is_registered = work.destination.is_registered();
     match error {
         None => Ok(done),
         Some(error) => Err(error),
@@ -180,22 +180,23 @@ fn prefetch(plan: &LoadPlan, checkpoint: &Checkpoint, prefetch: Prefetch) -> Res
     Ok(())
 }
 
-impl<C: Carrier> Work<'_, C> {
+impl<D: Destination> Work<'_, D> {
     /// Takes jobs until there are none, or somebody failed.
     fn run(&self) {
-        let mut filler = Filler::new(self.sink.plan, self.sources, &self.reader, self.sink.tracker);
+        let mut reader = BlockReader::new(self.sink.plan, self.sources, &self.reader, self.sink.tracker);
         while !self.has_failed.load(Ordering::Relaxed) {
             let Some(job) = self.jobs.get(self.next_job.fetch_add(1, Ordering::Relaxed)) else { break };
             let mut blocks = job.clone();
-            if !self.note(blocks.try_for_each(|index| self.carrier.carry(self.sink, index, &mut filler))) {
+            if !self.note(blocks.try_for_each(|index| self.destination.carry(self.sink, index, &mut reader)))
+            {
                 break;
             }
         }
         let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.0.spent.add(filler.spent);
-        outcome.0.not_in_place.0 += filler.not_in_place.0;
-        outcome.0.not_in_place.1 += filler.not_in_place.1;
-        for (step, elements) in filler.overflows {
+        outcome.0.spent.add(reader.spent);
+        outcome.0.not_in_place.0 += reader.not_in_place.0;
+        outcome.0.not_in_place.1 += reader.not_in_place.1;
+        for (step, elements) in reader.overflows {
             *outcome.0.overflows.entry(step).or_default() += elements;
         }
     }
@@ -211,7 +212,7 @@ impl<C: Carrier> Work<'_, C> {
 
     fn empty(&self, step: usize) -> Result<()> {
         let Step { name, spec, .. } = &self.sink.plan.steps[step];
-        self.sink.deliver(step, self.carrier.empty(spec).for_tensor(name)?);
+        self.sink.deliver(step, self.destination.empty(spec).for_tensor(name)?);
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //! the host's memory, through the staging ring elsewhere.
 
 use super::arena::Arena;
-use super::carry::Carrier;
-use super::fill::{Filler, timed};
+use super::block_reader::{BlockReader, timed};
+use super::carry::Destination;
 use super::options::{Delivery, Sharing, TransferOptions};
 use super::room;
 use super::sink::Sink;
@@ -66,19 +66,19 @@ impl<'a> Device<'a> {
         Ok(Device { client, to, checkpoint, arena, stream })
     }
 
-    fn alias(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
+    fn alias(&self, sink: &Sink<'_, Buffer>, block: &Block, reader: &mut BlockReader<'_>) -> Result<()> {
         sink.tracker.check()?;
         for piece in &block.pieces {
             let step = &sink.plan.steps[piece.step];
             let [extent] = &step.extents[..] else { return Err(Error::Undelivered).for_tensor(&step.name) };
             let bytes = self.checkpoint.blobs[extent.file].bytes().slice(extent.range.clone());
-            filler.check_in_place(piece, &bytes)?;
+            reader.check_in_place(piece, &bytes)?;
             let data = bytes.clone();
             let make = || self.client.buffer_from_host(&step.spec, data, self.to, HostSemantics::Alias);
-            let buffer = timed(&mut filler.spent.pass, make).for_tensor(&step.name)?;
+            let buffer = timed(&mut reader.spent.pass, make).for_tensor(&step.name)?;
             if !buffer.is_over(&bytes) {
-                filler.not_in_place.0 += 1;
-                filler.not_in_place.1 += bytes.len() as u64;
+                reader.not_in_place.0 += 1;
+                reader.not_in_place.1 += bytes.len() as u64;
             }
             sink.deliver(piece.step, buffer);
         }
@@ -86,18 +86,18 @@ impl<'a> Device<'a> {
     }
 }
 
-impl Carrier for Device<'_> {
+impl Destination for Device<'_> {
     type Buffer = Buffer;
 
-    fn carry(&self, sink: &Sink<'_, Buffer>, index: usize, filler: &mut Filler<'_>) -> Result<()> {
+    fn carry(&self, sink: &Sink<'_, Buffer>, index: usize, reader: &mut BlockReader<'_>) -> Result<()> {
         let block = &sink.plan.blocks[index];
         match block.route {
             Route::Empty => Ok(()),
-            Route::Alias => self.alias(sink, block, filler),
+            Route::Alias => self.alias(sink, block, reader),
             Route::Arena => self
                 .arena
-                .carry(sink, index, filler, |spec, memory| self.client.buffer_over(spec, memory, self.to)),
-            Route::Stream | Route::Packed | Route::Whole => self.stream.carry(sink, block, filler),
+                .carry(sink, index, reader, |spec, memory| self.client.buffer_over(spec, memory, self.to)),
+            Route::Stream | Route::Packed | Route::Whole => self.stream.carry(sink, block, reader),
         }
     }
 

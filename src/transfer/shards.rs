@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::{FilePlan, Written};
 use super::ring::Registration;
-use super::supply::{Supplied, Supply};
+use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, INDEX_ENDING};
@@ -179,7 +179,7 @@ struct Part<'a> {
 }
 
 impl Supply for Part<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+    fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         self.supply.supply(self.positions[index])
     }
 

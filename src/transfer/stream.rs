@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::fill::{Filler, timed};
+use super::block_reader::{BlockReader, timed};
 use super::ring::{Lease, Ring, Staging};
 use super::sink::Sink;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Context, Error, ErrorCode, Result};
-use crate::pjrt::{Buffer, Client, HostSemantics, Memory, Piece as Last, Placement, TransferManager};
+use crate::pjrt::{Buffer, Client, HostSemantics, Memory, Placement, TransferManager, TransferPart};
 use crate::plan::{Block, LoadPlan, PLACE_ALIGNMENT, Piece, Route, Step, place};
 
 /// The ring and the transfers of a load. Dropping it waits until the device is done with the ring.
@@ -39,7 +39,7 @@ impl Group {
     /// Passes bytes of a buffer on.
     fn transfer(&mut self, slot: usize, offset: usize, bytes: Bytes) -> Result<()> {
         let missing = self.missing[slot] - bytes.len();
-        let which = if missing == 0 { Last::Last } else { Last::Part };
+        let which = if missing == 0 { TransferPart::Last } else { TransferPart::Part };
         // Dropping the transfer leaves the bytes to it; its outcome is the buffer's.
         drop(self.manager.transfer(slot, offset, bytes, which)?);
         self.missing[slot] = missing;
@@ -123,22 +123,27 @@ impl Stream {
     }
 
     /// Reads a block, and passes its pieces on.
-    pub fn carry(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
+    pub fn carry(&self, sink: &Sink<'_, Buffer>, block: &Block, reader: &mut BlockReader<'_>) -> Result<()> {
         // Even what is in memory goes through the ring: the device may read on when the load is over, and the file's map
         // is not to be needed then.
         if block.route == Route::Packed {
-            return self.carry_packed(sink, block, filler);
+            return self.carry_packed(sink, block, reader);
         }
-        let bytes = read_staged(&self.ring, block, filler)?;
-        pass_on(sink, block, bytes, filler, |piece, bytes| match block.route {
+        let bytes = read_staged(&self.ring, block, reader)?;
+        pass_on(sink, block, bytes, reader, |piece, bytes| match block.route {
             Route::Whole => self.pass_whole(sink, piece, bytes),
             _ => self.pass_piece(sink, piece, bytes),
         })
     }
 
     /// Reads a block of small tensors, and passes on together what of it lies together on the device.
-    fn carry_packed(&self, sink: &Sink<'_, Buffer>, block: &Block, filler: &mut Filler<'_>) -> Result<()> {
-        let chunk = read_chunk(&self.ring, block, filler)?;
+    fn carry_packed(
+        &self,
+        sink: &Sink<'_, Buffer>,
+        block: &Block,
+        reader: &mut BlockReader<'_>,
+    ) -> Result<()> {
+        let chunk = read_chunk(&self.ring, block, reader)?;
         let group_of = |piece: &Piece| sink.plan.steps[piece.step].group;
         let mut start = 0;
         for run in block.pieces.chunk_by(|a, b| group_of(a) == group_of(b)) {
@@ -146,7 +151,7 @@ impl Stream {
             let bytes = chunk.slice(start..start + run.iter().map(Piece::place).sum::<usize>());
             start += bytes.len();
             let first = &sink.plan.steps[run[0].step];
-            let passed = timed(&mut filler.spent.pass, || self.pass_packed(sink, first, bytes));
+            let passed = timed(&mut reader.spent.pass, || self.pass_packed(sink, first, bytes));
             let passed = match passed {
                 Err(error @ Error::Tensor { .. }) => Err(error),
                 other => other.for_tensor(&first.name),
@@ -267,13 +272,13 @@ pub fn pass_on<B>(
     sink: &Sink<'_, B>,
     block: &Block,
     bytes: Vec<Bytes>,
-    filler: &mut Filler<'_>,
+    reader: &mut BlockReader<'_>,
     pass: impl Fn(&Piece, Bytes) -> Result<Option<B>>,
 ) -> Result<()> {
     for (piece, bytes) in block.pieces.iter().zip(bytes) {
         sink.tracker.check()?;
         let name = &sink.plan.steps[piece.step].name;
-        let passed = timed(&mut filler.spent.pass, || pass(piece, bytes)).for_tensor(name)?;
+        let passed = timed(&mut reader.spent.pass, || pass(piece, bytes)).for_tensor(name)?;
         if let Some(buffer) = passed {
             sink.deliver(piece.step, buffer);
         }
@@ -284,19 +289,19 @@ pub fn pass_on<B>(
 /// A block's bytes, in a chunk that goes back to the ring when the last of them is dropped.
 ///
 /// # Errors
-/// As for [`Filler::fill`].
-fn read_chunk(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Bytes> {
-    let mut lease = timed(&mut filler.spent.wait, || ring.take(block.bytes))?;
-    filler.fill(block, &mut places(&mut lease, block))?;
+/// As for [`BlockReader::fill`].
+fn read_chunk(ring: &Arc<Ring>, block: &Block, reader: &mut BlockReader<'_>) -> Result<Bytes> {
+    let mut lease = timed(&mut reader.spent.wait, || ring.take(block.bytes))?;
+    reader.fill(block, &mut places(&mut lease, block))?;
     Ok(Bytes::from_owner(lease))
 }
 
 /// The bytes of a block's pieces, in such a chunk.
 ///
 /// # Errors
-/// As for [`Filler::fill`].
-pub fn read_staged(ring: &Arc<Ring>, block: &Block, filler: &mut Filler<'_>) -> Result<Vec<Bytes>> {
-    let chunk = read_chunk(ring, block, filler)?;
+/// As for [`BlockReader::fill`].
+pub fn read_staged(ring: &Arc<Ring>, block: &Block, reader: &mut BlockReader<'_>) -> Result<Vec<Bytes>> {
+    let chunk = read_chunk(ring, block, reader)?;
     let mut start = 0;
     let slice = |piece: &Piece| {
         let bytes = chunk.slice(start..start + piece.target.len());

@@ -16,7 +16,7 @@ pub trait Supply: Sync {
     ///
     /// # Errors
     /// When they cannot be fetched or read.
-    fn supply(&self, index: usize) -> Result<Supplied<'_>>;
+    fn supply(&self, index: usize) -> Result<TensorBytes<'_>>;
 
     /// Whether asking for this tensor costs nothing, so that parts of it can be asked for one by one.
     fn is_divisible(&self, index: usize) -> bool;
@@ -28,7 +28,7 @@ pub trait Supply: Sync {
 }
 
 /// Where the bytes of a tensor are, and what is to be done to them.
-pub struct Supplied<'a> {
+pub struct TensorBytes<'a> {
     pub content: Content<'a>,
     pub change: FileChange,
 }
@@ -111,7 +111,7 @@ impl Staging {
     }
 }
 
-impl Supplied<'_> {
+impl TensorBytes<'_> {
     /// A part of the tensor, as it is in the file: `start` and `bytes` count the bytes there.
     pub fn part<'a>(&'a self, start: usize, bytes: usize, staging: &'a mut Staging) -> Result<&'a [u8]> {
         let (from, length) = (self.change.source_bytes(start), self.change.source_bytes(bytes));
@@ -167,7 +167,7 @@ pub struct DeviceSupply<'a> {
 }
 
 impl Supply for DeviceSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+    fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let buffer = &self.params.buffers()[index];
         let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
         let content = if !buffer.has_host_layout() {
@@ -179,7 +179,7 @@ impl Supply for DeviceSupply<'_> {
                 None => Content::Device(buffer.clone()),
             }
         };
-        Ok(Supplied { content, change })
+        Ok(TensorBytes { content, change })
     }
 
     fn is_divisible(&self, index: usize) -> bool {

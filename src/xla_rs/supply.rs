@@ -3,7 +3,7 @@
 use super::XlaParams;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::transfer::{Content, FileChange, Supplied, Supply};
+use crate::transfer::{Content, FileChange, Supply, TensorBytes};
 
 /// Parameters on a device, to be written in these types.
 pub struct XlaSupply<'a> {
@@ -12,7 +12,7 @@ pub struct XlaSupply<'a> {
 }
 
 impl Supply for XlaSupply<'_> {
-    fn supply(&self, index: usize) -> Result<Supplied<'_>> {
+    fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let spec = &self.params.specs[index];
         let dims = spec.xla_dims()?;
         let copy = || {
@@ -28,7 +28,7 @@ impl Supply for XlaSupply<'_> {
             return Err(Error::Xla { action: "copy a buffer to the host", message });
         }
         let change = FileChange::to_file(spec.dtype, self.dtypes[index]);
-        Ok(Supplied { content: Content::Host(bytes.into()), change })
+        Ok(TensorBytes { content: Content::Host(bytes.into()), change })
     }
 
     fn is_divisible(&self, _index: usize) -> bool {

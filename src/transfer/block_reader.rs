@@ -17,7 +17,7 @@ use crate::sub_byte;
 const WINDOW: usize = 256 << 10;
 
 /// What one thread of a load needs to read blocks, and what it counted.
-pub struct Filler<'a> {
+pub struct BlockReader<'a> {
     plan: &'a LoadPlan,
     sources: &'a [TensorSource<'a>],
     reader: &'a TensorReader,
@@ -26,7 +26,7 @@ pub struct Filler<'a> {
     check: Option<DigestCheck<'a>>,
     window: Vec<u8>,
     /// What it took.
-    pub spent: Spent,
+    pub spent: ThreadTimes,
     /// Finite elements that a cast made infinite, by step.
     pub overflows: BTreeMap<usize, usize>,
     /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
@@ -35,7 +35,7 @@ pub struct Filler<'a> {
 
 /// Time that one thread, or all of them together, spent on the parts of a load.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Spent {
+pub struct ThreadTimes {
     /// Reading.
     pub read: Duration,
     /// Checking digests.
@@ -48,9 +48,9 @@ pub struct Spent {
     pub wait: Duration,
 }
 
-impl Spent {
+impl ThreadTimes {
     /// Adds what another thread spent.
-    pub fn add(&mut self, other: Spent) {
+    pub fn add(&mut self, other: ThreadTimes) {
         self.read += other.read;
         self.check += other.check;
         self.change += other.change;
@@ -67,15 +67,15 @@ pub fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
     result
 }
 
-impl<'a> Filler<'a> {
+impl<'a> BlockReader<'a> {
     pub fn new(
         plan: &'a LoadPlan,
         sources: &'a [TensorSource<'a>],
         reader: &'a TensorReader,
         tracker: &'a Tracker<'a>,
-    ) -> Filler<'a> {
-        let (spent, overflows) = (Spent::default(), BTreeMap::new());
-        Filler {
+    ) -> BlockReader<'a> {
+        let (spent, overflows) = (ThreadTimes::default(), BTreeMap::new());
+        BlockReader {
             plan,
             sources,
             reader,
@@ -140,7 +140,7 @@ impl<'a> Filler<'a> {
     /// before the load ends.
     ///
     /// # Errors
-    /// As for [`Filler::check_in_place`].
+    /// As for [`BlockReader::check_in_place`].
     #[cfg(feature = "xla")]
     pub fn in_memory(&mut self, pieces: &[Piece]) -> Result<Option<Vec<bytes::Bytes>>> {
         let in_memory = |piece: &Piece| {

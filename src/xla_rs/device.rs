@@ -9,10 +9,10 @@ use super::element::to_element_type;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::plan::{LoadPlan, Target};
-use crate::transfer::{Carrier, Filler, Ring, Sink, TransferOptions, pass_on, read_staged};
+use crate::transfer::{BlockReader, Destination, Ring, Sink, TransferOptions, pass_on, read_staged};
 
 /// A device of a client.
-pub struct XlaCarrier<'a> {
+pub struct XlaDevice<'a> {
     client: &'a PjRtClient,
     /// Its position among those that the client can use; the client's first if `None`. The crate's own handles are for
     /// one thread.
@@ -32,7 +32,7 @@ pub fn target(options: TransferOptions) -> Target {
     }
 }
 
-impl<'a> XlaCarrier<'a> {
+impl<'a> XlaDevice<'a> {
     /// Checks that the client has the device, and types for the whole plan.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl<'a> XlaCarrier<'a> {
         device: Option<&PjRtDevice<'_>>,
         plan: &LoadPlan,
         options: TransferOptions,
-    ) -> Result<XlaCarrier<'a>> {
+    ) -> Result<XlaDevice<'a>> {
         for step in &plan.steps {
             to_element_type(step.spec.dtype).for_tensor(&step.name)?;
         }
@@ -55,7 +55,7 @@ impl<'a> XlaCarrier<'a> {
             found.ok_or_else(|| Error::not_found("device", &name, names.iter().map(String::as_str)))
         };
         let device = device.map(position).transpose()?;
-        Ok(XlaCarrier { client, device, ring: Ring::new(None, options.staging) })
+        Ok(XlaDevice { client, device, ring: Ring::new(None, options.staging) })
     }
 
     /// An array of these bytes, which are copied before this returns.
@@ -91,16 +91,16 @@ impl<'a> XlaCarrier<'a> {
     }
 }
 
-impl Carrier for XlaCarrier<'_> {
+impl Destination for XlaDevice<'_> {
     type Buffer = PjRtBuffer;
 
-    fn carry(&self, sink: &Sink<'_, PjRtBuffer>, index: usize, filler: &mut Filler<'_>) -> Result<()> {
+    fn carry(&self, sink: &Sink<'_, PjRtBuffer>, index: usize, reader: &mut BlockReader<'_>) -> Result<()> {
         let block = &sink.plan.blocks[index];
-        let bytes = match filler.in_memory(&block.pieces)? {
+        let bytes = match reader.in_memory(&block.pieces)? {
             Some(bytes) => bytes,
-            None => read_staged(&self.ring, block, filler)?,
+            None => read_staged(&self.ring, block, reader)?,
         };
-        pass_on(sink, block, bytes, filler, |piece, bytes| {
+        pass_on(sink, block, bytes, reader, |piece, bytes| {
             self.copy(&sink.plan.steps[piece.step].spec, &bytes).map(Some)
         })
     }
