@@ -8,8 +8,6 @@
 //! cargo run --release --example digits [OUTPUT.safetensors]
 //! ```
 
-#[path = "../src/cli/progress.rs"]
-mod progress;
 #[path = "digits/score.rs"]
 mod score;
 
@@ -18,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use safejax::format::npy;
+use safejax::plugins::InstallProgress;
 use safejax::{Client, HostSemantics, LoadOptions, Params, Placement, Program};
 
 /// Calls that the time per image is the average of.
@@ -27,8 +26,13 @@ fn main() -> Result<()> {
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/digits");
     let output = std::env::args_os().nth(1).map_or_else(default_output, PathBuf::from);
 
-    let mut bar = progress::InstallBar::default();
-    let client = Client::choose().on_install(&mut |progress| bar.show(&progress)).build()?;
+    let mut is_first = true;
+    let mut say_once = |progress: InstallProgress| {
+        if std::mem::take(&mut is_first) {
+            eprintln!("installing the {} plugin ({}); this happens once", progress.name, progress.package);
+        }
+    };
+    let client = Client::choose().on_install(&mut say_once).build()?;
     println!("{client:?}");
 
     let (params, report) =

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Python side of tests/interop.rs: writes and compares files with the real libraries.
+"""The Python side of cli/tests/interop.rs: writes and compares files with the real libraries.
 
     interop.py same A B                 the two safetensors files hold the same tensors, bit for bit
     interop.py write OUT                writes one of every type; prints the types

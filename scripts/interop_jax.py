@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The current JAX side of tests/interop.rs: trees through safejax_tree.py, safetensors.flax and Flax.
+"""The current JAX side of cli/tests/interop.rs: trees through safejax_tree.py, safetensors.flax and Flax.
 
     interop_jax.py write DIRECTORY      writes trees with safejax_tree.py and msgpack with Flax
     interop_jax.py check DIRECTORY      reads what safejax made of the trees, and compares

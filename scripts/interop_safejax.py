@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Python safejax side of tests/interop.py: writes its files, and reads ours.
+"""The Python safejax side of cli/tests/interop.rs: writes its files, and reads ours.
 
     interop_safejax.py write DIRECTORY      writes flax, haiku and objax files with safejax 0.5.0
     interop_safejax.py check DIRECTORY      reads the files `*.ours.safetensors` with safejax 0.5.0

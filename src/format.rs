@@ -13,6 +13,10 @@ pub(crate) mod encoding;
 pub(crate) mod foreign;
 pub(crate) mod json;
 mod leaves;
+#[cfg(feature = "msgpack")]
+pub(crate) mod msgpack;
+#[cfg(not(feature = "msgpack"))]
+#[path = "format/no_msgpack.rs"]
 pub(crate) mod msgpack;
 pub mod npy;
 pub(crate) mod npz;

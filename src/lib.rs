@@ -19,6 +19,8 @@
 //! what bytes say; [`load`], [`save`] and [`convert`], the three front doors; [`program`], what runs; [`limits`] and
 //! [`printable`], for files of strangers.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod array;
 pub mod cast;
 pub mod compare;

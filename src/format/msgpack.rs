@@ -80,9 +80,3 @@ pub(super) fn open(origin: &str, blobs: Vec<Blob>, limits: Limits) -> Result<Che
     checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Flax);
     Ok(checkpoint)
 }
-
-/// Whether bytes begin with a map, as every Flax file does.
-pub fn begins_with_map(data: &[u8]) -> bool {
-    // fixmap, map 16, map 32
-    data.first().is_some_and(|&byte| (0x80..=0x8f).contains(&byte) || byte == 0xde || byte == 0xdf)
-}

@@ -119,7 +119,7 @@ fn detect(data: &[u8]) -> Option<Format> {
     if is_safetensors {
         return Some(Format::Safetensors);
     }
-    if msgpack::begins_with_map(data) {
+    if begins_with_map(data) {
         // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
         let is_pickle = pickle::begins_with_pickle(data);
         return Some(if is_pickle { Format::Pickle } else { Format::Msgpack });
@@ -127,6 +127,12 @@ fn detect(data: &[u8]) -> Option<Format> {
     let is_pickle = pickle::begins_with_pickle(data)
         || compressed::start(data).is_some_and(|start| pickle::begins_with_pickle(&start));
     is_pickle.then_some(Format::Pickle)
+}
+
+/// Whether bytes begin with a map of msgpack, as every Flax file does.
+fn begins_with_map(data: &[u8]) -> bool {
+    // fixmap, map 16, map 32
+    data.first().is_some_and(|&byte| (0x80..=0x8f).contains(&byte) || byte == 0xde || byte == 0xdf)
 }
 
 /// The format that a file's name ends like, of one whose content says nothing.

@@ -100,8 +100,13 @@ pub fn tolerance() -> f32 {
     if is_cpu() { 1e-4 } else { 2e-2 }
 }
 
+/// The build directory.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| packages::workspace().join("target"), PathBuf::from)
+}
+
 fn root() -> PathBuf {
-    std::env::var_os(ROOT_VARIABLE).map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+    std::env::var_os(ROOT_VARIABLE).map_or_else(|| packages::workspace().into(), PathBuf::from)
 }
 
 /// A file of examples/digits.
@@ -124,11 +129,14 @@ pub fn directory_on_disk() -> tempfile::TempDir {
     tempfile::tempdir_in(parent).unwrap()
 }
 
-/// The path of the binary.
+/// The path of the binary, which is built for the tests of its own package alone: those in cli/tests.
 pub fn binary() -> PathBuf {
     match std::env::var_os(ROOT_VARIABLE) {
         Some(root) => Path::new(&root).join("bin/safejax"),
-        None => env!("CARGO_BIN_EXE_safejax").into(),
+        None => {
+            const BUILT: Option<&str> = option_env!("CARGO_BIN_EXE_safejax");
+            BUILT.expect("tests that run the command are in cli/tests").into()
+        }
     }
 }
 

@@ -42,6 +42,12 @@ pub fn cpu_0_81() -> Package {
 /// Installs a package below the build directory, once, and returns its library.
 pub fn installed(package: &Package) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"));
+    let target = target.unwrap_or_else(|| workspace().join("target"));
     install_into(&target.join("test-plugins"), package, &mut |_| {}).unwrap()
+}
+
+/// The directory of the workspace, which has the lock file.
+pub fn workspace() -> &'static Path {
+    let has_lock = |directory: &&Path| directory.join("Cargo.lock").exists();
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(has_lock).unwrap()
 }

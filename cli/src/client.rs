@@ -1,0 +1,181 @@
+//! The options that choose a client and a device.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use safejax::pjrt::NamedValue;
+use safejax::plugins::{PLUGIN_VARIABLE, accelerators, find, library};
+use safejax::{Client, Device};
+
+use crate::probe;
+use crate::progress::InstallBar;
+
+/// Which plugin, which device, and with which options.
+#[derive(Args)]
+pub struct ClientArgs {
+    /// The plugin: a name (cpu, cuda13, cuda12, rocm, tpu) or the path of a library [default: $SAFEJAX_PLUGIN, or the
+    /// best that there is: TPU, GPU, CPU]
+    #[arg(long, value_name = "NAME|PATH")]
+    plugin: Option<String>,
+
+    /// A create option of the plugin, such as cpu_device_count=8 or visible_devices=[0]
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option)]
+    options: Vec<(String, NamedValue)>,
+}
+
+/// Which device of the client.
+#[derive(Args)]
+pub struct DeviceArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+
+    /// The device: a number, or platform:number such as cpu:1 [default: the first]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
+}
+
+/// A device as it is named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct DeviceName {
+    platform: Option<String>,
+    index: usize,
+}
+
+impl std::str::FromStr for DeviceName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<DeviceName, String> {
+        let (platform, index) = match text.split_once(':') {
+            Some((platform, index)) => (Some(platform.to_ascii_lowercase()), index),
+            None if text.parse::<usize>().is_ok() => (None, text),
+            None => (Some(text.to_ascii_lowercase()), "0"),
+        };
+        let index = index.parse().map_err(|_| format!("`{index}` is not a device number"))?;
+        Ok(DeviceName { platform, index })
+    }
+}
+
+fn is_variable_set() -> bool {
+    std::env::var_os(PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty())
+}
+
+fn parse_option(text: &str) -> Result<(String, NamedValue), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), NamedValue::parse(value))),
+        _ => Err("it is not NAME=VALUE".into()),
+    }
+}
+
+impl ClientArgs {
+    /// Creates the client, installing the CPU plugin first if it is needed.
+    pub fn connect(&self) -> Result<Client> {
+        self.connect_to(None)
+    }
+
+    /// As [`ClientArgs::connect`], of a plugin that is tried in a process of its own if it is new.
+    pub fn connect_carefully(&self) -> Result<Client> {
+        let asked = self.plugin.clone().or_else(|| std::env::var(PLUGIN_VARIABLE).ok());
+        // One that is not there is told of where it is asked for.
+        if let Some(library) = asked.filter(|asked| !asked.is_empty()).and_then(|asked| library(&asked).ok())
+        {
+            probe::try_if_new(&library)?;
+        }
+        self.connect()
+    }
+
+    /// The names of the plugins for the hardware that is there, and for the CPU, without those that are new and do not work;
+    /// `None` if all of them may.
+    fn working_plugins() -> Option<Vec<&'static str>> {
+        let present = accelerators().into_iter().filter(|accelerator| accelerator.present.is_ok());
+        let names: Vec<&'static str> =
+            present.flat_map(|accelerator| accelerator.plugins.iter().copied()).chain(["cpu"]).collect();
+        let works = |name: &&str| match find(name) {
+            Ok(found) => probe::try_if_new(&found.path).inspect_err(|error| {
+                tracing::warn!("{error:#}; another is used");
+            }),
+            Err(_) => Ok(()),
+        };
+        let working: Vec<&'static str> = names.iter().copied().filter(|name| works(name).is_ok()).collect();
+        (working.len() < names.len()).then_some(working)
+    }
+
+    fn connect_to(&self, platform: Option<&str>) -> Result<Client> {
+        let requests: Vec<Option<&str>> = match (self.plugin.as_deref(), platform) {
+            (Some(plugin), _) => vec![Some(plugin)],
+            (None, None) if is_variable_set() => vec![None],
+            (None, None) => match ClientArgs::working_plugins() {
+                None => vec![None],
+                Some(names) => names.into_iter().map(Some).collect(),
+            },
+            // The variable decides, and the device's platform is compared with what comes of it.
+            (None, Some(_)) if is_variable_set() => vec![None],
+            (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
+            (None, Some(platform)) => vec![Some(platform)],
+        };
+        let mut errors = Vec::new();
+        for request in requests {
+            match self.connect_by(request) {
+                Ok(client) => return Ok(client),
+                Err(error) => errors.push(error),
+            }
+        }
+        // A plugin that is there and does not work says more than one that is not.
+        let is_missing = |error: &safejax::Error| matches!(error, safejax::Error::PluginNotFound { .. });
+        errors.sort_by_key(is_missing);
+        Err(errors.swap_remove(0).into())
+    }
+
+    fn connect_by(&self, request: Option<&str>) -> safejax::Result<Client> {
+        let mut bar = InstallBar::default();
+        let mut show = |progress| bar.show(&progress);
+        let mut choice = Client::choose().on_install(&mut show).configure(|builder| {
+            self.options.iter().fold(builder, |builder, (name, value)| builder.option(name, value.clone()))
+        });
+        if let Some(request) = request {
+            choice = choice.plugin(request);
+        }
+        choice.build()
+    }
+}
+
+impl DeviceArgs {
+    /// Creates the client and finds the device.
+    pub fn connect(&self) -> Result<(Client, Device)> {
+        let Some(name) = &self.device else {
+            let client = self.client.connect()?;
+            let device = client.device(0)?;
+            return Ok((client, device));
+        };
+        let client = self.client.connect_to(name.platform.as_deref())?;
+        if let Some(platform) = &name.platform
+            && !is_platform(&client, platform)
+        {
+            bail!(
+                "--device asks for a {platform} device, but the plugin's platform is {}",
+                client.platform_name()
+            );
+        }
+        let device = client.device(name.index).context("--device cannot be found")?;
+        Ok((client, device))
+    }
+}
+
+/// Whether the client is of this platform; `gpu` is any vendor's.
+fn is_platform(client: &Client, platform: &str) -> bool {
+    let name = client.platform_name();
+    name == platform || (platform == "gpu" && matches!(name, "cuda" | "rocm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_by_number_platform_or_both() {
+        let name =
+            |platform: Option<&str>, index| DeviceName { platform: platform.map(str::to_owned), index };
+        assert_eq!("2".parse(), Ok(name(None, 2)));
+        assert_eq!("cpu:1".parse(), Ok(name(Some("cpu"), 1)));
+        assert_eq!("GPU".parse(), Ok(name(Some("gpu"), 0)));
+        assert!("cpu:x".parse::<DeviceName>().is_err());
+        assert!("cpu:-1".parse::<DeviceName>().is_err());
+    }
+}

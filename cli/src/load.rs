@@ -1,0 +1,107 @@
+//! `safejax load`: how fast, and how, a checkpoint gets to a device.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use safejax::load::{self, Verification};
+use safejax::printable::Count;
+use safejax::{Checkpoint, LoadOptions, Params, Sharing};
+use serde_json::json;
+
+use crate::client::DeviceArgs;
+use crate::output::OutputArgs;
+use crate::select::SelectArgs;
+use crate::stream;
+use crate::transfer::TransferArgs;
+use crate::work_bar;
+
+#[derive(Args)]
+pub struct Load {
+    /// A checkpoint of any format that is read; of one in several files, the index, one of them or the directory
+    file: PathBuf,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// Cast floating point tensors: f16, bf16, f32 or f64, or PATTERN=TYPE for those whose names match
+    #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = crate::convert::parse_cast)]
+    dtypes: Vec<(String, safejax::DType)>,
+
+    #[command(flatten)]
+    select: SelectArgs,
+
+    /// Check the digests that the file records; fails where it records none
+    #[arg(long)]
+    verify: bool,
+
+    /// Copy every tensor, also those that the device could use in place
+    #[arg(long)]
+    copy: bool,
+
+    /// Say for every tensor how it gets to the device, and where the time went
+    #[arg(long)]
+    explain: bool,
+
+    #[command(flatten)]
+    transfer: TransferArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Load {
+    pub fn run(mut self) -> Result<String> {
+        self.file = stream::input(&self.file)?;
+        let (client, device) = self.device.connect()?;
+        let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
+        let options = LoadOptions::default().to(&device).sharing(sharing).monitor(work_bar::watch());
+        let mut options = self.transfer.apply(options);
+        options.selection = self.select.selection();
+        options.dtypes = self.dtypes.clone();
+        if self.verify {
+            options.verification = Verification::Digests;
+        }
+        let start = Instant::now();
+        let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
+        let (params, report) = Params::load_checkpoint(&client, &checkpoint, &options)?;
+        params.wait()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let plan = self.explain.then(|| load::plan(&client, &checkpoint, &options)).transpose()?;
+        let gigabytes_per_second = report.bytes as f64 / seconds / 1e9;
+        Ok(self.output.choose(
+            || {
+                let explained = plan.as_ref().map_or(String::new(), |plan| format!("{plan}{report}"));
+                let checked = match report.checked_tensors {
+                    0 => String::new(),
+                    tensors => format!("checked:       {} by their digests\n", Count(tensors, "tensor")),
+                };
+                format!(
+                    "{explained}{}, {} bytes onto {device} in {:.3} ms, {gigabytes_per_second:.2} GB/s\n\
+                     used in place: {}, {} bytes\n\
+                     copied:        {}, {} bytes\n\
+                     {checked}\
+                     names as {} has them\n",
+                    Count(report.tensors, "tensor"),
+                    report.bytes,
+                    seconds * 1e3,
+                    Count(report.aliased_tensors, "tensor"),
+                    report.aliased_bytes,
+                    Count(report.copied_tensors, "tensor"),
+                    report.copied_bytes,
+                    report.framework,
+                )
+            },
+            || {
+                json!({
+                    "device": device.to_string(),
+                    "seconds": seconds,
+                    "gigabytes_per_second": gigabytes_per_second,
+                    "report": report,
+                    "plan": plan,
+                })
+            },
+        ))
+    }
+}

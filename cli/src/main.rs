@@ -1,0 +1,56 @@
+//! The `safejax` command: one file a subcommand, each of which returns what it prints.
+
+mod cli;
+mod client;
+mod convert;
+mod devices;
+mod diff;
+mod doctor;
+mod inspect;
+mod interrupt;
+mod load;
+mod logging;
+mod output;
+mod plugin;
+mod probe;
+mod progress;
+mod run;
+mod select;
+mod stream;
+mod transfer;
+mod verify;
+mod work_bar;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let code = run_command();
+    stream::clean_up();
+    code
+}
+
+fn run_command() -> ExitCode {
+    let command = cli::Cli::parse();
+    match command.run() {
+        Ok(output) => {
+            let mut stdout = std::io::stdout().lock();
+            match stdout.write_all(output.text.as_bytes()).and_then(|()| stdout.flush()) {
+                // A reader that has seen enough, such as `head`, is not a failure.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    eprintln!("error: the output cannot be written: {error}");
+                    ExitCode::FAILURE
+                }
+                _ if output.is_success => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            interrupt::end_if_interrupted();
+            eprint!("{}", output::failure(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

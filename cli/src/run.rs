@@ -1,0 +1,384 @@
+//! `safejax run`: a program on arrays and checkpoints.
+
+mod report;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use safejax::format::npy;
+use safejax::printable::{File, Line};
+use safejax::{
+    Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params, Program,
+};
+use serde_json::json;
+
+use crate::client::DeviceArgs;
+use crate::output::{Output, OutputArgs};
+use crate::stream;
+use value::Given;
+
+#[derive(Args)]
+pub struct Run {
+    /// A jax.export artifact or a bundle of them, StableHLO text or bytecode, or an HLO proto
+    program: PathBuf,
+
+    /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and a file, of one
+    /// array (.npy) or a tree of them (.safetensors, .npz, .msgpack, a pickle), `-` for standard input, or the value
+    /// itself: 2.0, true, [1,2]
+    #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = parse_argument)]
+    arguments: Vec<(ArgumentKey, Given)>,
+
+    /// Where the outputs go: .npy for a single one, .safetensors for any tree of them, `-` for standard output in one of
+    /// these; small ones are printed otherwise
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// A file that the outputs must be equal to; exit code 1 when they are not
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
+
+    /// Call outputs equal whose difference from the expected ones is at most this
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0, value_parser = crate::diff::parse_tolerance)]
+    tolerance: f64,
+
+    /// Cast arguments whose element type is not the program's, where that only rounds; what is too large for the new type
+    /// becomes infinite
+    #[arg(long)]
+    cast: bool,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Which argument, or which part of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct ArgumentKey {
+    root: Root,
+    /// The path below the argument; the argument itself if `None`.
+    path: Option<String>,
+}
+
+/// An argument.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Root {
+    Position(usize),
+    Name(String),
+}
+
+/// The files of each argument, each with the path below it that it is for.
+type FilesByArgument<'a> = BTreeMap<Root, Vec<(Option<&'a str>, &'a Given)>>;
+
+fn parse_argument(text: &str) -> Result<(ArgumentKey, Given), String> {
+    let (key, given) = text.split_once('=').ok_or("it is not KEY=VALUE")?;
+    let (root, path) = match key.split_once('.') {
+        Some((root, path)) => (root, Some(path.to_owned())),
+        None => (key, None),
+    };
+    if root.is_empty() {
+        return Err("it has no position or name".into());
+    }
+    let root = root.parse().map_or_else(|_| Root::Name(root.to_owned()), Root::Position);
+    Ok((ArgumentKey { root, path }, Given::parse(given)))
+}
+
+/// What files became on the device.
+enum Loaded {
+    Array(HostArray),
+    Tree(Params),
+}
+
+impl Loaded {
+    fn as_argument(&self) -> &dyn Argument {
+        match self {
+            Loaded::Array(array) => array,
+            Loaded::Tree(params) => params,
+        }
+    }
+
+    /// As a tree below a path.
+    fn below(self, path: &str, device: &Device) -> Result<Params> {
+        let named = match self {
+            Loaded::Array(array) => {
+                let buffer =
+                    device.client().buffer_from_slice(array.spec(), array.bytes(), &device.into())?;
+                vec![(path.to_owned(), buffer)]
+            }
+            Loaded::Tree(params) => {
+                params.iter().map(|(name, buffer)| (format!("{path}.{name}"), buffer.clone())).collect()
+            }
+        };
+        Ok(Params::from_buffers(named)?)
+    }
+}
+
+impl Run {
+    pub fn run(self) -> Result<Output> {
+        let program = Program::open(&self.program)?;
+        let files = self.files_by_argument(program.exported())?;
+        if let Some(exported) = program.exported()
+            && exported.device_count > 1
+        {
+            bail!(
+                "{} runs on {} devices, and `run` has arguments for one; use the library: Function::executable",
+                program.origin(),
+                exported.device_count
+            );
+        }
+        let (client, device) = self.device.connect()?;
+        let mut options = CompileOptions::default();
+        if program.exported().is_none_or(|exported| exported.device_count == 1) {
+            options.device_assignment = Some(vec![vec![device.id()]]);
+        }
+        let compiling = Instant::now();
+        let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
+        let function = client.compile_with(&program, &options)?.with_conversion(conversion);
+        let compile_seconds = compiling.elapsed().as_secs_f64();
+        let loaded = load_arguments(&device, &function, files)?;
+        let nothing = Params::default();
+        let given = loaded.iter().filter_map(|(root, loaded)| match root {
+            Root::Position(position) => Some((*position, loaded.as_argument())),
+            Root::Name(_) => None,
+        });
+        let given: BTreeMap<usize, &dyn Argument> = given.collect();
+        let count = given.last_key_value().map_or(0, |(last, _)| last + 1);
+        let positional: Vec<&dyn Argument> =
+            (0..count).map(|position| given.get(&position).copied().unwrap_or(&nothing)).collect();
+        let named: Vec<(&str, &dyn Argument)> = loaded
+            .iter()
+            .filter_map(|(root, loaded)| match root {
+                Root::Name(name) => Some((name.as_str(), loaded.as_argument())),
+                Root::Position(_) => None,
+            })
+            .collect();
+        if let Some(path) = &self.out {
+            check_target(&function, path)?;
+        }
+        let running = Instant::now();
+        let outputs = function.call_with(&positional, &named)?;
+        outputs.wait()?;
+        let run_seconds = running.elapsed().as_secs_f64();
+        if let Some(path) = &self.out {
+            write_outputs(&outputs, path)?;
+        }
+        let differences = match &self.expect {
+            Some(expected) => report::differences(&outputs, expected, self.tolerance)?,
+            None => Vec::new(),
+        };
+        let tree = outputs.to_params();
+        let mut specs = Vec::new();
+        for (name, buffer) in tree.iter() {
+            let values = match &self.out {
+                None => report::values(&buffer.to_host()?),
+                Some(_) => None,
+            };
+            specs.push((name.to_owned(), buffer.spec().clone(), values));
+        }
+        let text = self.output.choose(
+            || {
+                let mut text = format!(
+                    "`{}` on {device}: compiled in {:.1} ms, ran in {:.3} ms\n",
+                    Line(function.name()),
+                    compile_seconds * 1e3,
+                    run_seconds * 1e3
+                );
+                for (name, spec, values) in &specs {
+                    let colon = if name.is_empty() { "" } else { ": " };
+                    let values = values.as_ref().map_or(String::new(), |values| format!(" = {values}"));
+                    let _ = writeln!(text, "output {}{colon}{spec}{values}", Line(name));
+                }
+                for difference in &differences {
+                    let _ = writeln!(text, "{difference}");
+                }
+                if self.expect.is_some() && differences.is_empty() {
+                    text += "the outputs are as expected\n";
+                }
+                text
+            },
+            || {
+                let output = |(name, spec, values): &(String, safejax::ArraySpec, Option<String>)| {
+                    json!({"name": name, "spec": spec, "values": values})
+                };
+                json!({
+                    "program": function.name(),
+                    "device": device.to_string(),
+                    "compile_seconds": compile_seconds,
+                    "run_seconds": run_seconds,
+                    "outputs": specs.iter().map(output).collect::<Vec<_>>(),
+                    "differences": differences,
+                })
+            },
+        );
+        if self.out.as_deref().is_some_and(stream::is_dash) {
+            // Standard output has the arrays.
+            eprint!("{text}");
+            return Ok(Output { text: String::new(), is_success: differences.is_empty() });
+        }
+        Ok(Output { text, is_success: differences.is_empty() })
+    }
+
+    /// The files of each argument. Of a program that is no artifact, positions must follow each other from 0; an
+    /// artifact may not need those between.
+    fn files_by_argument(
+        &self,
+        exported: Option<&safejax::program::Exported>,
+    ) -> Result<FilesByArgument<'_>> {
+        let mut files = FilesByArgument::new();
+        for (key, file) in &self.arguments {
+            let parts = files.entry(key.root.clone()).or_default();
+            let path = key.path.as_deref();
+            if parts.iter().any(|(other, _)| *other == path) {
+                bail!("--arg {} was given twice", key_text(key));
+            }
+            if exported.is_none() && (path.is_some() || matches!(key.root, Root::Name(_))) {
+                bail!(
+                    "--arg {}: only jax.export artifacts have named arguments and paths into them; give a position",
+                    key_text(key)
+                );
+            }
+            parts.push((path, file));
+        }
+        let positions: Vec<usize> = files
+            .keys()
+            .filter_map(|root| match root {
+                Root::Position(position) => Some(*position),
+                Root::Name(_) => None,
+            })
+            .collect();
+        let known = |exported: &safejax::program::Exported| match &exported.in_tree {
+            safejax::TreeDef::Tuple(parts) => {
+                parts.first().map_or(0, |positional| positional.children().len())
+            }
+            _ => 0,
+        };
+        if let Some(exported) = exported {
+            match positions.last() {
+                Some(&last) if last >= known(exported) => {
+                    bail!("--arg {last}: the function takes {} positional arguments", known(exported))
+                }
+                _ => return Ok(files),
+            }
+        }
+        if let Some(missing) = (0..positions.len()).find(|expected| positions[*expected] != *expected) {
+            bail!("--arg {missing} is missing: the arguments given are at {positions:?}");
+        }
+        Ok(files)
+    }
+}
+
+fn key_text(key: &ArgumentKey) -> String {
+    let root = match &key.root {
+        Root::Position(position) => position.to_string(),
+        Root::Name(name) => name.clone(),
+    };
+    key.path.as_ref().map_or(root.clone(), |path| format!("{root}.{path}"))
+}
+
+fn load_arguments(
+    device: &Device,
+    function: &Function,
+    files: FilesByArgument<'_>,
+) -> Result<Vec<(Root, Loaded)>> {
+    let mut loaded: Vec<(Root, Loaded)> = Vec::new();
+    for (root, parts) in files {
+        let mut whole: Option<Loaded> = None;
+        for (path, given) in parts {
+            let key = ArgumentKey { root: root.clone(), path: path.map(str::to_owned) };
+            let context = || format!("argument {} cannot be loaded", key_text(&key));
+            let dtype = expected_dtype(function, &loaded, &key);
+            let part = given.load(device, dtype).with_context(context)?;
+            let part = match path {
+                Some(path) => Loaded::Tree(part.below(path, device).with_context(context)?),
+                None => part,
+            };
+            whole = Some(match (whole, part) {
+                (None, part) => part,
+                (Some(Loaded::Tree(before)), Loaded::Tree(part)) => {
+                    Loaded::Tree(before.merge(&part).with_context(context)?)
+                }
+                _ => bail!("--arg {}: an argument cannot be both one array and a tree", key_text(&key)),
+            });
+        }
+        loaded.extend(whole.map(|whole| (root, whole)));
+    }
+    Ok(loaded)
+}
+
+/// What NumPy writes without a type takes the one that the program expects there.
+fn expected_dtype(function: &Function, before: &[(Root, Loaded)], key: &ArgumentKey) -> Option<DType> {
+    if let Some(exported) = function.exported() {
+        let root = match &key.root {
+            Root::Position(position) => format!("0.{position}"),
+            Root::Name(name) => format!("1.{name}"),
+        };
+        let name = key.path.as_ref().map_or(root.clone(), |path| format!("{root}.{path}"));
+        let index = exported.in_tree.paths().iter().position(|path| path.to_name() == name)?;
+        return Some(exported.in_avals[index].dtype);
+    }
+    let mut leaves = Vec::new();
+    before.iter().for_each(|(_, loaded)| loaded.as_argument().append_leaves(&mut leaves));
+    function.signature()?.parameters.get(leaves.len()).map(|parameter| parameter.aval.dtype)
+}
+
+/// Refuses a target that the outputs cannot be written to, before they are computed.
+fn check_target(function: &Function, path: &Path) -> Result<()> {
+    let outputs = function.outputs();
+    if stream::is_dash(path) {
+        return Ok(());
+    }
+    if !has_extension(path, "npy") && !has_extension(path, "safetensors") {
+        bail!("--out {} ends neither in .npy nor in .safetensors", File(path));
+    }
+    if has_extension(path, "npy") && outputs.len() != 1 {
+        bail!(
+            "an .npy file holds one array, and `{}` has {} outputs; name a .safetensors file",
+            function.name(),
+            outputs.len()
+        );
+    }
+    let unnamed = |aval: &&safejax::program::exported::Aval| aval.dtype.to_safetensors().is_none();
+    if has_extension(path, "safetensors")
+        && let Some(aval) = outputs.iter().find(unnamed)
+    {
+        bail!("the safetensors format cannot hold the output {aval}");
+    }
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(directory) if !directory.is_dir() => {
+            bail!("--out {}: there is no such directory", File(path))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {
+    if stream::is_dash(path) {
+        // One array as NumPy reads it, a tree as safetensors.
+        let bytes = match outputs.single() {
+            Ok(output) => npy::to_bytes(&output.to_host()?)?,
+            Err(_) => safejax::serialize(&outputs.to_params())?,
+        };
+        let mut stdout = std::io::stdout().lock();
+        use std::io::Write as _;
+        return stdout
+            .write_all(&bytes)
+            .and_then(|()| stdout.flush())
+            .context("standard output cannot be written");
+    }
+    if has_extension(path, "npy") {
+        let output =
+            outputs.single().context("an .npy file holds one array; name a .safetensors file instead")?;
+        return Ok(npy::write(path, &output.to_host()?)?);
+    }
+    Ok(outputs.to_params().save(path)?)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
