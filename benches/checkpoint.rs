@@ -21,12 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use safejax::load::Sharing;
 use safejax::load::{Delivery, Prefetch};
-use safejax::pjrt::{HostMemory, HostSemantics};
-use safejax::save::SaveOptions;
+use safejax::pjrt::HostMemory;
 use safejax::store::WriteOptions;
 use safejax::{
-    Buffer, Checkpoint, Client, DType, Function, LoadOptions, Params, Placement, Program, Sharing,
+    Buffer, Checkpoint, Client, DType, Function, HostSemantics, LoadOptions, Params, Placement, Program,
+    SaveOptions,
 };
 use timed::timed;
 

@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use safejax::load::{Delivery, Registration, Staging};
 use safejax::pjrt::ClientBuilder;
-use safejax::program::Argument;
-use safejax::{Client, Device, Function, LoadOptions, Params, Program, SaveOptions};
+use safejax::{Argument, Client, Device, Function, LoadOptions, Params, Program, SaveOptions};
 use serde_json::{Value, json};
 
 fn main() -> Result<()> {

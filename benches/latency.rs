@@ -1,7 +1,7 @@
 //! What one call of an exported function costs: the C API alone, a bound function, and a call with every argument.
 //!
 //! ```text
-//! cargo bench --bench latency [--seconds=N] [ARTIFACT ARGS.safetensors]...
+//! cargo bench --features bare --bench latency [--seconds=N] [ARTIFACT ARGS.safetensors]...
 //! ```
 //!
 //! ARGS holds the positional arguments as `args.0.…`, `args.1`, …. Without files, the digits' CNN is called. The kinds
@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use safejax::format::npy;
-use safejax::program::{Argument, Outputs};
-use safejax::{Buffer, Client, Function, Params, Placement, Program, Tree, TreeDef};
+use safejax::{Argument, Buffer, Client, Function, Outputs, Params, Placement, Program, Tree, TreeDef};
 
 /// Each kind is timed for this long unless `--seconds` says otherwise, in as many turns as this.
 const TIME: Duration = Duration::from_secs(3);

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 
 use divan::Bencher;
 use safejax::format::npy;
+use safejax::load::Sharing;
 use safejax::pjrt::Input;
-use safejax::{Buffer, Client, Function, LoadOptions, Params, Placement, Program, Sharing};
+use safejax::{Buffer, Client, Function, LoadOptions, Params, Placement, Program};
 
 fn main() {
     divan::main();

@@ -85,7 +85,7 @@ def write(directory, name, function, args):
 
 def ours(files):
     """Runs benches/latency.rs on all the files, and returns each artifact's columns."""
-    command = ["cargo", "bench", "--quiet", "--bench", "latency", "--", *map(str, files)]
+    command = ["cargo", "bench", "--quiet", "--features", "bare", "--bench", "latency", "--", *map(str, files)]
     output = subprocess.run(command, cwd=HERE.parent, check=True, stdout=subprocess.PIPE, text=True).stdout
     rows = [line.strip("| ").split(" | ") for line in output.splitlines()[2:]]
     return {name: columns for name, *columns in rows}

@@ -42,7 +42,7 @@ def pack():
         (folder / part).mkdir(parents=True)
     wanted = ["--bin", "safejax", *(word for name in TESTS for word in ("--test", name))]
     wanted += [word for name in BENCHES for word in ("--bench", name)]
-    command = ["cargo", "test", "--release", "--no-run", "--message-format=json", *wanted]
+    command = ["cargo", "test", "--release", "--no-run", "--features", "bare", "--message-format=json", *wanted]
     output = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in output.splitlines():
         message = json.loads(line)

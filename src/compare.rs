@@ -39,6 +39,7 @@ impl Comparison {
 
 /// What is in an array that is no finite number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct NonFinite {
     /// Elements that are NaN.
     pub nan: u64,

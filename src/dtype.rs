@@ -126,13 +126,18 @@ impl DType {
             .map(|row| row.dtype)
     }
 
+    /// What safetensors calls the type, such as `BF16`; `None` where the format has no name for it.
+    pub fn safetensors_name(self) -> Option<String> {
+        self.row().safetensors.map(|dtype| dtype.to_string())
+    }
+
     /// The same type in a safetensors header; `None` where the format has no name for it.
-    pub fn to_safetensors(self) -> Option<SafetensorsDtype> {
+    pub(crate) fn to_safetensors(self) -> Option<SafetensorsDtype> {
         self.row().safetensors
     }
 
     /// The type that a safetensors header names; `None` for one this version does not know.
-    pub fn from_safetensors(dtype: SafetensorsDtype) -> Option<DType> {
+    pub(crate) fn from_safetensors(dtype: SafetensorsDtype) -> Option<DType> {
         TABLE.iter().find(|row| row.safetensors == Some(dtype)).map(|row| row.dtype)
     }
 

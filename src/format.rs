@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod complex;
 mod compressed;
 pub(crate) mod encoding;
@@ -28,8 +28,9 @@ mod safetensors;
 pub(crate) mod sharded;
 mod tensor_reader;
 
+pub(crate) use checkpoint::Checkpoint;
 pub(crate) use checkpoint::Structure;
-pub use checkpoint::{Checkpoint, Extent, Format, LeftOut, Tensor};
+pub use checkpoint::{Extent, Format, LeftOut, Tensor};
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;

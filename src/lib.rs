@@ -14,24 +14,24 @@
 //! # Ok::<(), safejax::Error>(())
 //! ```
 //!
-//! The modules, from the bottom up: [`dtype`] and [`error`]; [`pjrt`], a safe binding of the PJRT C API; [`plugins`], which
-//! finds and installs PJRT plugins; [`store`], where bytes are; [`tree`], key paths and the key map; [`format`](mod@format),
-//! what bytes say; [`load`], [`save`] and [`convert`], the three front doors; [`program`], what runs; [`limits`] and
-//! [`printable`], for files of strangers.
+//! The modules, from the bottom up: [`pjrt`], a safe binding of the PJRT C API; [`plugins`], which finds and installs PJRT
+//! plugins; [`store`], where bytes are; [`tree`], key paths and the key map; [`format`](mod@format), what bytes say; [`load`],
+//! [`save`] and [`convert`], the three front doors; [`program`], what runs; [`cast`] and [`compare`], for arrays on the host;
+//! [`printable`], for the names of strangers.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-pub mod array;
+mod array;
 pub mod cast;
 pub mod compare;
 pub mod convert;
-pub mod dtype;
-pub mod error;
+mod dtype;
+mod error;
 pub mod format;
-pub mod limits;
+mod limits;
 pub mod load;
-pub mod monitor;
-pub mod params;
+mod monitor;
+mod params;
 pub mod pjrt;
 mod plan;
 pub mod plugins;
@@ -45,15 +45,30 @@ pub mod tree;
 #[cfg(feature = "xla")]
 pub mod xla_rs;
 
+// What most programs name is here, and only here; the modules have the rest.
 pub use array::{ArraySpec, HostArray};
 pub use dtype::{DType, Element};
 pub use error::{Blame, Error, ErrorCode, Result};
-pub use format::Checkpoint;
+pub use format::checkpoint::Checkpoint;
 pub use limits::Limits;
-pub use load::{LoadOptions, LoadReport, Sharing};
+pub use load::options::LoadOptions;
+pub use load::report::LoadReport;
 pub use monitor::{CancelToken, Monitor, Progress};
 pub use params::{Params, deserialize, serialize};
-pub use pjrt::{Buffer, Client, CompileOptions, Device, Event, HostSemantics, Memory, Placement, Plugin};
-pub use program::{Argument, BoundFunction, Conversion, Donate, Function, Outputs, Program};
-pub use save::SaveOptions;
-pub use tree::{Framework, KeyMap, KeyPath, Tree, TreeDef};
+pub use pjrt::buffer::Buffer;
+pub use pjrt::client::{Client, HostSemantics, Placement};
+pub use pjrt::compile_options::CompileOptions;
+pub use pjrt::device::Device;
+pub use pjrt::event::Event;
+pub use pjrt::memory::Memory;
+pub use pjrt::plugin::Plugin;
+pub use program::argument::{Argument, Donate};
+pub use program::artifact::Program;
+pub use program::bind::Conversion;
+pub use program::call::{BoundFunction, Function};
+pub use program::outputs::Outputs;
+pub use save::options::SaveOptions;
+pub use tree::convention::Framework;
+pub use tree::def::{Tree, TreeDef};
+pub use tree::key_map::KeyMap;
+pub use tree::key_path::KeyPath;

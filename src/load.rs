@@ -1,14 +1,16 @@
 //! From a checkpoint to a device: a plan is made first, then carried out, then reported.
 
-mod options;
-mod report;
+pub(crate) mod options;
+pub(crate) mod report;
 
 use std::time::{Duration, Instant};
 
 pub use crate::plan::{Change, LoadPlan, Rename, Route, Selection, Step, Strictness, Structure, Template};
 pub use crate::transfer::{Delivery, Prefetch, Registration, Sharing, Staging, TransferOptions};
-pub use options::{LoadOptions, Verification};
-pub use report::{LoadReport, LoadSeconds};
+pub(crate) use options::LoadOptions;
+pub use options::Verification;
+pub(crate) use report::LoadReport;
+pub use report::LoadSeconds;
 
 use std::collections::BTreeMap;
 

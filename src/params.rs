@@ -29,7 +29,7 @@ impl Params {
     ///
     /// Where the platform can, buffers use the file's memory map in place: do not overwrite or truncate the file
     /// while they live (replacing it by another of its name is fine), or load it with
-    /// [`crate::Sharing::Never`].
+    /// [`crate::load::Sharing::Never`].
     ///
     /// # Errors
     /// [`crate::Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses
@@ -97,12 +97,12 @@ impl Params {
     /// # Errors
     /// [`crate::Error::Tree`] when two leaves would have one name on disk; an error naming the leaf when the plugin
     /// refuses one.
-    pub fn from_host(client: &Client, to: &Placement, tree: Tree<HostArray>) -> Result<Params> {
-        let (def, arrays) = tree.flatten();
+    pub fn from_host(client: &Client, to: impl Into<Placement>, tree: Tree<HostArray>) -> Result<Params> {
+        let (to, (def, arrays)) = (to.into(), tree.flatten());
         let keys = KeyMap::new(def)?;
         let upload = |(leaf, array): (&Leaf, HostArray)| {
             let bytes = array.bytes().clone();
-            client.buffer_from_host(array.spec(), bytes, to, HostSemantics::Copy).for_tensor(&leaf.name)
+            client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy).for_tensor(&leaf.name)
         };
         let buffers = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
         Ok(Params::from_parts(keys, buffers))
@@ -315,8 +315,9 @@ impl Params {
     ///
     /// # Errors
     /// The first failure, naming its leaf.
-    pub fn copy_to(&self, to: &Placement) -> Result<Params> {
-        self.map(|_, buffer| buffer.copy_to(to))
+    pub fn copy_to(&self, to: impl Into<Placement>) -> Result<Params> {
+        let to = to.into();
+        self.map(|_, buffer| buffer.copy_to(&to))
     }
 }
 

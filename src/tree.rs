@@ -7,19 +7,20 @@
 
 #![forbid(unsafe_code)]
 
-pub mod convention;
-mod def;
+pub(crate) mod convention;
+pub(crate) mod def;
 mod draw;
 mod glob;
-mod key_map;
-mod key_path;
+pub(crate) mod key_map;
+pub(crate) mod key_path;
 pub mod record;
 
-pub use convention::Framework;
-pub(crate) use convention::{respell, split_path};
-pub use def::{LeafKind, MAX_DEPTH, Tree, TreeDef};
+pub(crate) use convention::{Framework, respell, split_path};
+pub use def::{LeafKind, MAX_DEPTH};
+pub(crate) use def::{Tree, TreeDef};
 pub use draw::{Node, NodeSummary};
 pub use glob::matches_glob;
-pub(crate) use key_map::Placed;
-pub use key_map::{KeyMap, Leaf};
-pub use key_path::{DictKey, Key, KeyPath};
+pub use key_map::Leaf;
+pub(crate) use key_map::{KeyMap, Placed};
+pub(crate) use key_path::KeyPath;
+pub use key_path::{DictKey, Key};

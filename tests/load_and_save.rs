@@ -5,11 +5,12 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Only, client, digits, is_cpu, is_skipped, official_file};
-use safejax::{ArraySpec, Checkpoint, DType, LoadOptions, Params, Placement, Sharing};
+use safejax::load::Sharing;
+use safejax::{ArraySpec, Checkpoint, DType, LoadOptions, Params};
 
 /// The types that safetensors and PJRT both have.
 fn shared_dtypes() -> impl Iterator<Item = DType> {
-    DType::all().filter(|dtype| dtype.to_safetensors().is_some() && dtype.to_pjrt().is_some())
+    DType::all().filter(|dtype| dtype.safetensors_name().is_some() && dtype.to_pjrt().is_some())
 }
 
 fn write(bytes: &[u8]) -> tempfile::NamedTempFile {
@@ -110,7 +111,7 @@ fn params_go_to_the_device_and_memory_that_are_asked_for() {
     let (params, _) = Params::load_with(client(), digits("params.safetensors"), &options).unwrap();
     assert!(params.buffers().iter().all(|buffer| buffer.device().unwrap() == last));
     let pinned = last.memory("pinned_host").unwrap();
-    let moved = params.copy_to(&Placement::from(&pinned)).unwrap();
+    let moved = params.copy_to(&pinned).unwrap();
     moved.wait().unwrap();
     for (a, b) in params.buffers().iter().zip(moved.buffers()) {
         assert_eq!(b.memory().unwrap().as_ref(), Some(&pinned));

@@ -41,7 +41,7 @@ fn f32s(count: usize) -> ArraySpec {
 }
 
 fn upload(values: &[f32]) -> safejax::Buffer {
-    client().buffer_from_slice(&f32s(values.len()), bytemuck::cast_slice(values), &first_device()).unwrap()
+    client().buffer_from_slice(&f32s(values.len()), bytemuck::cast_slice(values), first_device()).unwrap()
 }
 
 /// `x * x + 1` over eight floats, with `x` donated if the caller gives it away.
@@ -64,7 +64,7 @@ fn host_memory_that_is_used_in_place_lives_as_long_as_the_buffer() {
     let dropped = Arc::new(AtomicBool::new(false));
     let data = aligned(4096, &dropped);
     let address = data.as_ptr();
-    let buffer = client().buffer_from_host(&f32s(1024), data, &first_device(), HostSemantics::Alias).unwrap();
+    let buffer = client().buffer_from_host(&f32s(1024), data, first_device(), HostSemantics::Alias).unwrap();
     buffer.wait().unwrap();
     assert_eq!(buffer.external_reference().unwrap().as_ptr().cast_const(), address.cast());
     assert!(!dropped.load(Ordering::SeqCst), "freed while the buffer uses it");
@@ -83,7 +83,7 @@ fn an_alias_is_never_written_to_even_if_it_is_donated() {
     assert_eq!(function.signature().unwrap().donatable(), [0]);
     let data = aligned(32, &Arc::default());
     let buffer =
-        client().buffer_from_host(&f32s(8), data.clone(), &first_device(), HostSemantics::Alias).unwrap();
+        client().buffer_from_host(&f32s(8), data.clone(), first_device(), HostSemantics::Alias).unwrap();
     let outputs = function.call(&[&Donate(buffer)]).unwrap();
     assert_eq!(outputs.single().unwrap().to_vec::<f32>().unwrap(), [1.0; 8]);
     assert_eq!(&data[..], [0; 32]);
@@ -98,7 +98,7 @@ fn a_buffer_over_host_memory_is_donated_in_place() {
     let mut memory = HostMemory::allocate(32).unwrap();
     memory.copy_from_slice(bytemuck::cast_slice(&[2f32; 8]));
     let address = memory.as_ptr();
-    let x = client().buffer_over(&f32s(8), memory, &first_device()).unwrap();
+    let x = client().buffer_over(&f32s(8), memory, first_device()).unwrap();
     let is_in_place = |buffer: &safejax::Buffer| {
         buffer.wait().unwrap();
         buffer.external_reference().unwrap().as_ptr().cast_const() == address.cast()
@@ -231,7 +231,7 @@ fn raw_bytes_layouts_and_copies_agree_with_the_elements() {
     assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&raw), [1.0, 2.0]);
     assert!(buffer.start_raw_to_host(28, 8).is_err());
     let other = client().addressable_devices().pop().unwrap();
-    let copy = buffer.copy_to(&Placement::from(&other)).unwrap();
+    let copy = buffer.copy_to(&other).unwrap();
     assert_eq!(copy.to_vec::<f32>().unwrap(), values);
     assert_eq!(copy.device().unwrap(), other);
     let mut small = [0u8; 4];
@@ -286,7 +286,7 @@ fn what_plugins_abort_over_is_refused_first() {
     let memory = client().device(0).unwrap().default_memory().unwrap();
     for shape in [vec![1usize << 62], vec![1 << 62, 1 << 62], vec![1 << 40, 0, 1 << 40]] {
         let spec = ArraySpec::new(DType::F32, shape);
-        let error = client().uninitialized_buffer(&spec, &first_device()).unwrap_err().to_string();
+        let error = client().uninitialized_buffer(&spec, first_device()).unwrap_err().to_string();
         assert!(error.contains("larger than any memory"), "{error}");
         assert!(client().transfer_manager(&[spec], &memory).is_err());
     }
@@ -319,7 +319,7 @@ fn a_view_that_holds_the_last_handle_can_be_dropped_while_it_is_used() {
     let own = other_client();
     let device = own.device(0).unwrap();
     let function = own.compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
-    let base = own.buffer_from_slice(&f32s(8), &[0; 32], &Placement::from(&device)).unwrap();
+    let base = own.buffer_from_slice(&f32s(8), &[0; 32], &device).unwrap();
     let reference = base.external_reference().unwrap();
     let (sender, receiver) = mpsc::channel();
     // SAFETY: the reference keeps the memory of `base` in place until the view gives it back.
@@ -367,7 +367,7 @@ fn a_view_of_foreign_memory_is_given_back() {
 
 #[test]
 fn an_uninitialized_buffer_has_its_type_and_size() {
-    let buffer = client().uninitialized_buffer(&f32s(16), &first_device()).unwrap();
+    let buffer = client().uninitialized_buffer(&f32s(16), first_device()).unwrap();
     assert_eq!(buffer.on_device_bytes().unwrap(), 64);
     assert_eq!(buffer.spec(), &f32s(16));
     buffer.delete().unwrap();
@@ -409,7 +409,7 @@ module @pair attributes {mhlo.num_replicas = 2 : i32} {
         .enumerate()
         .map(|(index, device)| {
             let values = [index as f32, 10.0];
-            client().buffer_from_slice(&f32s(2), bytemuck::cast_slice(&values), &device.into()).unwrap()
+            client().buffer_from_slice(&f32s(2), bytemuck::cast_slice(&values), device).unwrap()
         })
         .collect();
     let execution =
@@ -483,18 +483,18 @@ fn a_plugin_is_loaded_once() {
 
 #[test]
 fn bytes_of_the_wrong_length_never_reach_the_plugin() {
-    let error = client().buffer_from_slice(&f32s(2), &[0; 4], &first_device()).unwrap_err().to_string();
+    let error = client().buffer_from_slice(&f32s(2), &[0; 4], first_device()).unwrap_err().to_string();
     assert_eq!(error, "float32[2] takes 8 bytes, but 4 were given");
     let huge = ArraySpec::new(DType::F32, [usize::MAX, 2]);
-    assert!(client().buffer_from_slice(&huge, &[], &first_device()).is_err());
+    assert!(client().buffer_from_slice(&huge, &[], first_device()).is_err());
     assert!(
-        client().uninitialized_buffer(&ArraySpec::new(DType::F32, [usize::MAX]), &first_device()).is_err()
+        client().uninitialized_buffer(&ArraySpec::new(DType::F32, [usize::MAX]), first_device()).is_err()
     );
 }
 
 #[test]
 fn external_references_are_taken_and_given_back_by_several_threads() {
-    let buffer = client().buffer_from_slice(&f32s(64), &[0; 256], &first_device()).unwrap();
+    let buffer = client().buffer_from_slice(&f32s(64), &[0; 256], first_device()).unwrap();
     buffer.wait().unwrap();
     let pointer = buffer.external_reference().unwrap().as_ptr().addr();
     std::thread::scope(|scope| {

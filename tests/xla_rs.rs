@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use common::official_file;
+use safejax::SaveOptions;
 use safejax::load::{Staging, Verification};
-use safejax::save::{Digests, SaveOptions};
+use safejax::save::Digests;
 use safejax::store::Io;
 use safejax::xla_rs::{XlaParams, from_element_type, to_element_type};
 use safejax::{
@@ -32,7 +33,7 @@ fn bytes(buffer: &PjRtBuffer) -> Vec<u8> {
 /// A tensor of every type that both safetensors and the crate have, some without elements, and one that is larger than
 /// the smallest staging chunk.
 fn every_type() -> Vec<(String, DType, Vec<usize>)> {
-    let has_both = |dtype: &DType| dtype.to_safetensors().is_some() && to_element_type(*dtype).is_ok();
+    let has_both = |dtype: &DType| dtype.safetensors_name().is_some() && to_element_type(*dtype).is_ok();
     let mut tensors: Vec<_> = DType::all()
         .filter(has_both)
         .map(|dtype| (format!("types.{}", dtype.name()), dtype, vec![3, 4]))

@@ -11,7 +11,7 @@ use safejax::convert::Source;
 use safejax::format::{DEFAULT_ALIGNMENT, Format, Tensor, sniff};
 use safejax::printable::{Count, File, Line, Name};
 use safejax::program::BUNDLE_KEY;
-use safejax::tree::{Node, record};
+use safejax::tree::Node;
 use safejax::{Checkpoint, Program};
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ impl Inspect {
                 json!({
                     "file": source.origin(),
                     "format": source.format(),
-                    "tree": record::to_json(source.keys().def()),
+                    "tree": source.keys().def(),
                     "tensors": leaves.map(leaf).collect::<Vec<_>>(),
                 })
             },
@@ -117,7 +117,7 @@ impl Inspect {
 fn to_json(checkpoint: &Checkpoint, source: &safejax::Result<Source>) -> Value {
     // What is broken about the tree is told beside the tensors, which are there all the same.
     let (tree, error) = match source {
-        Ok(source) => (Some(record::to_json(source.keys().def())), None),
+        Ok(source) => (Some(source.keys().def()), None),
         Err(error) => (None, Some(error.to_string())),
     };
     let tensor = |tensor: &Tensor| {

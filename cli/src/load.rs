@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use safejax::load::{self, Verification};
+use safejax::load::{self, Sharing, Verification};
 use safejax::printable::Count;
-use safejax::{Checkpoint, LoadOptions, Params, Sharing};
+use safejax::{Checkpoint, LoadOptions, Params};
 use serde_json::json;
 
 use crate::client::DeviceArgs;

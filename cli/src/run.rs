@@ -107,8 +107,7 @@ impl Loaded {
     fn below(self, path: &str, device: &Device) -> Result<Params> {
         let named = match self {
             Loaded::Array(array) => {
-                let buffer =
-                    device.client().buffer_from_slice(array.spec(), array.bytes(), &device.into())?;
+                let buffer = device.client().buffer_from_slice(array.spec(), array.bytes(), device)?;
                 vec![(path.to_owned(), buffer)]
             }
             Loaded::Tree(params) => {
@@ -343,7 +342,7 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
             outputs.len()
         );
     }
-    let unnamed = |aval: &&safejax::program::exported::Aval| aval.dtype.to_safetensors().is_none();
+    let unnamed = |aval: &&safejax::program::Aval| aval.dtype.safetensors_name().is_none();
     if has_extension(path, "safetensors")
         && let Some(aval) = outputs.iter().find(unnamed)
     {

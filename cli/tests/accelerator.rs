@@ -103,7 +103,7 @@ fn params_go_to_pinned_memory_of_the_host_and_from_there_to_the_device() {
     let pinned = device.memory("pinned_host").unwrap();
     let (params, _) = Params::load_with(client(), &path, &LoadOptions::default().to(&pinned)).unwrap();
     params.wait().unwrap();
-    let moved = params.copy_to(&Placement::from(&device.default_memory().unwrap())).unwrap();
+    let moved = params.copy_to(&device.default_memory().unwrap()).unwrap();
     for (name, buffer) in params.iter() {
         assert_eq!(buffer.memory().unwrap().as_ref(), Some(&pinned));
         assert!(buffer.to_host().unwrap().bytes() == &original.bytes(name).unwrap(), "{name}");
@@ -178,7 +178,7 @@ fn params_that_are_larger_than_the_memory_are_an_error_that_names_them_and_leave
     }
     // What is not a load is refused by the plugin, after some seconds.
     let spec = ArraySpec::new(DType::F32, [1 << 30]);
-    let error = own.uninitialized_buffer(&spec, &Placement::from(&device)).unwrap_err();
+    let error = own.uninitialized_buffer(&spec, &device).unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::ResourceExhausted), "{error}");
     assert!(error.to_string().contains("bytes in use of"), "{error}");
 }

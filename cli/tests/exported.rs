@@ -7,8 +7,8 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Only, client, fails, is_cpu, is_skipped, on_device, plugin, safejax, succeeds, tolerance};
-use safejax::program::exported::Dim;
-use safejax::{Argument, Conversion, DType, Donate, Error, HostArray, Params, Placement, Program};
+use safejax::program::Dim;
+use safejax::{Argument, Conversion, DType, Donate, Error, HostArray, Params, Program};
 
 /// The environment variable that names a directory of other exports: those that `scripts/make_exports.py` makes as
 /// `here`.
@@ -276,9 +276,7 @@ fn what_the_function_donates_is_used_up_only_if_it_is_given_away() {
         let case = format!("{jax}-donated");
         let step = client().compile(&Program::open(file(&format!("{case}.jaxexport"))).unwrap()).unwrap();
         let recorded = recorded(&case);
-        let part = |name: &str| {
-            recorded.subtree(name).unwrap().copy_to(&Placement::from(&client().device(0).unwrap())).unwrap()
-        };
+        let part = |name: &str| recorded.subtree(name).unwrap().copy_to(client().device(0).unwrap()).unwrap();
         let (params, state, grads) = (part("args.0"), part("args.1"), part("args.2"));
         let expected = recorded.subtree("out").unwrap();
         // Lent arguments outlive any number of calls.

@@ -27,7 +27,7 @@ fn deliveries() -> [LoadOptions; 4] {
     let options = LoadOptions::default;
     [
         options(),
-        options().sharing(safejax::Sharing::Never),
+        options().sharing(safejax::load::Sharing::Never),
         options().delivery(Delivery::Stream),
         options().delivery(Delivery::Whole).threads(2),
     ]

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex};
 use common::{
     Only, client, directory_on_disk as directory, fails, is_cpu, is_skipped, on_device, safejax, succeeds,
 };
-use safejax::load::{self, Delivery, Prefetch, Route, Staging, Verification};
-use safejax::save::{Digests, SaveOptions};
+use safejax::load::{self, Delivery, Prefetch, Route, Sharing, Staging, Verification};
+use safejax::save::Digests;
 use safejax::store::{DIGEST_KEY, Io};
 use safejax::{
     ArraySpec, CancelToken, Checkpoint, DType, Donate, Error, LoadOptions, Monitor, Params, Program,
-    Progress, Sharing,
+    Progress, SaveOptions,
 };
 
 /// Tensors of every kind that a load meets: large ones that are cut, many small ones, empty ones, scalars, sub-byte
@@ -49,7 +49,7 @@ fn write(path: &Path, digests: bool) {
             DType::BF16 => values.flat_map(|value| half::bf16::from_f64(value).to_le_bytes()).collect(),
             _ => (0..spec.packed_bytes().unwrap()).map(|index| (index * 37 + seed) as u8).collect(),
         };
-        let dtype = dtype.to_safetensors().unwrap().to_string();
+        let dtype = dtype.safetensors_name().unwrap();
         let offsets = [data.len(), data.len() + bytes.len()];
         sums.insert(name.clone(), safejax::store::sha256(&bytes));
         entries.insert(name, serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
@@ -284,7 +284,7 @@ fn small_tensors_that_share_device_memory_are_buffers_of_their_own() {
     drop(given);
     assert_eq!(neighbour.to_vec::<f32>().unwrap(), values(4713));
     assert_eq!(kept.to_vec::<f32>().unwrap(), values(4711));
-    let on_device = kept.copy_to(&common::first_device()).unwrap();
+    let on_device = kept.copy_to(common::first_device()).unwrap();
     drop((kept, neighbour));
     assert_eq!(on_device.to_vec::<f32>().unwrap(), values(4711));
 }

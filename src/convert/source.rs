@@ -208,6 +208,7 @@ impl Source {
 }
 
 /// The bytes of a leaf, where they are.
+#[non_exhaustive]
 pub enum LeafBytes<'a> {
     /// In memory of their own.
     Owned(Bytes),

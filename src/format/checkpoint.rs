@@ -112,6 +112,7 @@ pub struct Tensor {
 
 /// Some bytes of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Extent {
     /// The position of the file in the checkpoint.
     pub file: usize,

@@ -30,6 +30,7 @@ pub struct LoadOptions {
 
 /// What is checked of the bytes on the way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Verification {
     /// Nothing: bytes that nobody uses are not read.
     #[default]

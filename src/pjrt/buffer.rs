@@ -472,8 +472,9 @@ impl Buffer {
     ///
     /// # Errors
     /// When the buffer was donated or deleted, or the plugin cannot.
-    pub fn copy_to(&self, to: &Placement) -> Result<Buffer> {
+    pub fn copy_to(&self, to: impl Into<Placement>) -> Result<Buffer> {
         self.check_alive()?;
+        let to = to.into();
         let (device, memory) = to.raw(self.client())?;
         let api = self.client().api();
         // SAFETY: the handles are alive, and the new buffer is handed over to us.

@@ -48,6 +48,7 @@ unsafe impl Sync for ClientInner {}
 
 /// Where a buffer goes: a device's default memory, or a memory of one's choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Placement {
     /// The device's default memory.
     Device(Device),
@@ -121,6 +122,7 @@ impl Placement {
 
 /// What a transfer to the device may do with the host's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HostSemantics {
     /// Copy them; they are held only until the transfer has completed.
     Copy,
@@ -414,7 +416,7 @@ impl Client {
         &self,
         spec: &ArraySpec,
         data: Bytes,
-        to: &Placement,
+        to: impl Into<Placement>,
         semantics: HostSemantics,
     ) -> Result<Buffer> {
         let raw_semantics = match semantics {
@@ -422,7 +424,7 @@ impl Client {
             HostSemantics::Alias => ffi::PJRT_HostBufferSemantics_kImmutableZeroCopy,
         };
         // SAFETY: `data` is kept, by `hold_until_ready` below, until the plugin says that it is done with it.
-        let (buffer, done) = unsafe { self.start_transfer(spec, &data, to, raw_semantics) }?;
+        let (buffer, done) = unsafe { self.start_transfer(spec, &data, &to.into(), raw_semantics) }?;
         match done {
             // The transfer's own outcome reaches the caller through the buffer's ready event.
             Some(done) => done.hold_until_ready(data),
@@ -446,7 +448,7 @@ impl Client {
     /// # Errors
     /// As for [`Client::buffer_from_host`].
     pub fn put_on(&self, array: &HostArray, to: impl Into<Placement>) -> Result<Buffer> {
-        self.buffer_from_host(array.spec(), array.bytes().clone(), &to.into(), HostSemantics::Copy)
+        self.buffer_from_host(array.spec(), array.bytes().clone(), to, HostSemantics::Copy)
     }
 
     /// A buffer over host memory, where the platform can use it in place (the CPU, for memory at a multiple of
@@ -455,11 +457,16 @@ impl Client {
     ///
     /// # Errors
     /// As for [`Client::buffer_from_host`].
-    pub fn buffer_over(&self, spec: &ArraySpec, memory: HostMemory, to: &Placement) -> Result<Buffer> {
+    pub fn buffer_over(
+        &self,
+        spec: &ArraySpec,
+        memory: HostMemory,
+        to: impl Into<Placement>,
+    ) -> Result<Buffer> {
         let semantics = ffi::PJRT_HostBufferSemantics_kMutableZeroCopy;
         // SAFETY: nobody else can reach `memory`, and it is kept, by `hold_until_ready` below, until the plugin
         // says that it is done with it.
-        let (buffer, done) = unsafe { self.start_transfer(spec, &memory, to, semantics) }?;
+        let (buffer, done) = unsafe { self.start_transfer(spec, &memory, &to.into(), semantics) }?;
         match done {
             Some(done) => done.hold_until_ready(memory),
             None => std::mem::forget(memory),
@@ -472,10 +479,15 @@ impl Client {
     ///
     /// # Errors
     /// As for [`Client::buffer_from_host`].
-    pub fn buffer_from_slice(&self, spec: &ArraySpec, data: &[u8], to: &Placement) -> Result<Buffer> {
+    pub fn buffer_from_slice(
+        &self,
+        spec: &ArraySpec,
+        data: &[u8],
+        to: impl Into<Placement>,
+    ) -> Result<Buffer> {
         let semantics = ffi::PJRT_HostBufferSemantics_kImmutableOnlyDuringCall;
         // SAFETY: with these semantics the plugin holds `data` only during the call.
-        let (buffer, _done) = unsafe { self.start_transfer(spec, data, to, semantics) }?;
+        let (buffer, _done) = unsafe { self.start_transfer(spec, data, &to.into(), semantics) }?;
         Ok(buffer)
     }
 
@@ -522,7 +534,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Unsupported`] from old plugins; [`Error::Pjrt`] when the device is full.
-    pub fn uninitialized_buffer(&self, spec: &ArraySpec, to: &Placement) -> Result<Buffer> {
+    pub fn uninitialized_buffer(&self, spec: &ArraySpec, to: impl Into<Placement>) -> Result<Buffer> {
+        let to = to.into();
         let dims = spec.xla_dims()?;
         let mut args = ffi::PJRT_Client_CreateUninitializedBuffer_Args::new();
         args.client = self.raw();
@@ -532,7 +545,7 @@ impl Client {
         (args.device, args.memory) = to.raw(self)?;
         // SAFETY: the client and the placement are alive, and `dims` outlives the call.
         unsafe { self.api().call(ffi::PJRT_Client_CreateUninitializedBuffer, &mut args) }
-            .map_err(|error| with_memory_report(error, to))?;
+            .map_err(|error| with_memory_report(error, &to))?;
         // SAFETY: the buffer is handed over to us.
         Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
     }

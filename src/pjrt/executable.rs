@@ -39,6 +39,7 @@ impl ProgramFormat {
 
 /// What the compiler made of a program, as a plugin returns it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct OptimizedProgram {
     /// The format, such as `hlo_with_config`.
     pub format: String,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 /// An argument of an execution.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Input<'a> {
     /// Only read: the buffer is as good as before.
     Borrow(&'a Buffer),

@@ -34,6 +34,7 @@ struct State {
 
 /// Whether more pieces of a buffer follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TransferPart {
     /// More follow.
     Part,

@@ -36,6 +36,7 @@ pub struct Selection {
 
 /// Whether a file's own tree is used: its structure record, or that of a format that holds trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Structure {
     /// It is, if there is one.
     #[default]
@@ -46,6 +47,7 @@ pub enum Structure {
 
 /// A rule for names: a beginning that is replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Rename {
     /// What a name must begin with.
     pub from: String,
@@ -62,6 +64,7 @@ impl Rename {
 
 /// What a loaded tree must be.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Template {
     /// The structure.
     pub def: TreeDef,
@@ -73,6 +76,7 @@ pub struct Template {
 
 /// What of a template may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Strictness {
     /// Nothing.
     #[default]

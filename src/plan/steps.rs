@@ -69,6 +69,7 @@ pub enum Change {
 
 /// One tensor of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Step {
     /// Its key in the file, before renaming. What the file records of it, it records by this.
     pub key: String,
@@ -107,6 +108,7 @@ impl Step {
 
 /// What a load will do. Printed, it is a table with a row a tensor, in the order of their bytes.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct LoadPlan {
     /// The tensors, in the order of the tree's leaves.
     pub steps: Vec<Step>,

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 /// A plugin on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Found {
     /// The name that users call it by.
     pub name: String,

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 
 /// A kind of accelerator.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Accelerator {
     /// What it is, such as `gpu (NVIDIA)`.
     pub name: &'static str,

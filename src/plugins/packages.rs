@@ -4,6 +4,7 @@
 
 /// A plugin as a package client installs it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Package {
     /// The name that users call it by: `cpu`, `cuda13`, …
     pub name: &'static str,
@@ -35,6 +36,15 @@ const fn wheel(package: &'static str, version: &'static str, sha256: &'static st
 }
 
 impl Package {
+    /// A package of these wheels, the first of which holds the plugin, as `library` within what is installed.
+    ///
+    /// # Panics
+    /// When there are no wheels.
+    pub fn new(name: &'static str, wheels: Vec<Wheel>, library: &'static str) -> Package {
+        assert!(!wheels.is_empty(), "the package {name} has no wheels");
+        Package { name, summary: "", wheels, library, python_version: None, disk_bytes: None }
+    }
+
     /// The version of the wheel that holds the plugin.
     pub fn version(&self) -> &'static str {
         self.wheels[0].version

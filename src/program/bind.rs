@@ -15,6 +15,7 @@ use crate::tree::{TreeDef, respell};
 
 /// What to do with arguments whose element type is not the function's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Conversion {
     /// They are errors.
     #[default]

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::artifact::Program;
 use super::bind::{Sizes, Slot};
 use super::bundle::{Bundle, at_sizes};
+use super::compile::compile_exported;
 use super::compiled::{Compiled, upload};
 use super::exported::Exported;
 use super::pad;
 use super::signature::Signature;
-use super::{Program, compile_exported};
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Client, CompileOptions, HostTransfer};

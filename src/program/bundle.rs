@@ -34,6 +34,7 @@ pub struct Bundle {
 
 /// The function at one set of sizes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Bucket {
     /// The sizes of [`Bundle::dims`].
     pub sizes: Vec<usize>,

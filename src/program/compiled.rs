@@ -9,7 +9,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, Device, HostSemantics, Input, LoadedExecutable, Placement};
+use crate::pjrt::{Buffer, Client, Device, HostSemantics, Input, LoadedExecutable};
 
 /// A program compiled for one set of shapes.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ fn fit(array: &HostArray, wanted: &ArraySpec) -> Result<HostArray> {
 /// Starts copying an array to a device.
 pub fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
     let (spec, bytes) = (array.spec(), array.bytes().clone());
-    device.client().buffer_from_host(spec, bytes, &Placement::from(device), HostSemantics::Copy)
+    device.client().buffer_from_host(spec, bytes, device, HostSemantics::Copy)
 }
 
 /// The position of this platform among those that the program was lowered for, on the device; `None` for a program

@@ -59,6 +59,7 @@ pub struct Exported {
 
 /// What a leaf is: a type, and a shape whose dimensions may be symbolic.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Aval {
     /// The type of the elements, as the program sees them.
     pub dtype: DType,
@@ -72,6 +73,7 @@ pub struct Aval {
 
 /// A dimension.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dim {
     /// A size.
     Size(usize),
@@ -129,7 +131,7 @@ const MAX_VJP_DEPTH: usize = 8;
 /// Whether bytes look like an artifact: a FlatBuffer's root, and a module within it.
 pub fn is_artifact(data: &[u8]) -> bool {
     Table::root(data, &Budget::of(data)).is_ok_and(
-        |root| matches!(root.bytes(13), Ok(Some(module)) if module.starts_with(super::MLIR_BYTECODE_MAGIC)),
+        |root| matches!(root.bytes(13), Ok(Some(module)) if module.starts_with(super::version::MLIR_BYTECODE_MAGIC)),
     )
 }
 
@@ -321,7 +323,11 @@ fn custom(table: Table<'_>, auxiliary: &[u8], children: Vec<TreeDef>) -> Result<
         None => {
             let text = String::from_utf8_lossy(auxiliary).into_owned();
             let children = children.into_iter().enumerate().map(|(index, child)| (Key::Index(index), child));
-            Ok(TreeDef::Custom { name, auxiliary: text.into(), children: children.collect() })
+            Ok(TreeDef::Custom {
+                name,
+                auxiliary: serde_json::Value::from(text).to_string(),
+                children: children.collect(),
+            })
         }
     }
 }

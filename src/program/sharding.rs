@@ -36,6 +36,7 @@ pub enum Sharding {
 
 /// The axes that devices are arranged along.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mesh {
     /// Name and number of devices of each axis.
     pub axes: Vec<(String, usize)>,

@@ -55,6 +55,7 @@ pub struct ArgumentTree {
 
 /// Which argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ArgumentKey {
     /// The one at this position.
     Position(usize),

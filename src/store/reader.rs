@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 /// How the bytes of a file are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Io {
     /// The map in place where the device can use it there, positional reads for everything that must be copied;
     /// positional reads alone on a network file system, where a map is read page by page.

@@ -25,6 +25,7 @@ pub struct TransferOptions {
 /// What is done for tensors that use the file's memory map in place, whose bytes are otherwise read when they are
 /// first used, page by page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Prefetch {
     /// Nothing.
     #[default]
@@ -53,6 +54,7 @@ pub enum Delivery {
 
 /// Whether buffers may use the file's memory map in place, where the platform can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Sharing {
     /// They may: nothing is copied, and the file must not be overwritten in place while they live.
     #[default]

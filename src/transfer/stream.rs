@@ -74,7 +74,7 @@ pub fn abilities(client: &Client, memory: Option<&Memory>) -> (bool, bool) {
         Ok(is_row_major)
     };
     let views = || -> Result<bool> {
-        let base = client.uninitialized_buffer(&bytes_spec(64), &Placement::from(memory))?;
+        let base = client.uninitialized_buffer(&bytes_spec(64), memory)?;
         let view = base.into_views([(0, &spec)])?.pop();
         view.map_or(Ok(false), |view| view?.is_row_major())
     };

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde_json::Value;
-
 use super::key_path::{DictKey, Key, KeyPath};
 use crate::error::{Error, Result};
 use crate::printable::Count;
@@ -45,8 +43,8 @@ pub enum TreeDef {
     Custom {
         /// Its type, such as `flax.core.frozen_dict.FrozenDict`.
         name: String,
-        /// What the type keeps beside its children.
-        auxiliary: Value,
+        /// What the type keeps beside its children, in JSON: `null` for nothing.
+        auxiliary: String,
         /// Its children, in order.
         children: Vec<(Key, TreeDef)>,
     },
@@ -374,7 +372,7 @@ fn below(paths: &[&KeyPath], depth: usize) -> Result<TreeDef> {
             _ => None,
         }));
     }
-    Ok(TreeDef::Custom { name: "object".into(), auxiliary: Value::Null, children })
+    Ok(TreeDef::Custom { name: "object".into(), auxiliary: "null".into(), children })
 }
 
 impl fmt::Display for TreeDef {

@@ -9,6 +9,7 @@ use crate::printable::Line;
 
 /// A node of a tree with the sums over the leaves below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Node {
     /// What the node is, where that is neither a dictionary nor an array: `list`, `None`, a type's name.
     pub kind: Option<String>,
@@ -22,6 +23,7 @@ pub struct Node {
 
 /// The sums over the leaves of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct NodeSummary {
     /// Leaves.
     pub leaves: usize,

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 
 /// One leaf of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leaf {
     /// Its name on disk.
     pub name: String,

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 
 /// The key of a dictionary: JAX sorts a dictionary by its keys, which must therefore be all of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum DictKey {
     /// An integer.
     Int(i64),

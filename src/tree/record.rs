@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::def::{LeafKind, TreeDef};
@@ -105,8 +105,22 @@ pub fn strip(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     others.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
+/// As in a record (`docs/tree-record.md`).
+impl Serialize for TreeDef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        to_json(self).serialize(serializer)
+    }
+}
+
+/// As in a record (`docs/tree-record.md`).
+impl<'de> Deserialize<'de> for TreeDef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<TreeDef, D::Error> {
+        from_json(&Value::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 /// The structure as JSON.
-pub fn to_json(def: &TreeDef) -> Value {
+pub(crate) fn to_json(def: &TreeDef) -> Value {
     let nodes = |items: &[TreeDef]| -> Value { items.iter().map(to_json).collect() };
     let entries = |entries: &[(DictKey, TreeDef)]| -> Value {
         entries.iter().map(|(key, child)| json!([dict_key(key), to_json(child)])).collect()
@@ -134,6 +148,9 @@ pub fn to_json(def: &TreeDef) -> Value {
         TreeDef::Custom { name, auxiliary, children } => {
             let children: Value =
                 children.iter().map(|(key, child)| json!([key_json(key), to_json(child)])).collect();
+            // What is not JSON, though it should be, is kept as text.
+            let auxiliary =
+                serde_json::from_str(auxiliary).unwrap_or_else(|_| Value::String(auxiliary.clone()));
             json!({"$custom": name, "auxiliary": auxiliary, "children": children})
         }
     }
@@ -175,7 +192,7 @@ fn json_depth(value: &Value) -> usize {
 }
 
 /// The structure behind JSON, or what is wrong with it. The parser has bounded the nesting.
-pub fn from_json(value: &Value) -> Result<TreeDef, String> {
+fn from_json(value: &Value) -> Result<TreeDef, String> {
     match value {
         Value::Null => Ok(TreeDef::None),
         Value::String(text) if text == LEAF => Ok(TreeDef::LEAF),
@@ -258,7 +275,7 @@ fn marked_node(kind: &str, object: &Map<String, Value>) -> Result<TreeDef, Strin
             let children = children.map(|(key, child)| Ok((key_from_json(key)?, from_json(child)?)));
             Ok(TreeDef::Custom {
                 name: string(content)?,
-                auxiliary: object.get("auxiliary").cloned().unwrap_or(Value::Null),
+                auxiliary: object.get("auxiliary").unwrap_or(&Value::Null).to_string(),
                 children: children.collect::<Result<_, String>>()?,
             })
         }
@@ -411,7 +428,7 @@ mod tests {
                 }),
                 (key, children()).prop_map(|(name, children)| TreeDef::Custom {
                     name,
-                    auxiliary: json!({"anything": [1, null]}),
+                    auxiliary: json!({"anything": [1, null]}).to_string(),
                     children: children
                         .into_iter()
                         .enumerate()

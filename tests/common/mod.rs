@@ -188,7 +188,7 @@ pub fn official_file(tensors: &[(&str, DType, &[usize])]) -> Vec<u8> {
         })
         .collect();
     let views = tensors.iter().zip(&bytes).map(|((name, dtype, shape), bytes)| {
-        let dtype = dtype.to_safetensors().unwrap();
+        let dtype = serde_json::from_value(dtype.safetensors_name().into()).unwrap();
         (*name, safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap())
     });
     safetensors::serialize(views, None).unwrap()

@@ -9,34 +9,22 @@ use super::{Package, Wheel, install_into};
 /// C API 0.106.
 #[allow(dead_code)] // Not every test binary uses both.
 pub fn cpu_0_106() -> Package {
-    Package {
-        name: "cpu-0.106",
-        summary: "for tests",
-        wheels: vec![Wheel {
-            package: "fastatomstruct-xla-cpu",
-            version: "2026.6.23",
-            sha256: "88b1c430b341b4bea40a37420311c9c75db6e22b46d2ff95b6986577bee6afe9",
-        }],
-        library: "fastatomstruct_xla_cpu/libpjrt_cpu.so",
-        python_version: None,
-        disk_bytes: None,
-    }
+    let wheels = vec![Wheel {
+        package: "fastatomstruct-xla-cpu",
+        version: "2026.6.23",
+        sha256: "88b1c430b341b4bea40a37420311c9c75db6e22b46d2ff95b6986577bee6afe9",
+    }];
+    Package::new("cpu-0.106", wheels, "fastatomstruct_xla_cpu/libpjrt_cpu.so")
 }
 
 /// C API 0.81. This package also holds the C header.
 pub fn cpu_0_81() -> Package {
-    Package {
-        name: "cpu-0.81",
-        summary: "for tests",
-        wheels: vec![Wheel {
-            package: "xla-cpu-pjrt",
-            version: "0.0.1",
-            sha256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc",
-        }],
-        library: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
-        python_version: None,
-        disk_bytes: None,
-    }
+    let wheels = vec![Wheel {
+        package: "xla-cpu-pjrt",
+        version: "0.0.1",
+        sha256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc",
+    }];
+    Package::new("cpu-0.81", wheels, "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so")
 }
 
 /// Installs a package below the build directory, once, and returns its library.

@@ -4,11 +4,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use safejax::pjrt::Plugin;
+use safejax::Plugin;
 use safejax::printable::{File, Line};
-use safejax::program::exported::Aval;
+use safejax::program::Aval;
 use safejax::program::{Bucket, Bundle, Exported, Parameter, Sharding};
-use safejax::tree::record;
 use safejax::{Client, Function, Program, plugins};
 use serde_json::{Value, json};
 
@@ -194,11 +193,11 @@ fn exported_json(program: &Program, exported: &Exported) -> Value {
         "stablehlo_version": program.stablehlo_version(),
         "platforms": exported.platforms,
         "device_count": exported.device_count,
-        "in_tree": record::to_json(&exported.in_tree),
+        "in_tree": exported.in_tree,
         "in_avals": avals(&exported.in_avals),
         "in_shardings": shardings(&exported.in_shardings),
         "kept": exported.kept,
-        "out_tree": record::to_json(&exported.out_tree),
+        "out_tree": exported.out_tree,
         "out_avals": avals(&exported.out_avals),
         "out_shardings": shardings(&exported.out_shardings),
         "buckets": program.bundle().map(buckets),

@@ -206,11 +206,7 @@ impl<'a> TreeBuilder<'a> {
                 children.push((key, def));
             }
         }
-        Ok(TreeDef::Custom {
-            name: object.class.name().to_owned(),
-            auxiliary: serde_json::Value::Null,
-            children,
-        })
+        Ok(TreeDef::Custom { name: object.class.name().to_owned(), auxiliary: "null".into(), children })
     }
 
     fn named_tuple(&mut self, (name, fields): (&str, &[&str]), values: &[Id]) -> Result<TreeDef, String> {

@@ -23,6 +23,7 @@ pub const MAX_ALIGNMENT: usize = 4096;
 
 /// The plan of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Layout {
     /// The file's beginning: the header's length, the header and its padding.
     pub head: Vec<u8>,
@@ -139,7 +140,7 @@ fn entries_of<'a>(
         let end = offset
             .checked_add(sizes[index])
             .ok_or_else(|| Error::InvalidArgument("the tensors are larger than the address space".into()))?;
-        let dtype = spec.dtype.to_safetensors().map(|dtype| dtype.to_string()).unwrap_or_default();
+        let dtype = spec.dtype.safetensors_name().unwrap_or_default();
         entries.push((name.as_str(), Entry { dtype, shape: &spec.shape, data_offsets: (offset, end) }));
         offset = end;
     }

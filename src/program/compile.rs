@@ -1,0 +1,108 @@
+//! From a program to a function: what is known not to run is refused, the rest goes to the compiler or comes from the cache.
+
+use super::artifact::Program;
+use super::buckets::Buckets;
+use super::cache;
+use super::call::Function;
+use super::compiled::{Compiled, check_platform};
+use super::exported::Exported;
+use super::version::{is_within, stablehlo_version};
+use crate::error::{Error, Result};
+use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
+
+impl Client {
+    /// Compiles a program for the client's first device. Blocks while it compiles.
+    ///
+    /// What took long is kept on the disk, so that the next process need not compile it again: see
+    /// [`crate::program::cache_dir`].
+    /// Of a bundle only the smallest bucket is compiled now, the others when they are needed.
+    ///
+    /// # Errors
+    /// [`Error::Pjrt`] with the compiler's words when the program does not parse, needs a newer plugin, or
+    /// calls something that the plugin does not have; [`Error::InvalidArgument`] for a function that was exported
+    /// for other platforms, or with dimensions that are symbolic.
+    pub fn compile(&self, program: &Program) -> Result<Function> {
+        self.compile_with(program, &CompileOptions::default())
+    }
+
+    /// Compiles a program with options. As [`Client::compile`].
+    ///
+    /// # Errors
+    /// As for [`Client::compile`].
+    pub fn compile_with(&self, program: &Program, options: &CompileOptions) -> Result<Function> {
+        if let Some(bundle) = &program.bundle {
+            return Function::of_buckets(Buckets::new(self, program, bundle.clone(), options));
+        }
+        let executable = match program.exported() {
+            Some(exported) => compile_exported(self, exported, program.origin(), options)?,
+            None => cache::compile(self, program.code(), program.format(), options)
+                .map_err(|error| about_program(error, self, program.origin(), program.stablehlo_version()))?,
+        };
+        let compiled = Compiled::new(executable, program.exported())?;
+        Function::of_one(compiled, program.exported.clone())
+    }
+}
+
+/// Compiles an exported function.
+pub fn compile_exported(
+    client: &Client,
+    exported: &Exported,
+    origin: &str,
+    options: &CompileOptions,
+) -> Result<LoadedExecutable> {
+    check_exported(exported, origin)?;
+    check_platform(exported, client)?;
+    let mut options = options.clone();
+    options.partitions = exported.device_count;
+    options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
+    cache::compile(client, &exported.module, ProgramFormat::Mlir, &options)
+        .map_err(|error| about_program(error, client, origin, stablehlo_version(&exported.module)))
+}
+
+/// The calling convention from which on shardings are Shardy's.
+const FIRST_SHARDY_CONVENTION: u16 = 10;
+
+/// Refuses what is known not to compile or run, with what to do instead.
+fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
+    let symbolic = exported.symbolic_dimensions();
+    if !symbolic.is_empty() {
+        return Err(Error::InvalidArgument(format!(
+            "{origin} has symbolic dimensions ({}), which plugins do not compile; export it with sizes instead: at \
+             several of them, scripts/export_buckets.py makes a bundle that takes any size up to the largest",
+            symbolic.join(", ")
+        )));
+    }
+    if !exported.ordered_effects.is_empty() {
+        return Err(Error::InvalidArgument(format!(
+            "{origin} has ordered side effects ({}), which are not supported; export it without them",
+            exported.ordered_effects.join(", ")
+        )));
+    }
+    Ok(())
+}
+
+/// Names the program, and what it needs, in the compiler's error.
+fn about_program(error: Error, client: &Client, origin: &str, version: Option<String>) -> Error {
+    match error {
+        Error::Pjrt { function, code, message } => {
+            let (minimum, maximum) =
+                (client.plugin().stablehlo_minimum_version(), client.plugin().stablehlo_version());
+            let remedy = match (&version, maximum) {
+                (Some(version), Some(maximum))
+                    if is_within(version, minimum.as_deref(), &maximum) == Some(false) =>
+                {
+                    format!(
+                        "; this plugin reads StableHLO {} to {maximum}: use another one, or export the function with a \
+                         jax of its age",
+                        minimum.as_deref().unwrap_or("(an unknown version)")
+                    )
+                }
+                _ => String::new(),
+            };
+            let version = version.map_or(String::new(), |version| format!(" (StableHLO {version})"));
+            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}{remedy}") }
+        }
+        Error::InvalidArgument(problem) => Error::InvalidArgument(format!("{origin}: {problem}")),
+        other => other,
+    }
+}
