@@ -89,7 +89,7 @@ impl Params {
     /// let client = Client::cpu()?;
     /// let def = TreeDef::dict([("kernel".into(), TreeDef::LEAF)])?;
     /// let tree = Tree::unflatten(def, [HostArray::from_slice(&[2, 2], &[1.0f32, 0.0, 0.0, 1.0])?])?;
-    /// let params = Params::from_host(&client, &(&client.device(0)?).into(), tree)?;
+    /// let params = Params::from_host(&client, &client.device(0)?, tree)?;
     /// assert_eq!(params.get("kernel")?.to_vec::<f32>()?[0], 1.0);
     /// # Ok::<(), safejax::Error>(())
     /// ```
