@@ -3,6 +3,8 @@
 pub(crate) mod options;
 pub(crate) mod report;
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub use crate::plan::{Change, LoadPlan, Rename, Route, Selection, Step, Strictness, Structure, Template};
@@ -12,12 +14,10 @@ pub use options::Verification;
 pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
 
-use std::collections::BTreeMap;
-
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
 use crate::monitor::Tracker;
-use crate::params::Params;
+use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
 use crate::plan::{Selected, Target, Wanted, select};
 use crate::store::{Blob, Digest, Io};
@@ -54,7 +54,7 @@ pub(crate) struct Loaded<B> {
 pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
     let to = placement(client, options)?;
     PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))
-        .map(|prepared| prepared.plan)
+        .map(|planned| planned.plan)
 }
 
 /// Where the options put the buffers.
@@ -65,18 +65,70 @@ fn placement(client: &Client, options: &LoadOptions) -> Result<Placement> {
     }
 }
 
-/// Loads a checkpoint, and reports how.
-pub(crate) fn load(
-    client: &Client,
-    checkpoint: &Checkpoint,
-    options: &LoadOptions,
-) -> Result<(Params, LoadReport)> {
-    let to = placement(client, options)?;
-    let prepared = PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
-    let (loaded, report) =
-        prepared.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options.transfer))?;
-    let Loaded { keys, buffers, metadata, framework } = loaded;
-    Ok((Params::from_parts(keys, buffers).with_metadata(metadata, framework), report))
+impl Params {
+    /// Loads a file onto the client's first device. The transfers may still be under way on return;
+    /// whatever uses a buffer waits for it, and so does [`Params::wait`].
+    ///
+    /// Where the platform can, buffers use the file's memory map in place: do not overwrite or truncate the file
+    /// while they live (replacing it by another of its name is fine), or load it with [`Sharing::Never`].
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses one.
+    pub fn load(client: &Client, path: impl AsRef<Path>) -> Result<Params> {
+        Ok(Params::load_with(client, path, &LoadOptions::default())?.0)
+    }
+
+    /// Loads a file, and reports how. As [`Params::load`].
+    ///
+    /// # Errors
+    /// As for [`Params::load`].
+    pub fn load_with(
+        client: &Client,
+        path: impl AsRef<Path>,
+        options: &LoadOptions,
+    ) -> Result<(Params, LoadReport)> {
+        Params::load_checkpoint(client, &Checkpoint::open_within(path, options.selection.limits)?, options)
+    }
+
+    /// Loads a checkpoint that is open already, and reports how. As [`Params::load`].
+    ///
+    /// # Errors
+    /// As for [`Params::load`].
+    pub fn load_checkpoint(
+        client: &Client,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<(Params, LoadReport)> {
+        let to = placement(client, options)?;
+        let planned =
+            PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
+        let (loaded, report) =
+            planned.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options.transfer))?;
+        Ok((loaded.into_params(Ok)?, report))
+    }
+}
+
+impl<A: DeviceArray> ParamTree<A> {
+    /// The structure, types and shapes of these parameters, for a tree that must be the same.
+    pub fn template(&self) -> Template {
+        Template::new(
+            self.keys().def().clone(),
+            self.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
+        )
+    }
+}
+
+impl<B> Loaded<B> {
+    /// The parameters, of what `array` makes of each buffer.
+    ///
+    /// # Errors
+    /// Those of `array`, naming the leaf.
+    pub fn into_params<A: DeviceArray>(self, array: impl Fn(B) -> Result<A>) -> Result<ParamTree<A>> {
+        let leaves = self.keys.leaves().iter().zip(self.buffers);
+        let arrays = leaves.map(|(leaf, buffer)| array(buffer).for_tensor(&leaf.name));
+        let arrays = arrays.collect::<Result<_>>()?;
+        Ok(ParamTree::from_parts(self.keys, arrays).with_metadata(self.metadata, self.framework))
+    }
 }
 
 impl<'a> PlannedLoad<'a> {

@@ -1,144 +1,76 @@
-//! Parameters: a tree of device buffers, with the key map that says what each is called.
+//! Parameters: a tree of arrays on devices, with the key map that says what each is called. Data alone: what loads and saves
+//! them stands above.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::Path;
 
-use crate::array::HostArray;
+use crate::array::{ArraySpec, HostArray};
 use crate::error::{Context, Result};
-use crate::format::Checkpoint;
-use crate::load::{LoadOptions, LoadReport, Template, load};
 use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
-use crate::save::{SaveOptions, save, to_bytes};
 use crate::tree::{Framework, KeyMap, KeyPath, Leaf, Node, Tree};
 
-/// A tree of arrays on a device, in JAX's order.
+/// A tree of arrays on devices of a [`Client`], in JAX's order.
 ///
 /// Cheap to clone: clones share their buffers.
-#[derive(Clone, Default)]
-pub struct Params {
+pub type Params = ParamTree<Buffer>;
+
+/// An array on a device, of whatever client. Cheap to clone.
+pub trait DeviceArray: Clone {
+    /// Its type and shape.
+    fn spec(&self) -> &ArraySpec;
+}
+
+impl DeviceArray for Buffer {
+    fn spec(&self) -> &ArraySpec {
+        Buffer::spec(self)
+    }
+}
+
+/// A tree of arrays on devices, in JAX's order: [`Params`] for a safejax [`Client`], and with the feature `xla`,
+/// `XlaParams` for one of the `xla` crate's.
+#[derive(Clone)]
+pub struct ParamTree<A> {
     keys: KeyMap,
-    buffers: Vec<Buffer>,
+    buffers: Vec<A>,
     metadata: BTreeMap<String, String>,
     framework: Framework,
 }
 
-impl Params {
-    /// Loads a file onto the client's first device. The transfers may still be under way on return;
-    /// whatever uses a buffer waits for it, and so does [`Params::wait`].
-    ///
-    /// Where the platform can, buffers use the file's memory map in place: do not overwrite or truncate the file
-    /// while they live (replacing it by another of its name is fine), or load it with
-    /// [`crate::load::Sharing::Never`].
-    ///
-    /// # Errors
-    /// [`crate::Error::Malformed`] when the file is not valid; an error naming the tensor when the plugin refuses
-    /// one.
-    pub fn load(client: &Client, path: impl AsRef<Path>) -> Result<Params> {
-        Ok(Params::load_with(client, path, &LoadOptions::default())?.0)
-    }
-
-    /// Loads a file, and reports how. As [`Params::load`].
-    ///
-    /// # Errors
-    /// As for [`Params::load`].
-    pub fn load_with(
-        client: &Client,
-        path: impl AsRef<Path>,
-        options: &LoadOptions,
-    ) -> Result<(Params, LoadReport)> {
-        load(client, &Checkpoint::open_within(path, options.selection.limits)?, options)
-    }
-
-    /// Loads a checkpoint that is open already, and reports how. As [`Params::load`].
-    ///
-    /// # Errors
-    /// As for [`Params::load`].
-    pub fn load_checkpoint(
-        client: &Client,
-        checkpoint: &Checkpoint,
-        options: &LoadOptions,
-    ) -> Result<(Params, LoadReport)> {
-        load(client, checkpoint, options)
-    }
-
+impl<A: DeviceArray> ParamTree<A> {
     /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.
     ///
     /// # Errors
     /// [`crate::Error::Tree`] when the names do not form a tree.
-    pub fn from_buffers(buffers: impl IntoIterator<Item = (String, Buffer)>) -> Result<Params> {
-        let (names, buffers): (Vec<String>, Vec<Buffer>) = buffers.into_iter().unzip();
+    pub fn from_buffers(buffers: impl IntoIterator<Item = (String, A)>) -> Result<ParamTree<A>> {
+        let (names, buffers): (Vec<String>, Vec<A>) = buffers.into_iter().unzip();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
-        Ok(Params::from_parts(keys, order.iter().map(|&position| buffers[position].clone()).collect()))
+        Ok(ParamTree::from_parts(keys, order.iter().map(|&position| buffers[position].clone()).collect()))
     }
 
     /// The parameters of this tree.
     ///
     /// # Errors
     /// [`crate::Error::Tree`] when two leaves would have one name on disk.
-    pub fn from_tree(tree: Tree<Buffer>) -> Result<Params> {
+    pub fn from_tree(tree: Tree<A>) -> Result<ParamTree<A>> {
         let (def, buffers) = tree.flatten();
-        Ok(Params::from_parts(KeyMap::new(def)?, buffers))
-    }
-
-    /// Moves a tree of host arrays to a device or memory. The transfers may still be under way on return.
-    ///
-    /// ```no_run
-    /// use safejax::{Client, HostArray, Params, Tree, TreeDef};
-    /// let client = Client::cpu()?;
-    /// let def = TreeDef::dict([("kernel".into(), TreeDef::LEAF)])?;
-    /// let tree = Tree::unflatten(def, [HostArray::from_slice(&[2, 2], &[1.0f32, 0.0, 0.0, 1.0])?])?;
-    /// let params = Params::from_host(&client, &client.device(0)?, tree)?;
-    /// assert_eq!(params.get("kernel")?.to_vec::<f32>()?[0], 1.0);
-    /// # Ok::<(), safejax::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`crate::Error::Tree`] when two leaves would have one name on disk; an error naming the leaf when the plugin
-    /// refuses one.
-    pub fn from_host(client: &Client, to: impl Into<Placement>, tree: Tree<HostArray>) -> Result<Params> {
-        let (to, (def, arrays)) = (to.into(), tree.flatten());
-        let keys = KeyMap::new(def)?;
-        let upload = |(leaf, array): (&Leaf, HostArray)| {
-            let bytes = array.bytes().clone();
-            client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy).for_tensor(&leaf.name)
-        };
-        let buffers = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
-        Ok(Params::from_parts(keys, buffers))
+        Ok(ParamTree::from_parts(KeyMap::new(def)?, buffers))
     }
 
     /// A key map and the buffers of its leaves, in its order.
-    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<Buffer>) -> Params {
+    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<A>) -> ParamTree<A> {
         assert_eq!(keys.len(), buffers.len(), "a tree has a buffer for each leaf");
-        Params { keys, buffers, ..Params::default() }
+        ParamTree { keys, buffers, ..ParamTree::default() }
     }
 
     pub(crate) fn with_metadata(
         mut self,
         metadata: BTreeMap<String, String>,
         framework: Framework,
-    ) -> Params {
+    ) -> ParamTree<A> {
         self.metadata = metadata;
         self.framework = framework;
         self
-    }
-
-    /// Saves to a file, atomically: the file's name stands for the old content or the new. Blocks until
-    /// the bytes are on the disk.
-    ///
-    /// # Errors
-    /// [`crate::Error::Io`]; an error naming the tensor when its transfer fails or the format cannot hold it.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.save_with(path, &SaveOptions::default())
-    }
-
-    /// Saves to a file with options. As [`Params::save`].
-    ///
-    /// # Errors
-    /// As for [`Params::save`].
-    pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        save(self, path.as_ref(), options)
     }
 
     /// The buffer of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as
@@ -146,7 +78,7 @@ impl Params {
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] with the names that look alike.
-    pub fn get(&self, name: &str) -> Result<&Buffer> {
+    pub fn get(&self, name: &str) -> Result<&A> {
         self.keys.index(name).map(|index| &self.buffers[index])
     }
 
@@ -154,7 +86,7 @@ impl Params {
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] with the names that look alike.
-    pub fn get_mut(&mut self, name: &str) -> Result<&mut Buffer> {
+    pub fn get_mut(&mut self, name: &str) -> Result<&mut A> {
         self.keys.index(name).map(|index| &mut self.buffers[index])
     }
 
@@ -164,11 +96,11 @@ impl Params {
     /// # Errors
     /// [`crate::Error::Tree`] when the name is that of a node, leads through a leaf, or would have to add to a list
     /// or another node that is not a dictionary.
-    pub fn insert(&mut self, name: &str, buffer: Buffer) -> Result<Option<Buffer>> {
+    pub fn insert(&mut self, name: &str, buffer: A) -> Result<Option<A>> {
         if let Ok(index) = self.keys.index(name) {
             return Ok(Some(std::mem::replace(&mut self.buffers[index], buffer)));
         }
-        let added = Params::from_buffers([(name.to_owned(), buffer)])?;
+        let added = ParamTree::from_buffers([(name.to_owned(), buffer)])?;
         *self = self.merge(&added)?;
         Ok(None)
     }
@@ -178,7 +110,7 @@ impl Params {
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] with the names that look alike.
-    pub fn remove(&mut self, name: &str) -> Result<Buffer> {
+    pub fn remove(&mut self, name: &str) -> Result<A> {
         let index = self.keys.index(name)?;
         let buffer = self.buffers[index].clone();
         let keep: Vec<bool> = (0..self.buffers.len()).map(|other| other != index).collect();
@@ -190,25 +122,28 @@ impl Params {
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] when there is nothing there.
-    pub fn subtree(&self, name: &str) -> Result<Params> {
+    pub fn subtree(&self, name: &str) -> Result<ParamTree<A>> {
         let (keys, range) = self.keys.subtree(name)?;
-        Ok(Params::from_parts(keys, self.buffers[range].to_vec()))
+        Ok(ParamTree::from_parts(keys, self.buffers[range].to_vec()))
     }
 
     /// The leaves for which `predicate` holds, and the others. What becomes empty goes, as for
-    /// [`Params::remove`].
+    /// [`ParamTree::remove`].
     ///
     /// # Errors
     /// Never for trees that were loaded or built here.
-    pub fn partition(&self, mut predicate: impl FnMut(&str, &Buffer) -> bool) -> Result<(Params, Params)> {
+    pub fn partition(
+        &self,
+        mut predicate: impl FnMut(&str, &A) -> bool,
+    ) -> Result<(ParamTree<A>, ParamTree<A>)> {
         let keep: Vec<bool> = self.iter().map(|(name, buffer)| predicate(name, buffer)).collect();
         let others: Vec<bool> = keep.iter().map(|keep| !keep).collect();
         Ok((self.keep(&keep)?, self.keep(&others)?))
     }
 
-    fn keep(&self, keep: &[bool]) -> Result<Params> {
+    fn keep(&self, keep: &[bool]) -> Result<ParamTree<A>> {
         let kept = self.buffers.iter().zip(keep).filter(|(_, keep)| **keep).map(|(buffer, _)| buffer.clone());
-        let params = Params::from_parts(self.keys.filter(keep)?, kept.collect());
+        let params = ParamTree::from_parts(self.keys.filter(keep)?, kept.collect());
         Ok(params.with_metadata(self.metadata.clone(), self.framework))
     }
 
@@ -216,42 +151,33 @@ impl Params {
     ///
     /// # Errors
     /// [`crate::Error::Tree`] naming the first path at which both have something that cannot be joined.
-    pub fn merge(&self, other: &Params) -> Result<Params> {
+    pub fn merge(&self, other: &ParamTree<A>) -> Result<ParamTree<A>> {
         let keys = KeyMap::new(self.keys.def().merge(other.keys.def())?)?;
         let leaves = self.keys.leaves().iter().zip(&self.buffers);
-        let by_path: HashMap<&KeyPath, &Buffer> = leaves
+        let by_path: HashMap<&KeyPath, &A> = leaves
             .chain(other.keys.leaves().iter().zip(&other.buffers))
             .map(|(leaf, buffer)| (&leaf.path, buffer))
             .collect();
         let buffers = keys.leaves().iter().map(|leaf| by_path[&leaf.path].clone()).collect();
-        Ok(Params::from_parts(keys, buffers).with_metadata(self.metadata.clone(), self.framework))
+        Ok(ParamTree::from_parts(keys, buffers).with_metadata(self.metadata.clone(), self.framework))
     }
 
     /// The tree of what `map` makes of every buffer, by name.
     ///
     /// # Errors
     /// The first error of `map`, naming its leaf.
-    pub fn map(&self, mut map: impl FnMut(&str, &Buffer) -> Result<Buffer>) -> Result<Params> {
+    pub fn map(&self, mut map: impl FnMut(&str, &A) -> Result<A>) -> Result<ParamTree<A>> {
         let buffers = self.iter().map(|(name, buffer)| map(name, buffer).for_tensor(name));
-        Ok(Params { buffers: buffers.collect::<Result<_>>()?, ..self.clone() })
-    }
-
-    /// The arrays on the host, in the same tree. Blocks until they are there.
-    ///
-    /// # Errors
-    /// The first failure, naming its leaf.
-    pub fn to_host(&self) -> Result<Tree<HostArray>> {
-        let arrays = self.iter().map(|(name, buffer)| buffer.to_host().for_tensor(name));
-        Tree::unflatten(self.keys.def().clone(), arrays.collect::<Result<Vec<_>>>()?)
+        Ok(ParamTree { buffers: buffers.collect::<Result<_>>()?, ..self.clone() })
     }
 
     /// The leaves, in JAX's order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Buffer)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &A)> {
         self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(&self.buffers)
     }
 
     /// The buffers, in JAX's order.
-    pub fn buffers(&self) -> &[Buffer] {
+    pub fn buffers(&self) -> &[A] {
         &self.buffers
     }
 
@@ -292,15 +218,44 @@ impl Params {
 
     /// The tree with the sums over its nodes.
     pub fn tree(&self) -> Node {
-        Node::build(self.keys.def(), &mut self.buffers.iter().map(Buffer::spec))
+        Node::build(self.keys.def(), &mut self.buffers.iter().map(DeviceArray::spec))
+    }
+}
+
+impl Params {
+    /// Moves a tree of host arrays to a device or memory. The transfers may still be under way on return.
+    ///
+    /// ```no_run
+    /// use safejax::{Client, HostArray, Params, Tree, TreeDef};
+    /// let client = Client::cpu()?;
+    /// let def = TreeDef::dict([("kernel".into(), TreeDef::LEAF)])?;
+    /// let tree = Tree::unflatten(def, [HostArray::from_slice(&[2, 2], &[1.0f32, 0.0, 0.0, 1.0])?])?;
+    /// let params = Params::from_host(&client, &client.device(0)?, tree)?;
+    /// assert_eq!(params.get("kernel")?.to_vec::<f32>()?[0], 1.0);
+    /// # Ok::<(), safejax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::Tree`] when two leaves would have one name on disk; an error naming the leaf when the plugin
+    /// refuses one.
+    pub fn from_host(client: &Client, to: impl Into<Placement>, tree: Tree<HostArray>) -> Result<Params> {
+        let (to, (def, arrays)) = (to.into(), tree.flatten());
+        let keys = KeyMap::new(def)?;
+        let upload = |(leaf, array): (&Leaf, HostArray)| {
+            let bytes = array.bytes().clone();
+            client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy).for_tensor(&leaf.name)
+        };
+        let buffers = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
+        Ok(Params::from_parts(keys, buffers))
     }
 
-    /// The structure, types and shapes of these parameters, for a tree that must be the same.
-    pub fn template(&self) -> Template {
-        Template::new(
-            self.keys.def().clone(),
-            self.buffers.iter().map(|buffer| buffer.spec().clone()).collect(),
-        )
+    /// The arrays on the host, in the same tree. Blocks until they are there.
+    ///
+    /// # Errors
+    /// The first failure, naming its leaf.
+    pub fn to_host(&self) -> Result<Tree<HostArray>> {
+        let arrays = self.iter().map(|(name, buffer)| buffer.to_host().for_tensor(name));
+        Tree::unflatten(self.keys.def().clone(), arrays.collect::<Result<Vec<_>>>()?)
     }
 
     /// Blocks until every buffer's content is there.
@@ -321,32 +276,26 @@ impl Params {
     }
 }
 
-impl fmt::Debug for Params {
+impl<A> Default for ParamTree<A> {
+    fn default() -> ParamTree<A> {
+        ParamTree {
+            keys: KeyMap::default(),
+            buffers: Vec::new(),
+            metadata: BTreeMap::new(),
+            framework: Framework::default(),
+        }
+    }
+}
+
+impl<A: DeviceArray> fmt::Debug for ParamTree<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Params({})", self.tree().summary)
     }
 }
 
-impl fmt::Display for Params {
+impl<A: DeviceArray> fmt::Display for ParamTree<A> {
     /// Draws the tree.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.tree().fmt(f)
     }
-}
-
-/// The parameters as the bytes of a safetensors file. Blocks until they are on the host.
-///
-/// # Errors
-/// An error naming the tensor when its transfer fails or the format cannot hold it.
-pub fn serialize(params: &Params) -> Result<Vec<u8>> {
-    to_bytes(params, &SaveOptions::default())
-}
-
-/// Parameters on the client's first device, from the bytes of a safetensors file, which are copied.
-///
-/// # Errors
-/// [`crate::Error::Malformed`] when the bytes are not a valid safetensors file.
-pub fn deserialize(client: &Client, bytes: &[u8]) -> Result<Params> {
-    let checkpoint = Checkpoint::from_bytes(bytes.to_vec())?;
-    Ok(load(client, &checkpoint, &LoadOptions::default())?.0)
 }

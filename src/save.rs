@@ -6,14 +6,15 @@ pub(crate) mod options;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use crate::transfer::Digests;
+pub use options::Record;
 pub(crate) use options::SaveOptions;
-pub use options::{Digests, Record};
 
 use crate::array::ArraySpec;
 use crate::cast::cast_dtype;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::params::Params;
+use crate::params::{DeviceArray, ParamTree, Params};
 use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Supply};
 use crate::tree::{Framework, KeyMap, Leaf, record};
 
@@ -28,6 +29,16 @@ pub(crate) struct TreeToSave<'a> {
 }
 
 impl TreeToSave<'_> {
+    /// These parameters.
+    pub fn new<A: DeviceArray>(params: &ParamTree<A>) -> TreeToSave<'_> {
+        TreeToSave {
+            keys: params.keys(),
+            specs: params.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
+            metadata: params.metadata(),
+            framework: params.framework(),
+        }
+    }
+
     /// The types of the leaves in the file.
     ///
     /// # Errors
@@ -102,31 +113,33 @@ impl TreeToSave<'_> {
     }
 }
 
-fn saved(params: &Params) -> TreeToSave<'_> {
-    TreeToSave {
-        keys: params.keys(),
-        specs: params.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
-        metadata: params.metadata(),
-        framework: params.framework(),
+impl Params {
+    /// Saves to a file, atomically: the file's name stands for the old content or the new. Blocks until
+    /// the bytes are on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; an error naming the tensor when its transfer fails or the format cannot hold it.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_with(path, &SaveOptions::default())
     }
-}
 
-fn device_supply<'a>(
-    params: &'a Params,
-    saved: &TreeToSave<'_>,
-    options: &SaveOptions,
-) -> Result<DeviceSupply<'a>> {
-    Ok(DeviceSupply { params, dtypes: saved.dtypes(options)?, registration: options.registration })
-}
+    /// Saves to a file with options. As [`Params::save`].
+    ///
+    /// # Errors
+    /// As for [`Params::save`].
+    pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
+        let tree = TreeToSave::new(self);
+        tree.write(&self.supply(&tree, options)?, path.as_ref(), options)
+    }
 
-/// Saves to a file.
-pub(crate) fn save(params: &Params, path: &Path, options: &SaveOptions) -> Result<()> {
-    let saved = saved(params);
-    saved.write(&device_supply(params, &saved, options)?, path, options)
-}
+    /// The bytes of a safetensors file of these parameters.
+    pub(crate) fn to_bytes(&self, options: &SaveOptions) -> Result<Vec<u8>> {
+        let tree = TreeToSave::new(self);
+        tree.to_bytes(&self.supply(&tree, options)?, options)
+    }
 
-/// Saves to memory.
-pub(crate) fn to_bytes(params: &Params, options: &SaveOptions) -> Result<Vec<u8>> {
-    let saved = saved(params);
-    saved.to_bytes(&device_supply(params, &saved, options)?, options)
+    fn supply(&self, tree: &TreeToSave<'_>, options: &SaveOptions) -> Result<DeviceSupply<'_>> {
+        let (buffers, dtypes) = (self.buffers(), tree.dtypes(options)?);
+        Ok(DeviceSupply { buffers, dtypes, registration: options.registration })
+    }
 }

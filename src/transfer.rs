@@ -19,7 +19,7 @@ pub(crate) use block_reader::BlockReader;
 pub(crate) use block_reader::ThreadTimes;
 pub(crate) use carry::{Destination, TensorSource, carry_out};
 pub(crate) use device::{Device, target};
-pub use options::{Delivery, Prefetch, Sharing, TransferOptions};
+pub use options::{Delivery, Digests, Prefetch, Sharing, TransferOptions};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
 pub use ring::{Registration, Staging};

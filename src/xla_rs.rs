@@ -18,7 +18,7 @@
 //! let dense = client.compile(&y.build()?)?;
 //!
 //! let x = client.buffer_from_host_buffer(&[0f32; 64], &[1, 64], None)?;
-//! let arguments: Vec<&xla::PjRtBuffer> = params.buffers().iter().chain([&x]).collect();
+//! let arguments: Vec<&xla::PjRtBuffer> = params.buffers().iter().map(|leaf| &**leaf).chain([&x]).collect();
 //! let outputs = dense.execute_b(&arguments)?;
 //!
 //! params.save("copy.safetensors")?;
@@ -29,9 +29,11 @@ mod device;
 mod element;
 mod supply;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use ::xla::{PjRtBuffer, PjRtClient, PjRtDevice, XlaBuilder, XlaOp};
 
@@ -40,19 +42,59 @@ pub use element::{from_element_type, to_element_type};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
-use crate::load::{LoadOptions, LoadReport, Loaded, PlannedLoad};
+use crate::load::{LoadOptions, LoadReport, PlannedLoad};
+use crate::params::{DeviceArray, ParamTree};
 use crate::save::{SaveOptions, TreeToSave};
-use crate::tree::{Framework, KeyMap, Node, Tree};
 use device::XlaDevice;
 use supply::XlaSupply;
 
 /// A tree of arrays on a device of the `xla` crate's, in JAX's order.
-pub struct XlaParams {
-    keys: KeyMap,
-    buffers: Vec<PjRtBuffer>,
-    specs: Vec<ArraySpec>,
-    metadata: BTreeMap<String, String>,
-    framework: Framework,
+pub type XlaParams = ParamTree<XlaBuffer>;
+
+/// An array on a device of the `xla` crate's, with its type and shape. Borrowed, or dereferenced, it is the crate's own.
+///
+/// Cheap to clone: clones share the buffer.
+#[derive(Clone)]
+pub struct XlaBuffer {
+    buffer: Arc<PjRtBuffer>,
+    spec: ArraySpec,
+}
+
+impl XlaBuffer {
+    /// A buffer of the crate's.
+    ///
+    /// # Errors
+    /// [`Error::Xla`] when it is a tuple, or of a type that the crate does not have.
+    pub fn new(buffer: PjRtBuffer) -> Result<XlaBuffer> {
+        let spec = element::spec_of(&buffer)?;
+        Ok(XlaBuffer { buffer: Arc::new(buffer), spec })
+    }
+}
+
+impl DeviceArray for XlaBuffer {
+    fn spec(&self) -> &ArraySpec {
+        &self.spec
+    }
+}
+
+impl Deref for XlaBuffer {
+    type Target = PjRtBuffer;
+    fn deref(&self) -> &PjRtBuffer {
+        &self.buffer
+    }
+}
+
+impl Borrow<PjRtBuffer> for XlaBuffer {
+    fn borrow(&self) -> &PjRtBuffer {
+        self
+    }
+}
+
+// So that the crate's calls take references of these, too.
+impl Borrow<PjRtBuffer> for &XlaBuffer {
+    fn borrow(&self) -> &PjRtBuffer {
+        self
+    }
 }
 
 impl XlaParams {
@@ -103,41 +145,10 @@ impl XlaParams {
                  to XlaParams::load_with instead"
             )));
         }
-        let prepared = PlannedLoad::new(checkpoint, options, || device::target(options.transfer))?;
+        let planned = PlannedLoad::new(checkpoint, options, || device::target(options.transfer))?;
         let (loaded, report) =
-            prepared.carry_out(|plan| XlaDevice::new(client, device, plan, options.transfer))?;
-        let Loaded { keys, buffers, metadata, framework } = loaded;
-        let params = XlaParams::from_parts(keys, buffers)?;
-        Ok((XlaParams { metadata, framework, ..params }, report))
-    }
-
-    /// The parameters of this tree of buffers.
-    ///
-    /// # Errors
-    /// [`Error::Tree`] when two leaves would have one name on disk; an error naming the leaf that is not an array.
-    pub fn from_tree(tree: Tree<PjRtBuffer>) -> Result<XlaParams> {
-        let (def, buffers) = tree.flatten();
-        XlaParams::from_parts(KeyMap::new(def)?, buffers)
-    }
-
-    /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.
-    ///
-    /// # Errors
-    /// [`Error::Tree`] when the names do not form a tree; an error naming the leaf that is not an array.
-    pub fn from_buffers(buffers: impl IntoIterator<Item = (String, PjRtBuffer)>) -> Result<XlaParams> {
-        let (names, buffers): (Vec<String>, Vec<PjRtBuffer>) = buffers.into_iter().unzip();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
-        let mut buffers: Vec<Option<PjRtBuffer>> = buffers.into_iter().map(Some).collect();
-        XlaParams::from_parts(keys, order.iter().filter_map(|&position| buffers[position].take()).collect())
-    }
-
-    fn from_parts(keys: KeyMap, buffers: Vec<PjRtBuffer>) -> Result<XlaParams> {
-        let leaves = keys.leaves().iter().zip(&buffers);
-        let specs = leaves.map(|(leaf, buffer)| element::spec_of(buffer).for_tensor(&leaf.name));
-        let specs = specs.collect::<Result<_>>()?;
-        let (metadata, framework) = (BTreeMap::new(), Framework::default());
-        Ok(XlaParams { keys, buffers, specs, metadata, framework })
+            planned.carry_out(|plan| XlaDevice::new(client, device, plan, options.transfer))?;
+        Ok((loaded.into_params(XlaBuffer::new)?, report))
     }
 
     /// Saves to a file, atomically: the file's name stands for the old content or the new. Blocks until the bytes are
@@ -155,8 +166,9 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        let saved = self.saved();
-        saved.write(&XlaSupply { params: self, dtypes: saved.dtypes(options)? }, path.as_ref(), options)
+        let tree = TreeToSave::new(self);
+        let supply = XlaSupply { buffers: self.buffers(), dtypes: tree.dtypes(options)? };
+        tree.write(&supply, path.as_ref(), options)
     }
 
     /// The bytes of a safetensors file of these parameters.
@@ -164,32 +176,9 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn serialize(&self) -> Result<Vec<u8>> {
-        let (saved, options) = (self.saved(), SaveOptions::default());
-        saved.to_bytes(&XlaSupply { params: self, dtypes: saved.dtypes(&options)? }, &options)
-    }
-
-    fn saved(&self) -> TreeToSave<'_> {
-        TreeToSave {
-            keys: &self.keys,
-            specs: self.specs.clone(),
-            metadata: &self.metadata,
-            framework: self.framework,
-        }
-    }
-
-    /// The buffer of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as
-    /// `['params']['Dense_0']['kernel']`.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] with the names that look alike.
-    pub fn get(&self, name: &str) -> Result<&PjRtBuffer> {
-        self.keys.index(name).map(|index| &self.buffers[index])
-    }
-
-    /// The buffers in JAX's order: that in which a function that JAX exported takes the leaves of this tree, and in
-    /// which [`XlaParams::declare`] declares them.
-    pub fn buffers(&self) -> &[PjRtBuffer] {
-        &self.buffers
+        let (tree, options) = (TreeToSave::new(self), SaveOptions::default());
+        let supply = XlaSupply { buffers: self.buffers(), dtypes: tree.dtypes(&options)? };
+        tree.to_bytes(&supply, &options)
     }
 
     /// The buffers of these leaves, in this order, for computations that take them in another order than JAX's.
@@ -197,7 +186,7 @@ impl XlaParams {
     /// # Errors
     /// [`Error::NotFound`] with the names that look alike.
     pub fn in_order<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<Vec<&PjRtBuffer>> {
-        names.into_iter().map(|name| self.get(name)).collect()
+        names.into_iter().map(|name| self.get(name).map(Deref::deref)).collect()
     }
 
     /// Declares a parameter of a computation for every leaf, of its type and shape and with its name, in JAX's order
@@ -216,68 +205,7 @@ impl XlaParams {
             let parameter = builder.parameter(number, dtype, &spec.xla_dims()?, name);
             Ok((name.to_owned(), parameter.map_err(|error| Error::xla("declare a parameter", error))?))
         };
-        let leaves = self.iter().map(|(name, _)| name).zip(&self.specs);
+        let leaves = self.iter().map(|(name, buffer)| (name, &buffer.spec));
         (first..).zip(leaves).map(|leaf| declare(leaf).for_tensor(leaf.1.0)).collect()
-    }
-
-    /// The leaves, in JAX's order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &PjRtBuffer)> {
-        self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(&self.buffers)
-    }
-
-    /// The tree of the buffers.
-    ///
-    /// # Errors
-    /// Never for trees that were loaded or built here.
-    pub fn into_tree(self) -> Result<Tree<PjRtBuffer>> {
-        Tree::unflatten(self.keys.def().clone(), self.buffers)
-    }
-
-    /// The types and shapes of the leaves, in JAX's order.
-    pub fn specs(&self) -> &[ArraySpec] {
-        &self.specs
-    }
-
-    /// The tree with the sums over its nodes.
-    pub fn tree(&self) -> Node {
-        Node::build(self.keys.def(), &mut self.specs.iter())
-    }
-
-    /// Which leaf is where and called what.
-    pub fn keys(&self) -> &KeyMap {
-        &self.keys
-    }
-
-    /// The strings that the file held beside the tensors.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
-    }
-
-    /// The framework whose names these are.
-    pub fn framework(&self) -> Framework {
-        self.framework
-    }
-
-    /// The number of leaves.
-    pub fn len(&self) -> usize {
-        self.buffers.len()
-    }
-
-    /// Whether there are no leaves.
-    pub fn is_empty(&self) -> bool {
-        self.buffers.is_empty()
-    }
-}
-
-impl fmt::Debug for XlaParams {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "XlaParams({})", self.tree().summary)
-    }
-}
-
-impl fmt::Display for XlaParams {
-    /// Draws the tree.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.tree().fmt(f)
     }
 }

@@ -11,9 +11,10 @@ use safejax::SaveOptions;
 use safejax::load::{Staging, Verification};
 use safejax::save::Digests;
 use safejax::store::Io;
-use safejax::xla_rs::{XlaParams, from_element_type, to_element_type};
+use safejax::xla_rs::{XlaBuffer, XlaParams, from_element_type, to_element_type};
 use safejax::{
-    Blame, CancelToken, Checkpoint, DType, Error, Framework, LoadOptions, Monitor, Placement, Tree, TreeDef,
+    Blame, CancelToken, Checkpoint, DType, DeviceArray, Error, Framework, LoadOptions, Monitor, Placement,
+    Tree, TreeDef,
 };
 use xla::{ElementType, PjRtBuffer, PjRtClient, XlaBuilder};
 
@@ -63,7 +64,8 @@ fn every_type_is_loaded_and_saved_bit_for_bit_by_every_way_of_reading() {
         let options = LoadOptions::default().io(io).staging(Staging::new(2, 64 << 10)).threads(3);
         let (params, report) = XlaParams::load_with(client(), None, &path, &options).unwrap();
         assert_eq!((params.len(), report.aliased_tensors), (original.tensors().len(), 0));
-        for ((name, buffer), spec) in params.iter().zip(params.specs()) {
+        for (name, buffer) in params.iter() {
+            let spec = buffer.spec();
             let stored = original.tensor(name).unwrap();
             assert_eq!(&stored.spec, spec);
             let found = bytes(buffer);
@@ -130,7 +132,7 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     assert_eq!(report.cast_tensors, 1);
     let names: Vec<&str> = params.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["model.Dense_0.bias", "model.Dense_0.kernel", "step"]);
-    assert_eq!(params.specs()[1].dtype, DType::BF16);
+    assert_eq!(params.buffers()[1].spec().dtype, DType::BF16);
     assert_eq!(params.framework(), Framework::Flax);
     assert!(params.get("model.Dense_0").is_err());
     let error = params.in_order(["step", "model.Dense_0.kernal"]).err().unwrap().to_string();
@@ -142,7 +144,7 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     params.save_with(&saved, &SaveOptions::default().digests(Digests::Sha256).dtype(DType::F32)).unwrap();
     let checks = LoadOptions::default().verification(Verification::Digests);
     let (again, _) = XlaParams::load_with(client(), None, &saved, &checks).unwrap();
-    assert_eq!(again.specs()[1].dtype, DType::F32);
+    assert_eq!(again.buffers()[1].spec().dtype, DType::F32);
     let mut damaged = std::fs::read(&saved).unwrap();
     let start =
         Checkpoint::open(&saved).unwrap().tensor("model.Dense_0.kernel").unwrap().extents()[0].range.start;
@@ -164,8 +166,9 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
 
 #[test]
 fn trees_keep_their_structure_and_computations_take_their_leaves() {
-    let upload =
-        |values: &[f32], dims: &[usize]| client().buffer_from_host_buffer(values, dims, None).unwrap();
+    let upload = |values: &[f32], dims: &[usize]| {
+        XlaBuffer::new(client().buffer_from_host_buffer(values, dims, None).unwrap()).unwrap()
+    };
     let layer = || TreeDef::dict([("w".into(), TreeDef::LEAF), ("b".into(), TreeDef::LEAF)]).unwrap();
     let def = TreeDef::Tuple(vec![TreeDef::List(vec![layer()]), TreeDef::None]);
     let tree = Tree::unflatten(def.clone(), [upload(&[0.5, -1.0], &[2]), upload(&[1., 2., 3., 4.], &[2, 2])]);
@@ -183,16 +186,18 @@ fn trees_keep_their_structure_and_computations_take_their_leaves() {
     let y = (x.matmul(&leaves["0.0.w"]).unwrap() + bias).unwrap();
     let executable = client().compile(&y.build().unwrap()).unwrap();
     let x = upload(&[1.0, 10.0], &[1, 2]);
-    let arguments: Vec<&PjRtBuffer> = [&x].into_iter().chain(params.buffers()).collect();
+    let arguments: Vec<&XlaBuffer> = [&x].into_iter().chain(params.buffers()).collect();
     let outputs = executable.execute_b(&arguments).unwrap().remove(0);
-    let named = outputs.into_iter().map(|buffer| ("y".to_owned(), buffer));
+    let named = outputs.into_iter().map(|buffer| ("y".to_owned(), XlaBuffer::new(buffer).unwrap()));
     let outputs = XlaParams::from_buffers(named).unwrap();
     let y: Vec<f32> = outputs.get("y").unwrap().to_literal_sync().unwrap().to_vec().unwrap();
     assert_eq!(y, [31.5, 41.0]);
     let odd = ("a\0b".to_owned(), upload(&[1.0], &[1]));
     let error = XlaParams::from_buffers([odd]).unwrap().declare(&builder, 0).err().unwrap();
     assert!(error.source().unwrap().to_string().contains("cannot hold a NUL byte"), "{error}");
-    assert_eq!(outputs.into_tree().unwrap().leaves().len(), 1);
+    let layer = params.subtree("0.0").unwrap();
+    let (left, taken) = layer.partition(|name, _| name.ends_with('w')).unwrap();
+    assert_eq!((left.len(), taken.len(), left.merge(&taken).unwrap().len()), (1, 1, 2));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Loads onto the `xla` crate's CPU client: as its users write it, and through safejax.
 
+use std::borrow::Borrow;
+
 use anyhow::{Result, bail};
 use safejax::Checkpoint;
 use safejax::xla_rs::{XlaParams, to_element_type};
@@ -21,20 +23,20 @@ pub fn load(mode: &str, file: &str, reduces: bool) -> Result<()> {
     };
     let reduce = reduces.then(|| reduction(&client, file, &order)).transpose()?;
     match mode {
-        "xla" => run(|| by_hand(&client, file), reduce, |buffers| buffers),
+        "xla" => run(|| by_hand(&client, file), reduce, |buffers| buffers.as_slice()),
         "ours-xla" => run(|| Ok(XlaParams::load(&client, file)?), reduce, |params| params.buffers()),
         _ => bail!("there is no mode {mode}"),
     }
 }
 
-fn run<T>(
+fn run<T, B: Borrow<PjRtBuffer>>(
     load: impl FnOnce() -> Result<T>,
     reduce: Option<PjRtLoadedExecutable>,
-    buffers: impl Fn(&T) -> &[PjRtBuffer],
+    buffers: impl Fn(&T) -> &[B],
 ) -> Result<()> {
     if let (Some(loaded), Some(reduce)) = (timed(load)?, reduce) {
         timed(|| {
-            let outputs = reduce.execute_b(&buffers(&loaded).iter().collect::<Vec<_>>())?;
+            let outputs = reduce.execute_b(buffers(&loaded))?;
             Ok(outputs[0].iter().map(PjRtBuffer::to_literal_sync).collect::<xla::Result<Vec<_>>>()?)
         })?;
     }

@@ -13,9 +13,9 @@ use crate::error::{Context, Error, Result};
 use crate::format::{DEFAULT_ALIGNMENT, Leaves, json, msgpack, npy, npz};
 use crate::monitor::{Monitor, Tracker};
 use crate::plan::check_casts;
-use crate::save::Digests;
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
+use crate::transfer::Digests;
 use crate::transfer::{CheckpointPlan, Content, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
 use crate::tree::{Framework, KeyMap, matches_glob, record};
 

@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::format::DEFAULT_ALIGNMENT;
 use crate::monitor::Monitor;
 use crate::store::WriteOptions;
-use crate::transfer::Registration;
+use crate::transfer::{Digests, Registration};
 use crate::tree::Framework;
 
 /// How parameters are saved.
@@ -46,17 +46,6 @@ pub enum Record {
     Structure,
     /// Nothing; refused for a tree that its names alone would not bring back.
     NamesOnly,
-}
-
-/// Whether digests are recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Digests {
-    /// They are not.
-    #[default]
-    None,
-    /// The sha256 of every tensor.
-    Sha256,
 }
 
 impl Default for SaveOptions {

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::options::Digests;
 use super::supply::{Staging, Supply};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, Layout};
 use crate::monitor::Tracker;
-use crate::save::Digests;
 use crate::store::{DIGEST_KEY, DigestState, WriteOptions, sha256};
 
 /// A safetensors file that is about to be written.

@@ -1,4 +1,4 @@
-//! How bytes get from files to a device.
+//! How bytes get from files to a device, and what is recorded of them on their way back.
 
 use super::ring::Staging;
 use crate::store::Io;
@@ -62,4 +62,15 @@ pub enum Sharing {
     /// They may not: the load waits until everything is copied, and what happens to the file then does not
     /// matter.
     Never,
+}
+
+/// Whether digests are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Digests {
+    /// They are not.
+    #[default]
+    None,
+    /// The sha256 of every tensor.
+    Sha256,
 }

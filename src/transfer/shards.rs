@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::file::{FilePlan, Written};
+use super::options::Digests;
 use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, INDEX_ENDING};
 use crate::monitor::{Monitor, Tracker};
-use crate::save::Digests;
 use crate::store::{WriteOptions, write_atomically};
 
 /// What the name of a checkpoint in several files must end with.

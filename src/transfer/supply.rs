@@ -6,7 +6,6 @@ use super::ring::Registration;
 use crate::cast::cast_into;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::params::Params;
 use crate::pjrt::{Buffer, Client, StagingMemory};
 use crate::sub_byte;
 
@@ -159,16 +158,16 @@ fn room<'a>(
     Ok(&mut fetched.insert(memory)[..bytes])
 }
 
-/// Parameters on a device, to be written in these types.
+/// Buffers on a device, to be written in these types.
 pub struct DeviceSupply<'a> {
-    pub params: &'a Params,
+    pub buffers: &'a [Buffer],
     pub dtypes: Vec<DType>,
     pub registration: Registration,
 }
 
 impl Supply for DeviceSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
-        let buffer = &self.params.buffers()[index];
+        let buffer = &self.buffers[index];
         let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
         let content = if !buffer.has_host_layout() {
             Content::Host(buffer.start_to_host()?.wait()?.into())
@@ -183,7 +182,7 @@ impl Supply for DeviceSupply<'_> {
     }
 
     fn is_divisible(&self, index: usize) -> bool {
-        self.params.buffers()[index].has_host_layout()
+        self.buffers[index].has_host_layout()
     }
 
     fn registration(&self) -> Registration {

@@ -1,23 +1,23 @@
 //! The bytes of a tree on a device of the `xla` crate's, for a file.
 
-use super::XlaParams;
+use super::XlaBuffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::transfer::{Content, FileChange, Supply, TensorBytes};
 
-/// Parameters on a device, to be written in these types.
+/// Buffers on a device, to be written in these types.
 pub struct XlaSupply<'a> {
-    pub params: &'a XlaParams,
+    pub buffers: &'a [XlaBuffer],
     pub dtypes: Vec<DType>,
 }
 
 impl Supply for XlaSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
-        let spec = &self.params.specs[index];
+        let XlaBuffer { buffer, spec } = &self.buffers[index];
         let dims = spec.xla_dims()?;
         let copy = || {
             // A literal is laid out as the buffer is; one that is reshaped, as to its own shape, is row-major.
-            let literal = self.params.buffers[index].to_literal_sync()?.reshape(&dims)?;
+            let literal = buffer.to_literal_sync()?.reshape(&dims)?;
             let mut bytes = vec![0; literal.size_bytes()];
             literal.copy_untyped_to(&mut bytes)?;
             Ok(bytes)
