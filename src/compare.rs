@@ -95,41 +95,41 @@ pub fn compare_values(first: (DType, &[u8]), second: (DType, &[u8])) -> Option<C
 
 /// A number of any type, exactly.
 #[derive(Debug, Clone, Copy)]
-enum Value {
+enum Scalar {
     Integer(i128),
     Float(f64),
 }
 
-impl Value {
+impl Scalar {
     fn to_f64(self) -> f64 {
         match self {
-            Value::Integer(value) => value as f64,
-            Value::Float(value) => value,
+            Scalar::Integer(value) => value as f64,
+            Scalar::Float(value) => value,
         }
     }
 
     /// The whole number that it is, if it is one of less than 2 to the 126th.
     fn to_integer(self) -> Option<i128> {
         match self {
-            Value::Integer(value) => Some(value),
-            Value::Float(value) => {
+            Scalar::Integer(value) => Some(value),
+            Scalar::Float(value) => {
                 (value.trunc() == value && value.abs() < 2f64.powi(126)).then_some(value as i128)
             }
         }
     }
 
     /// Whether two are the same number; two NaN are.
-    fn is_same(self, other: Value) -> bool {
+    fn is_same(self, other: Scalar) -> bool {
         match (self, other) {
-            (Value::Float(a), Value::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
+            (Scalar::Float(a), Scalar::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
             (a, b) => a.to_integer().is_some() && a.to_integer() == b.to_integer(),
         }
     }
 
     /// How far two are apart: of integers exactly, before it is rounded.
-    fn distance(self, other: Value) -> f64 {
+    fn distance(self, other: Scalar) -> f64 {
         match (self, other, self.to_integer(), other.to_integer()) {
-            (Value::Float(a), Value::Float(b), ..) => (a - b).abs(),
+            (Scalar::Float(a), Scalar::Float(b), ..) => (a - b).abs(),
             (_, _, Some(a), Some(b)) => (a - b).unsigned_abs() as f64,
             (a, b, ..) => (a.to_f64() - b.to_f64()).abs(),
         }
@@ -137,7 +137,7 @@ impl Value {
 }
 
 impl Comparison {
-    fn add(&mut self, first: &[Value], second: &[Value]) {
+    fn add(&mut self, first: &[Scalar], second: &[Scalar]) {
         let (absolute, relative) =
             (self.largest_absolute.get_or_insert(0.0), self.largest_relative.get_or_insert(0.0));
         for (&a, &b) in first.iter().zip(second) {
@@ -178,12 +178,12 @@ pub fn non_finite(dtype: DType, bytes: &[u8]) -> NonFinite {
 /// The elements of an array, row-major, as text: `[1, 2.5, …]`; `None` for types whose values are not read here.
 pub fn show_values(array: &HostArray) -> Option<String> {
     let dtype = array.spec().dtype;
-    let show = |value: &Value| match value {
-        Value::Integer(value) if dtype == DType::Bool => (*value != 0).to_string(),
-        Value::Integer(value) => value.to_string(),
+    let show = |value: &Scalar| match value {
+        Scalar::Integer(value) if dtype == DType::Bool => (*value != 0).to_string(),
+        Scalar::Integer(value) => value.to_string(),
         // The shortest text that is read back as the same number of the narrower type.
-        Value::Float(value) if dtype.bits() <= 32 => format!("{}", *value as f32),
-        Value::Float(value) => format!("{value}"),
+        Scalar::Float(value) if dtype.bits() <= 32 => format!("{}", *value as f32),
+        Scalar::Float(value) => format!("{value}"),
     };
     let values: Vec<String> = values(dtype, array.bytes())?.iter().map(show).collect();
     if dtype.name().starts_with("complex") {
@@ -197,13 +197,13 @@ pub fn show_values(array: &HostArray) -> Option<String> {
 }
 
 /// The elements, complex ones as two; `None` for types that are only compared bit by bit.
-fn values(dtype: DType, bytes: &[u8]) -> Option<Vec<Value>> {
-    fn read<T: Element>(bytes: &[u8], convert: impl Fn(T) -> Value) -> Option<Vec<Value>> {
+fn values(dtype: DType, bytes: &[u8]) -> Option<Vec<Scalar>> {
+    fn read<T: Element>(bytes: &[u8], convert: impl Fn(T) -> Scalar) -> Option<Vec<Scalar>> {
         let elements = bytes.chunks_exact(size_of::<T>());
         Some(elements.map(|chunk| convert(bytemuck::pod_read_unaligned(chunk))).collect())
     }
-    fn integers<T: Element + Into<i128>>(bytes: &[u8]) -> Option<Vec<Value>> {
-        read(bytes, |value: T| Value::Integer(value.into()))
+    fn integers<T: Element + Into<i128>>(bytes: &[u8]) -> Option<Vec<Scalar>> {
+        read(bytes, |value: T| Scalar::Integer(value.into()))
     }
     match dtype {
         DType::I8 => integers::<i8>(bytes),
@@ -214,13 +214,13 @@ fn values(dtype: DType, bytes: &[u8]) -> Option<Vec<Value>> {
         DType::U16 => integers::<u16>(bytes),
         DType::U32 => integers::<u32>(bytes),
         DType::U64 => integers::<u64>(bytes),
-        DType::F16 => read::<f16>(bytes, |value| Value::Float(value.to_f64())),
-        DType::BF16 => read::<bf16>(bytes, |value| Value::Float(value.to_f64())),
-        DType::F32 | DType::C64 => read::<f32>(bytes, |value| Value::Float(value.into())),
-        DType::F64 | DType::C128 => read::<f64>(bytes, Value::Float),
+        DType::F16 => read::<f16>(bytes, |value| Scalar::Float(value.to_f64())),
+        DType::BF16 => read::<bf16>(bytes, |value| Scalar::Float(value.to_f64())),
+        DType::F32 | DType::C64 => read::<f32>(bytes, |value| Scalar::Float(value.into())),
+        DType::F64 | DType::C128 => read::<f64>(bytes, Scalar::Float),
         dtype => {
             let format = EightBits::of(dtype)?;
-            Some(bytes.iter().map(|&bits| Value::Float(format.value(bits))).collect())
+            Some(bytes.iter().map(|&bits| Scalar::Float(format.value(bits))).collect())
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) mod sharded;
 mod tensor_reader;
 
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use checkpoint::Structure;
+pub(crate) use checkpoint::RecordedStructure;
 pub use checkpoint::{Extent, Format, LeftOut, Tensor};
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;

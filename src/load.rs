@@ -21,7 +21,7 @@ use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
 use crate::plan::{Selected, Target, Wanted, select};
 use crate::store::{Blob, Digest, Io};
-use crate::transfer::{self, Destination, Device, Sink, TensorSource};
+use crate::transfer::{self, ClientDestination, Destination, Sink, TensorSource};
 use crate::tree::{Framework, KeyMap, record};
 
 /// A load that is about to be carried out.
@@ -102,8 +102,8 @@ impl Params {
         let to = placement(client, options)?;
         let planned =
             PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
-        let (loaded, report) =
-            planned.carry_out(|plan| Device::new(client, &to, checkpoint, plan, options.transfer))?;
+        let (loaded, report) = planned
+            .carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))?;
         Ok((loaded.into_params(Ok)?, report))
     }
 }
@@ -170,19 +170,19 @@ impl<'a> PlannedLoad<'a> {
         let total_bytes = plan.steps.iter().map(|step| step.bytes as u64).sum();
         let tracker = Tracker::new(&options.monitor, total_bytes);
         let sink = Sink::new(&plan, &tracker);
-        let done =
+        let stats =
             transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)?;
-        done.warn_of_overflows(&plan);
+        stats.read.warn_of_overflows(&plan);
         let buffers = sink.into_buffers()?;
         let mut report = LoadReport {
             framework,
             has_record,
             checked_tensors: self.sources.iter().filter(|source| source.digest.is_some()).count(),
-            threads: done.threads,
-            is_registered: done.is_registered,
-            ..LoadReport::new(&plan, done.not_in_place)
+            threads: stats.threads,
+            is_registered: stats.is_registered,
+            ..LoadReport::new(&plan, stats.read.not_in_place)
         };
-        report.add_times(self.planned, self.start.elapsed(), done.spent);
+        report.add_times(self.planned, self.start.elapsed(), stats.read.spent);
         checkpoint.warn_if_changed();
         tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
         let metadata = record::strip(checkpoint.metadata());

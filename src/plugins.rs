@@ -17,8 +17,8 @@ pub(crate) mod test_packages;
 
 use std::path::{Path, PathBuf};
 
-pub use cache::{cache_dir, home_dir};
-pub use discover::{Found, Source, discover, find};
+pub use cache::{home_dir, install_dir};
+pub use discover::{Found, FoundIn, discover, find};
 pub use hardware::{Accelerator, accelerators};
 pub use install::{InstallProgress, InstallStage, install, install_into};
 pub use packages::{Package, Wheel};

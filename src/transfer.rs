@@ -13,12 +13,13 @@ mod shards;
 mod sink;
 mod stream;
 mod supply;
+mod workers;
 
 #[cfg(feature = "xla")]
 pub(crate) use block_reader::BlockReader;
 pub(crate) use block_reader::ThreadTimes;
 pub(crate) use carry::{Destination, TensorSource, carry_out};
-pub(crate) use device::{Device, target};
+pub(crate) use device::{ClientDestination, target};
 pub use options::{Delivery, Digests, Prefetch, Sharing, TransferOptions};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
@@ -27,4 +28,4 @@ pub(crate) use shards::{CheckpointPlan, FileOptions};
 pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};
-pub(crate) use supply::{Content, DeviceSupply, FileChange, ReadPart, Supply, TensorBytes};
+pub(crate) use supply::{ByteSource, DeviceSupply, FileChange, ReadPart, Supply, TensorBytes};

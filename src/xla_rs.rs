@@ -45,7 +45,7 @@ use crate::format::Checkpoint;
 use crate::load::{LoadOptions, LoadReport, PlannedLoad};
 use crate::params::{DeviceArray, ParamTree};
 use crate::save::{SaveOptions, TreeToSave};
-use device::XlaDevice;
+use device::XlaDestination;
 use supply::XlaSupply;
 
 /// A tree of arrays on a device of the `xla` crate's, in JAX's order.
@@ -147,7 +147,7 @@ impl XlaParams {
         }
         let planned = PlannedLoad::new(checkpoint, options, || device::target(options.transfer))?;
         let (loaded, report) =
-            planned.carry_out(|plan| XlaDevice::new(client, device, plan, options.transfer))?;
+            planned.carry_out(|plan| XlaDestination::new(client, device, plan, options.transfer))?;
         Ok((loaded.into_params(XlaBuffer::new)?, report))
     }
 

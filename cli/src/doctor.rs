@@ -82,7 +82,7 @@ fn variables() -> Vec<(&'static str, String)> {
 }
 
 fn cache() -> String {
-    plugins::cache_dir().map_or_else(|error| error.to_string(), |path| path.display().to_string())
+    plugins::install_dir().map_or_else(|error| error.to_string(), |path| path.display().to_string())
 }
 
 fn text(found: &[Found], client: &Result<Value>) -> String {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use safejax::plugins::{self, Source};
+use safejax::plugins::{self, FoundIn};
 use safejax::printable::File;
 use safejax::store::sha256;
 use serde_json::Value;
@@ -27,7 +27,7 @@ const PROBE_VARIABLE: &str = "SAFEJAX_PROBE";
 pub fn try_if_new(library: &Path) -> Result<()> {
     let is_probe = std::env::var_os(PROBE_VARIABLE).is_some();
     let is_pinned =
-        plugins::discover().iter().any(|found| found.path == library && found.source == Source::Cache);
+        plugins::discover().iter().any(|found| found.path == library && found.source == FoundIn::Cache);
     let Some(mark) = mark(library).filter(|mark| !is_probe && !is_pinned && !mark.exists()) else {
         return Ok(());
     };

@@ -16,7 +16,7 @@ use crate::plan::check_casts;
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
 use crate::transfer::Digests;
-use crate::transfer::{CheckpointPlan, Content, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
+use crate::transfer::{ByteSource, CheckpointPlan, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
 use crate::tree::{Framework, KeyMap, matches_glob, record};
 
 /// How a file is converted.
@@ -134,7 +134,7 @@ pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Resu
             target.display()
         ))
     })?;
-    let mut conversion = Conversion::new(source, options)?;
+    let mut conversion = TypedSource::new(source, options)?;
     match format {
         TargetFormat::Safetensors => conversion.write_safetensors(target, options)?,
         TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
@@ -159,9 +159,11 @@ impl Supply for SourceSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let change = FileChange::between(self.source.specs()[index].dtype, self.specs[index].dtype);
         let content = match self.source.recorded_digest(index) {
-            _ if !self.source.has_parts(index) => Content::Host(self.source.read_checked(index)?),
-            None => Content::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes))),
-            Some(digest) => Content::File(self.checked_parts(index, digest)),
+            _ if !self.source.has_parts(index) => ByteSource::Host(self.source.read_checked(index)?),
+            None => {
+                ByteSource::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes)))
+            }
+            Some(digest) => ByteSource::File(self.checked_parts(index, digest)),
         };
         Ok(TensorBytes { content, change })
     }
@@ -192,7 +194,7 @@ impl<'a> SourceSupply<'a> {
 }
 
 /// A source with the types that its tensors get.
-struct Conversion<'a> {
+struct TypedSource<'a> {
     source: &'a Source,
     /// The types and shapes that are written, in JAX's order.
     specs: Vec<ArraySpec>,
@@ -203,8 +205,8 @@ struct Conversion<'a> {
     tracker: Tracker<'a>,
 }
 
-impl<'a> Conversion<'a> {
-    fn new(source: &'a Source, options: &'a ConvertOptions) -> Result<Conversion<'a>> {
+impl<'a> TypedSource<'a> {
+    fn new(source: &'a Source, options: &'a ConvertOptions) -> Result<TypedSource<'a>> {
         let names: Vec<&str> = source.keys().leaves().iter().map(|leaf| leaf.name.as_str()).collect();
         check_casts(&options.dtypes, &names)?;
         let leaves = source.keys().leaves().iter().zip(source.specs());
@@ -217,7 +219,7 @@ impl<'a> Conversion<'a> {
         let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
         let total = source.specs().iter().map(|spec| spec.packed_bytes().unwrap_or(0) as u64).sum();
         let tracker = Tracker::new(&options.monitor, total);
-        Ok(Conversion { source, specs, report, memory: Vec::new(), tracker })
+        Ok(TypedSource { source, specs, report, memory: Vec::new(), tracker })
     }
 
     /// The bytes of a leaf, held against its recorded digest, as they are written; and the finite elements that became
@@ -284,7 +286,7 @@ impl<'a> Conversion<'a> {
     }
 }
 
-impl Leaves for Conversion<'_> {
+impl Leaves for TypedSource<'_> {
     fn keys(&self) -> &KeyMap {
         self.source.keys()
     }

@@ -19,7 +19,7 @@ pub(super) struct Archive {
 pub(super) struct Member {
     pub name: String,
     pub is_directory: bool,
-    pub entry: Entry,
+    pub compression: Compression,
     /// Its bytes as they are stored, from the beginning of the file.
     pub stored: Range<usize>,
     /// The bytes of its content.
@@ -29,7 +29,7 @@ pub(super) struct Member {
 }
 
 /// How a member is stored.
-pub(super) enum Entry {
+pub(super) enum Compression {
     Stored,
     Deflated,
 }
@@ -86,9 +86,9 @@ impl Archive {
     fn read_member(&mut self, index: usize) -> Result<Member, String> {
         let file_bytes = self.blob.bytes().len();
         let file = self.zip.by_index_raw(index).map_err(|error| error.to_string())?;
-        let entry = match file.compression() {
-            CompressionMethod::Stored => Entry::Stored,
-            CompressionMethod::Deflated => Entry::Deflated,
+        let compression = match file.compression() {
+            CompressionMethod::Stored => Compression::Stored,
+            CompressionMethod::Deflated => Compression::Deflated,
             other => {
                 return Err(format!(
                     "it is compressed with {other}, which is not read; store it, or deflate it"
@@ -105,11 +105,11 @@ impl Archive {
             return Err(format!("it ends at byte {}, but the file has {file_bytes}", stored.end));
         }
         let bytes = size(file.size())?;
-        if matches!(entry, Entry::Stored) && stored.len() != bytes {
+        if matches!(compression, Compression::Stored) && stored.len() != bytes {
             return Err(format!("it is stored in {} bytes, and has {bytes}", stored.len()));
         }
         let name = file.name().map_err(|error| error.to_string())?.into_owned();
-        Ok(Member { name, is_directory: file.is_dir(), entry, stored, bytes, crc32: file.crc32() })
+        Ok(Member { name, is_directory: file.is_dir(), compression, stored, bytes, crc32: file.crc32() })
     }
 
     /// The content of a member.

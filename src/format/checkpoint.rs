@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub(super) tensors: Vec<Tensor>,
     /// The positions of the tensors in the order of their names.
     pub(super) by_name: Vec<usize>,
-    pub(crate) structure: Structure,
+    pub(crate) structure: RecordedStructure,
     pub(super) metadata: BTreeMap<String, String>,
     /// What the files record of digests, each a JSON object.
     pub(super) digest_records: Vec<String>,
@@ -88,7 +88,7 @@ impl fmt::Display for Format {
 
 /// What a checkpoint says of its tree.
 #[derive(Debug, Clone)]
-pub(crate) enum Structure {
+pub(crate) enum RecordedStructure {
     /// The names of its tensors, and what its metadata records.
     Names,
     /// All of it: the format holds trees. The tensors are its leaves, in JAX's order.
@@ -243,7 +243,7 @@ impl Checkpoint {
             blobs,
             tensors,
             by_name: Vec::new(),
-            structure: Structure::Names,
+            structure: RecordedStructure::Names,
             metadata: BTreeMap::new(),
             digest_records: Vec::new(),
             left_out: Vec::new(),

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 pub(crate) use write::write;
 
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, Structure, Tensor};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
 use super::encoding::Encoding;
 use super::pool::Pool;
 use crate::array::ArraySpec;
@@ -30,7 +30,7 @@ const CHUNKED: &str = "__msgpack_chunked_array__";
 
 /// Where a leaf's bytes are.
 #[derive(Debug, Clone)]
-enum Content {
+enum LeafContent {
     /// A scalar that msgpack itself holds.
     Scalar(Vec<u8>),
     /// Parts of a file, one after another.
@@ -39,9 +39,9 @@ enum Content {
 
 /// One leaf of a file.
 #[derive(Debug, Clone)]
-struct Leaf {
+struct FlaxLeaf {
     spec: ArraySpec,
-    content: Content,
+    content: LeafContent,
 }
 
 /// The tree of these files, which are joined.
@@ -65,10 +65,10 @@ pub(super) fn open(origin: &str, blobs: Vec<Blob>, limits: Limits) -> Result<Che
     let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
     let mut pool = Pool::new(origin, blobs);
     let tensors = keys.leaves().iter().map(|place| {
-        let Leaf { spec, content } = by_path[&place.path].clone();
+        let FlaxLeaf { spec, content } = by_path[&place.path].clone();
         let extents = match content {
-            Content::Scalar(bytes) => pool.add(&bytes.into()),
-            Content::Ranges(file, ranges) => {
+            LeafContent::Scalar(bytes) => pool.add(&bytes.into()),
+            LeafContent::Ranges(file, ranges) => {
                 Extents::from(ranges.into_iter().map(|range| Extent { file, range }).collect::<Vec<_>>())
             }
         };
@@ -77,6 +77,6 @@ pub(super) fn open(origin: &str, blobs: Vec<Blob>, limits: Limits) -> Result<Che
     });
     let tensors = tensors.collect();
     let mut checkpoint = Checkpoint::new(origin, Format::Msgpack, pool.into_blobs(), tensors);
-    checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Flax);
+    checkpoint.structure = RecordedStructure::Tree(keys.def().clone(), Framework::Flax);
     Ok(checkpoint)
 }

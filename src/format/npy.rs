@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, Structure, Tensor};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
 use super::encoding::{Encoding, column_major, gather};
 use super::open_blob;
 use crate::array::{ArraySpec, HostArray};
@@ -89,7 +89,7 @@ pub(super) fn open(blob: Blob) -> Result<Checkpoint> {
     let extents = Extents::One(Extent { file: 0, range: header.data_start..blob.bytes().len() });
     let tensor = Tensor { name, spec: header.spec, extents, encoding: header.encoding, checksum: None };
     let mut checkpoint = Checkpoint::new(&origin, Format::Npy, vec![blob], vec![tensor]);
-    checkpoint.structure = Structure::Tree(TreeDef::LEAF, Framework::Plain);
+    checkpoint.structure = RecordedStructure::Tree(TreeDef::LEAF, Framework::Plain);
     Ok(checkpoint)
 }
 
@@ -97,7 +97,7 @@ pub(super) fn open(blob: Blob) -> Result<Checkpoint> {
 pub(super) fn dtype_of(descr: &str) -> Result<DType, String> {
     let with_order =
         if descr.starts_with(['<', '>', '|', '=']) { descr.to_owned() } else { format!("|{descr}") };
-    Ok(Element::parse(&with_order, None)?.dtype)
+    Ok(NpyElement::parse(&with_order, None)?.dtype)
 }
 
 /// How elements are held that NumPy wrote as `descr` and in that order.
@@ -137,8 +137,8 @@ pub(super) struct Announced {
 /// Reads the beginning of a file.
 pub(super) fn read_header(head: &[u8], expected: Option<DType>) -> Result<Announced, HeaderProblem> {
     let (header, data) = split(head).map_err(HeaderProblem::Damaged)?;
-    let header = Header::parse(header).map_err(HeaderProblem::Damaged)?;
-    let element = Element::parse(&header.descr, expected).map_err(HeaderProblem::NoNumbers)?;
+    let header = NpyHeader::parse(header).map_err(HeaderProblem::Damaged)?;
+    let element = NpyElement::parse(&header.descr, expected).map_err(HeaderProblem::NoNumbers)?;
     let spec = ArraySpec::new(element.dtype, header.shape);
     let encoding = encoding_of(&spec, element.is_big_endian, header.is_fortran_order);
     Ok(Announced { spec, data_start: head.len() - data.len(), encoding })
@@ -147,7 +147,7 @@ pub(super) fn read_header(head: &[u8], expected: Option<DType>) -> Result<Announ
 /// The text of an array that is one string: of characters (`<U5`) or bytes (`|S5`), padded with zeros.
 pub(super) fn text_scalar(file: &[u8]) -> Option<String> {
     let (header, data) = split(file).ok()?;
-    let header = Header::parse(header).ok()?;
+    let header = NpyHeader::parse(header).ok()?;
     let (order, descr) = header.descr.split_at_checked(1)?;
     let (kind, size) = descr.split_at_checked(1)?;
     let size: usize = size.parse().ok()?;
@@ -192,14 +192,14 @@ fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
 }
 
 /// What the header says: a Python dictionary with three entries.
-struct Header {
+struct NpyHeader {
     descr: String,
     is_fortran_order: bool,
     shape: Vec<usize>,
 }
 
-impl Header {
-    fn parse(text: &str) -> Result<Header, String> {
+impl NpyHeader {
+    fn parse(text: &str) -> Result<NpyHeader, String> {
         let unreadable = || format!("its header cannot be read: {}", text.trim());
         // The entry's value, up to the end that its kind of value has.
         let value = |key: &str, close: char| {
@@ -223,27 +223,27 @@ impl Header {
                 shape.len()
             ));
         }
-        Ok(Header { descr, is_fortran_order, shape })
+        Ok(NpyHeader { descr, is_fortran_order, shape })
     }
 }
 
 /// The type of the elements.
-struct Element {
+struct NpyElement {
     dtype: DType,
     is_big_endian: bool,
 }
 
-impl Element {
+impl NpyElement {
     /// Reads a type as NumPy writes it: byte order, kind, bytes, such as `<f4`.
-    fn parse(descr: &str, expected: Option<DType>) -> Result<Element, String> {
+    fn parse(descr: &str, expected: Option<DType>) -> Result<NpyElement, String> {
         let unsupported = || format!("its elements are of type `{}`, which is not supported", descr);
         let (order, rest) = descr.split_at_checked(1).ok_or_else(unsupported)?;
         let (kind, size) = rest.split_at_checked(1).ok_or_else(unsupported)?;
         let bits =
             size.parse::<usize>().ok().and_then(|bytes| bytes.checked_mul(8)).ok_or_else(unsupported)?;
         let kind = match kind {
-            "b" if bits == 8 => return Ok(Element { dtype: DType::Bool, is_big_endian: false }),
-            "V" => return Element::untyped(bits, expected),
+            "b" if bits == 8 => return Ok(NpyElement { dtype: DType::Bool, is_big_endian: false }),
+            "V" => return NpyElement::untyped(bits, expected),
             "i" => "int",
             "u" => "uint",
             "f" => "float",
@@ -251,11 +251,11 @@ impl Element {
             _ => return Err(unsupported()),
         };
         let dtype = DType::from_name(&format!("{kind}{bits}")).ok_or_else(unsupported)?;
-        Ok(Element { dtype, is_big_endian: order == ">" })
+        Ok(NpyElement { dtype, is_big_endian: order == ">" })
     }
 
     /// Elements of which only the width is known.
-    fn untyped(bits: usize, expected: Option<DType>) -> Result<Element, String> {
+    fn untyped(bits: usize, expected: Option<DType>) -> Result<NpyElement, String> {
         let dtype = match (expected, bits) {
             (Some(dtype), bits) if dtype.bits().next_multiple_of(8) == bits => dtype,
             (None, 16) => DType::BF16,
@@ -266,7 +266,7 @@ impl Element {
                 ));
             }
         };
-        Ok(Element { dtype, is_big_endian: false })
+        Ok(NpyElement { dtype, is_big_endian: false })
     }
 }
 

@@ -8,8 +8,8 @@ use zip::CompressionMethod;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::archive::{Archive, Entry, Member};
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, Structure, Tensor};
+use super::archive::{Archive, Compression, Member};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedStructure, Tensor};
 use super::encoding::Deflated;
 use super::leaves::Leaves;
 use super::npy;
@@ -25,7 +25,7 @@ const ENDING: &str = ".npy";
 const HEADER_BYTES: u64 = 65_536 + 16;
 
 /// What a member of the archive holds.
-enum Content {
+enum MemberContent {
     Array(Box<Tensor>),
     /// A string without dimensions: a description of the others, usually.
     Text(String),
@@ -46,9 +46,9 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
             continue;
         };
         match read_member(&mut archive, index, &member, limits) {
-            Ok(Content::Array(tensor)) => arrays.push(Tensor { name: key.to_owned(), ..*tensor }),
-            Ok(Content::Text(text)) => texts.push((key.to_owned(), text)),
-            Ok(Content::Other(why)) => left_out.push(LeftOut::new(key, why)),
+            Ok(MemberContent::Array(tensor)) => arrays.push(Tensor { name: key.to_owned(), ..*tensor }),
+            Ok(MemberContent::Text(text)) => texts.push((key.to_owned(), text)),
+            Ok(MemberContent::Other(why)) => left_out.push(LeftOut::new(key, why)),
             Err(problem) => left_out.push(LeftOut::refused(key, &problem, format!("`{key}`: {problem}"))),
         }
     }
@@ -68,7 +68,7 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
     let tensors = order.iter().map(|&position| arrays[position].clone()).collect();
     let mut checkpoint =
         Checkpoint::new(archive.origin(), Format::Npz, vec![archive.blob().clone()], tensors);
-    checkpoint.structure = Structure::Tree(def, Framework::Plain);
+    checkpoint.structure = RecordedStructure::Tree(def, Framework::Plain);
     checkpoint.left_out = left_out;
     Ok(checkpoint)
 }
@@ -79,17 +79,17 @@ fn read_member(
     index: usize,
     member: &Member,
     limits: Limits,
-) -> Result<Content, String> {
+) -> Result<MemberContent, String> {
     limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
     let mut head = Vec::new();
     let read = archive.content(index)?.take(HEADER_BYTES).read_to_end(&mut head);
     read.map_err(|error| format!("it cannot be read: {error}"))?;
     if let Some(text) = npy::text_scalar(&head) {
-        return Ok(Content::Text(text));
+        return Ok(MemberContent::Text(text));
     }
     let header = match npy::read_header(&head, None) {
         Ok(header) => header,
-        Err(npy::HeaderProblem::NoNumbers(why)) => return Ok(Content::Other(why)),
+        Err(npy::HeaderProblem::NoNumbers(why)) => return Ok(MemberContent::Other(why)),
         Err(npy::HeaderProblem::Damaged(problem)) => return Err(problem),
     };
     let npy::Announced { spec, data_start, mut encoding } = header;
@@ -100,21 +100,21 @@ fn read_member(
             member.bytes.saturating_sub(data_start)
         ));
     }
-    let (range, checksum) = match member.entry {
-        Entry::Stored => {
+    let (range, checksum) = match member.compression {
+        Compression::Stored => {
             let checksum = Crc32 { head: Bytes::copy_from_slice(&head[..data_start]), sum: member.crc32 };
             // Elements are turned around on their way, and the checksum is that of the file's bytes.
             let checksum = (!encoding.is_big_endian).then_some(checksum);
             (member.stored.start + data_start..member.stored.end, checksum)
         }
-        Entry::Deflated => {
+        Compression::Deflated => {
             let content = (member.bytes, member.crc32);
             encoding.deflated = Some(Deflated { skip: data_start, bytes, content });
             (member.stored.clone(), None)
         }
     };
     let extents = Extents::One(Extent { file: 0, range });
-    Ok(Content::Array(Box::new(Tensor { name: String::new(), spec, extents, encoding, checksum })))
+    Ok(MemberContent::Array(Box::new(Tensor { name: String::new(), spec, extents, encoding, checksum })))
 }
 
 /// The tree with the texts beside its arrays, where there is a place for them.

@@ -9,7 +9,7 @@ mod tensor;
 mod tree;
 mod values;
 
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, Structure, Tensor};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedStructure, Tensor};
 use super::pool::Pool;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -17,7 +17,7 @@ use crate::store::Blob;
 use crate::tree::{Framework, KeyMap, TreeDef};
 use machine::Machine;
 use tree::TreeBuilder;
-use values::Content;
+use values::ByteString;
 pub(super) use values::{Array, Elements};
 
 /// What a pickle holds.
@@ -41,10 +41,10 @@ pub(super) fn read(data: &[u8], limits: Limits, has_storages: bool) -> Result<Pi
 }
 
 /// Where elements are that are in the pickle, which is the file at this position.
-pub(super) fn place(content: &Content, file: usize, pool: &mut Pool<'_>) -> Extents {
+pub(super) fn place(content: &ByteString, file: usize, pool: &mut Pool<'_>) -> Extents {
     match content {
-        Content::Range(range) => Extents::One(Extent { file, range: range.clone() }),
-        Content::Decoded(bytes) => pool.add(bytes),
+        ByteString::Range(range) => Extents::One(Extent { file, range: range.clone() }),
+        ByteString::Decoded(bytes) => pool.add(bytes),
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn open(origin: &str, blob: Blob, limits: Limits) -> Result<Checkpoin
     };
     let tensors = keys.leaves().iter().zip(arrays).map(tensor).collect();
     let mut checkpoint = Checkpoint::new(origin, Format::Pickle, pool.into_blobs(), tensors);
-    checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Plain);
+    checkpoint.structure = RecordedStructure::Tree(keys.def().clone(), Framework::Plain);
     checkpoint.left_out = left_out;
     Ok(checkpoint)
 }

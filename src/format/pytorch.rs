@@ -6,8 +6,8 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use super::archive::{Archive, Entry, Member};
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, Structure, Tensor};
+use super::archive::{Archive, Compression, Member};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
 use super::encoding::Deflated;
 use super::pickle::{self, Array, Elements, Pickled};
 use super::pool::Pool;
@@ -59,7 +59,7 @@ impl Members {
     fn content(&self, archive: &mut Archive, name: &str, limits: Limits) -> Result<Bytes> {
         let missing = || archive.malformed(self.format, format!("it has no member `{name}`"));
         let (index, member) = self.by_name.get(name).ok_or_else(missing)?;
-        if let Entry::Stored = member.entry {
+        if let Compression::Stored = member.compression {
             return Ok(archive.blob().bytes().slice(member.stored.clone()));
         }
         let mut read = || {
@@ -118,7 +118,7 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
         tensors.push(tensor);
     }
     let mut checkpoint = Checkpoint::new(&origin, Format::PyTorch, pool.into_blobs(), tensors);
-    checkpoint.structure = Structure::Tree(keys.def().clone(), Framework::Plain);
+    checkpoint.structure = RecordedStructure::Tree(keys.def().clone(), Framework::Plain);
     checkpoint.left_out = left_out;
     Ok(checkpoint)
 }
@@ -134,13 +134,13 @@ fn place(
         return Err(format!("the tensor reaches to byte {}, but there are {}", range.end, member.bytes));
     }
     let is_whole = range.len() == member.bytes;
-    let stored = match member.entry {
-        Entry::Stored => {
+    let stored = match member.compression {
+        Compression::Stored => {
             // A storage that others share is not held against the tensor's own bytes.
             tensor.checksum = is_whole.then(|| Crc32 { head: Bytes::new(), sum: member.crc32 });
             member.stored.start + range.start..member.stored.start + range.end
         }
-        Entry::Deflated => {
+        Compression::Deflated => {
             limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
             let content = (member.bytes, member.crc32);
             tensor.encoding.deflated = Some(Deflated { skip: range.start, bytes: range.len(), content });

@@ -26,7 +26,7 @@ pub(super) fn parse(blob: Blob) -> Result<Checkpoint> {
         None => malformed("safetensors file", problem),
     })?;
     let data_start = header.data_start;
-    let tensor = |(name, entry): (String, header::Entry)| match DType::from_safetensors(entry.dtype) {
+    let tensor = |(name, entry): (String, header::TensorEntry)| match DType::from_safetensors(entry.dtype) {
         // That the offsets lie within the file was checked, so they fit.
         Some(dtype) => {
             let (start, end) = (entry.data_offsets.0 as usize, entry.data_offsets.1 as usize);

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::patterns::check_casts;
-use super::selection::{Selection, Strictness, Structure as Wanted, Template};
+use super::selection::{Selection, Strictness, Structure, Template};
 use crate::cast::cast_dtype;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::{Checkpoint, LeftOut, Structure, Tensor};
+use crate::format::{Checkpoint, LeftOut, RecordedStructure, Tensor};
 use crate::printable::{Line, Name};
 use crate::tree::{Framework, KeyMap, TreeDef, matches_glob, record, respell};
 
@@ -59,13 +59,15 @@ fn select_in<'a>(
     let (framework, is_guess) = framework_of(checkpoint, selection);
     // Under new names the file's own tree does not apply.
     let has_new_names = !selection.renames.is_empty() || selection.is_split();
-    let uses_tree = selection.structure == Wanted::Recorded && !has_new_names;
+    let uses_tree = selection.structure == Structure::Recorded && !has_new_names;
     let own = match &checkpoint.structure {
-        Structure::Tree(def, _) if uses_tree => Some(def.clone()),
-        Structure::Names if uses_tree => record::read_within(checkpoint.metadata(), selection.limits)?,
+        RecordedStructure::Tree(def, _) if uses_tree => Some(def.clone()),
+        RecordedStructure::Names if uses_tree => {
+            record::read_within(checkpoint.metadata(), selection.limits)?
+        }
         _ => None,
     };
-    let has_record = own.is_some() && matches!(checkpoint.structure, Structure::Names);
+    let has_record = own.is_some() && matches!(checkpoint.structure, RecordedStructure::Names);
     let (keys, tensors, framework) = match own {
         Some(def) => {
             let (keys, tensors) = recorded(checkpoint, def, framework, selection)?;
@@ -159,8 +161,8 @@ fn guessed<'a>(
 /// The framework that was given, recorded, or else recognised; and whether it is only recognised.
 fn framework_of(checkpoint: &Checkpoint, selection: &Selection) -> (Framework, bool) {
     let known = match &checkpoint.structure {
-        Structure::Tree(_, framework) => Some(*framework),
-        Structure::Names => {
+        RecordedStructure::Tree(_, framework) => Some(*framework),
+        RecordedStructure::Names => {
             checkpoint.metadata().get(record::FRAMEWORK_KEY).and_then(|name| name.parse().ok())
         }
     };

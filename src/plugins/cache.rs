@@ -29,6 +29,6 @@ pub fn home_dir() -> Result<PathBuf> {
 ///
 /// # Errors
 /// As for [`home_dir`].
-pub fn cache_dir() -> Result<PathBuf> {
+pub fn install_dir() -> Result<PathBuf> {
     Ok(home_dir()?.join("plugins"))
 }

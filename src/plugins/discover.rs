@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cache::cache_dir;
+use super::cache::install_dir;
 use super::install::{check_owner, directory_name, installed_library};
 use super::is_offline;
 use super::packages::{KNOWN_LIBRARIES, Package};
@@ -18,14 +18,14 @@ pub struct Found {
     /// Its library.
     pub path: PathBuf,
     /// How it came here.
-    pub source: Source,
+    pub source: FoundIn,
 }
 
 /// How a plugin came to be on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Source {
+pub enum FoundIn {
     /// Installed into the cache by safejax.
     Cache,
     /// Part of an installed Python package.
@@ -35,7 +35,7 @@ pub enum Source {
 /// Every plugin on this machine, the cache's before those of Python packages. Loads none of them.
 pub fn discover() -> Vec<Found> {
     let mut found = Vec::new();
-    let cache = cache_dir().ok();
+    let cache = install_dir().ok();
     for package in Package::all() {
         found.extend(cache.as_deref().and_then(|cache| in_cache(cache, &package)));
     }
@@ -60,7 +60,7 @@ pub fn find(name: &str) -> Result<Found> {
         return Err(Error::NotFound { what: "plugin", name: name.to_owned(), nearest });
     }
     let mut searched = Vec::new();
-    match cache_dir() {
+    match install_dir() {
         Ok(cache) => {
             if let Some(found) = package.as_ref().and_then(|package| in_cache(&cache, package)) {
                 check_owner(&found.path)?;
@@ -93,10 +93,10 @@ pub fn find(name: &str) -> Result<Found> {
 
 fn in_cache(cache: &Path, package: &Package) -> Option<Found> {
     let path = installed_library(cache, package)?;
-    Some(Found { name: package.name.to_owned(), path, source: Source::Cache })
+    Some(Found { name: package.name.to_owned(), path, source: FoundIn::Cache })
 }
 
 fn in_packages(directory: &Path, name: &str, library: &str) -> Option<Found> {
     let path = directory.join(library);
-    path.is_file().then(|| Found { name: name.to_owned(), path, source: Source::PythonPackage })
+    path.is_file().then(|| Found { name: name.to_owned(), path, source: FoundIn::PythonPackage })
 }

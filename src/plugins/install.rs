@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::cache::cache_dir;
+use super::cache::install_dir;
 use super::packages::Package;
 use super::{OFFLINE_VARIABLE, is_offline};
 use crate::error::{Error, Result};
@@ -64,7 +64,7 @@ const QUOTED_LINES: usize = 6;
 /// [`Error::PluginInstall`] when installing is forbidden (`SAFEJAX_OFFLINE`), there is no package client,
 /// it fails, or a wheel does not have the pinned sha256; [`Error::Io`] when the cache cannot be written.
 pub fn install(package: &Package, progress: &mut dyn FnMut(InstallProgress)) -> Result<PathBuf> {
-    install_into(&cache_dir()?, package, progress)
+    install_into(&install_dir()?, package, progress)
 }
 
 /// Installs a plugin into a directory of one's choice, which is made if it is not there. As [`install`].

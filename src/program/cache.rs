@@ -54,7 +54,8 @@ pub fn compile(
     format: ProgramFormat,
     options: &CompileOptions,
 ) -> Result<LoadedExecutable> {
-    let entry = cache_dir().and_then(|directory| Entry::new(directory, client, code, format, options));
+    let entry =
+        cache_dir().and_then(|directory| CachedProgram::new(directory, client, code, format, options));
     if let Some(executable) = entry.as_ref().and_then(|entry| entry.load(client)) {
         return Ok(executable);
     }
@@ -67,12 +68,12 @@ pub fn compile(
 }
 
 /// A place in the cache.
-struct Entry {
+struct CachedProgram {
     key: String,
     path: PathBuf,
 }
 
-impl Entry {
+impl CachedProgram {
     /// The place of a program; `None` where it cannot be kept, or not safely.
     fn new(
         directory: PathBuf,
@@ -80,7 +81,7 @@ impl Entry {
         code: &[u8],
         format: ProgramFormat,
         options: &CompileOptions,
-    ) -> Option<Entry> {
+    ) -> Option<CachedProgram> {
         let key = format!(
             "program {} {}\noptions {}\n{}",
             format.name(),
@@ -88,7 +89,7 @@ impl Entry {
             sha256(&options.to_bytes().ok()?),
             platform(client)?
         );
-        is_safe(&directory).then(|| Entry { path: directory.join(sha256(key.as_bytes())), key })
+        is_safe(&directory).then(|| CachedProgram { path: directory.join(sha256(key.as_bytes())), key })
     }
 
     /// The executable, if it is there and whole.

@@ -69,10 +69,10 @@ const REMOTE: [u32; 11] = [
 /// The bytes of a blob, read in one way. Can be used from several threads at once.
 pub struct Reader {
     origin: String,
-    source: Source,
+    source: ReadSource,
 }
 
-enum Source {
+enum ReadSource {
     Memory(Bytes),
     File(Arc<File>),
     Direct(File),
@@ -95,11 +95,11 @@ impl Blob {
     /// [`Error::Io`] where the file system has no direct reads.
     pub(crate) fn reader(&self, io: Io) -> Result<Reader> {
         let source = match (&self.file, io) {
-            (None, _) | (_, Io::Mapped) => Source::Memory(self.bytes().clone()),
-            (Some(open), Io::Auto | Io::Positional) => Source::File(Arc::clone(&open.file)),
+            (None, _) | (_, Io::Mapped) => ReadSource::Memory(self.bytes().clone()),
+            (Some(open), Io::Auto | Io::Positional) => ReadSource::File(Arc::clone(&open.file)),
             (Some(open), Io::Direct) => {
                 let file = open_direct(&open.file);
-                Source::Direct(file.map_err(|error| Error::io("read directly", self.origin(), error))?)
+                ReadSource::Direct(file.map_err(|error| Error::io("read directly", self.origin(), error))?)
             }
         };
         Ok(Reader { origin: self.origin().to_owned(), source })
@@ -113,7 +113,7 @@ impl Reader {
     /// [`Error::Io`]; [`Error::Malformed`] when the file has become shorter.
     pub fn read(&self, offset: usize, parts: &mut [&mut [u8]]) -> Result<()> {
         match &self.source {
-            Source::Memory(data) => {
+            ReadSource::Memory(data) => {
                 let mut offset = offset;
                 for part in parts {
                     part.copy_from_slice(&data[offset..offset + part.len()]);
@@ -121,15 +121,15 @@ impl Reader {
                 }
                 Ok(())
             }
-            Source::File(file) => self.read_file(file, offset, parts),
-            Source::Direct(file) => self.read_direct(file, offset, parts),
+            ReadSource::File(file) => self.read_file(file, offset, parts),
+            ReadSource::Direct(file) => self.read_direct(file, offset, parts),
         }
     }
 
     /// The bytes, where they need not be read.
     pub fn in_memory(&self, range: Range<usize>) -> Option<Bytes> {
         match &self.source {
-            Source::Memory(data) => Some(data.slice(range)),
+            ReadSource::Memory(data) => Some(data.slice(range)),
             _ => None,
         }
     }

@@ -69,7 +69,8 @@ impl Arena {
             let step = &sink.plan.steps[piece.step];
             let whole = self.complete(piece.step, piece.target.start, step.device_bytes, memory);
             let Some(memory) = whole.for_tensor(&step.name)? else { continue };
-            let buffer = timed(&mut reader.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
+            let buffer =
+                timed(&mut reader.stats.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
             sink.deliver(piece.step, buffer);
         }
         Ok(())

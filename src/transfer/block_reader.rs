@@ -25,12 +25,37 @@ pub struct BlockReader<'a> {
     /// The tensor that is being read and checked, so far.
     check: Option<DigestCheck<'a>>,
     window: Vec<u8>,
-    /// What it took.
+    pub stats: ReadStats,
+}
+
+/// What one thread, or all of them together, did.
+#[derive(Debug, Default)]
+pub struct ReadStats {
     pub spent: ThreadTimes,
     /// Finite elements that a cast made infinite, by step.
     pub overflows: BTreeMap<usize, usize>,
     /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
     pub not_in_place: (usize, u64),
+}
+
+impl ReadStats {
+    /// Adds what another thread did.
+    pub fn add(&mut self, other: ReadStats) {
+        self.spent.add(other.spent);
+        self.not_in_place.0 += other.not_in_place.0;
+        self.not_in_place.1 += other.not_in_place.1;
+        for (step, elements) in other.overflows {
+            *self.overflows.entry(step).or_default() += elements;
+        }
+    }
+
+    /// Logs which tensors a cast made infinite.
+    pub fn warn_of_overflows(&self, plan: &LoadPlan) {
+        for (&step, elements) in &self.overflows {
+            let tensor = &plan.steps[step].name;
+            tracing::warn!(tensor, elements, "elements became infinite in a cast");
+        }
+    }
 }
 
 /// Time that one thread, or all of them together, spent on the parts of a load.
@@ -74,18 +99,8 @@ impl<'a> BlockReader<'a> {
         reader: &'a TensorReader,
         tracker: &'a Tracker<'a>,
     ) -> BlockReader<'a> {
-        let (spent, overflows) = (ThreadTimes::default(), BTreeMap::new());
-        BlockReader {
-            plan,
-            sources,
-            reader,
-            tracker,
-            check: None,
-            window: Vec::new(),
-            spent,
-            overflows,
-            not_in_place: (0, 0),
-        }
+        let stats = ReadStats::default();
+        BlockReader { plan, sources, reader, tracker, check: None, window: Vec::new(), stats }
     }
 
     /// Reads the pieces of a block into memory of their length, one each.
@@ -107,7 +122,7 @@ impl<'a> BlockReader<'a> {
                     (place, end) = (next, end + 1);
                 }
                 let parts = &mut memory[first..end];
-                let read = timed(&mut self.spent.read, || {
+                let read = timed(&mut self.stats.spent.read, || {
                     self.reader.read_stored(tensor, piece.source.start, parts)
                 });
                 if end - first == 1 { read.for_tensor(&step.name) } else { read }?;
@@ -174,7 +189,7 @@ impl<'a> BlockReader<'a> {
     fn check(&mut self, piece: &Piece, bytes: &[u8]) {
         if let Some(digest) = &self.sources[piece.step].digest {
             let check = self.check.get_or_insert_with(|| digest.begin());
-            timed(&mut self.spent.check, || check.update(bytes));
+            timed(&mut self.stats.spent.check, || check.update(bytes));
         }
     }
 
@@ -191,10 +206,10 @@ impl<'a> BlockReader<'a> {
         let (step, tensor) = self.step(piece);
         let mut check = self.sources[piece.step].digest.as_ref().map(|digest| digest.begin());
         if step.change == Change::None {
-            timed(&mut self.spent.read, || self.reader.decode(tensor, check.as_mut(), target))?;
+            timed(&mut self.stats.spent.read, || self.reader.decode(tensor, check.as_mut(), target))?;
         } else {
             let mut decoded = vec![0; step.bytes];
-            timed(&mut self.spent.read, || self.reader.decode(tensor, check.as_mut(), &mut decoded))?;
+            timed(&mut self.stats.spent.read, || self.reader.decode(tensor, check.as_mut(), &mut decoded))?;
             self.apply_change(piece.step, &decoded, target)?;
         }
         check.map_or(Ok(()), DigestCheck::finish)
@@ -210,7 +225,7 @@ impl<'a> BlockReader<'a> {
             let changed = (end - at) * piece.target.len() / piece.source.len();
             let (here, rest) = std::mem::take(&mut target).split_at_mut(changed);
             if step.change == Change::None {
-                timed(&mut self.spent.read, || self.reader.read_stored(tensor, at, &mut [&mut *here]))?;
+                timed(&mut self.stats.spent.read, || self.reader.read_stored(tensor, at, &mut [&mut *here]))?;
                 self.check(piece, here);
                 tensor.encoding.make_little_endian(tensor.spec.dtype, here);
             } else {
@@ -232,7 +247,7 @@ impl<'a> BlockReader<'a> {
         }
         let mut window = std::mem::take(&mut self.window);
         window.resize(source.len(), 0);
-        timed(&mut self.spent.read, || {
+        timed(&mut self.stats.spent.read, || {
             self.reader.read_stored(tensor, source.start, &mut [&mut window[..]])
         })?;
         self.check(piece, &window);
@@ -245,7 +260,7 @@ impl<'a> BlockReader<'a> {
     /// Puts what elements become into the target.
     fn apply_change(&mut self, step: usize, elements: &[u8], target: &mut [u8]) -> Result<()> {
         let Step { spec, change, .. } = &self.plan.steps[step];
-        let overflows = timed(&mut self.spent.change, || match *change {
+        let overflows = timed(&mut self.stats.spent.change, || match *change {
             Change::Cast { from } => cast_into(elements, from, spec.dtype, target),
             Change::Unpack => {
                 sub_byte::unpack_into(elements, spec.dtype, target);
@@ -257,7 +272,7 @@ impl<'a> BlockReader<'a> {
             }
         })?;
         if overflows > 0 {
-            *self.overflows.entry(step).or_default() += overflows;
+            *self.stats.overflows.entry(step).or_default() += overflows;
         }
         Ok(())
     }

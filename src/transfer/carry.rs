@@ -1,16 +1,12 @@
 //! Carrying a plan out: threads that take its blocks one after another, and give each to what knows the device.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use super::block_reader::{BlockReader, ThreadTimes};
+use super::block_reader::{BlockReader, ReadStats};
 use super::options::{Prefetch, TransferOptions};
 use super::ring::Staging;
 use super::sink::Sink;
+use super::workers;
 use crate::array::ArraySpec;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::format::{Checkpoint, Extent, Tensor, TensorReader};
 use crate::plan::{Block, LoadPlan, Route, Step, jobs};
 use crate::store::Digest;
@@ -37,24 +33,10 @@ pub struct TensorSource<'a> {
 
 /// What the threads of a load did, together.
 #[derive(Debug, Default)]
-pub struct Done {
+pub struct TransferStats {
     pub threads: usize,
-    pub spent: ThreadTimes,
     pub is_registered: bool,
-    /// Tensors that the plugin copied although it was told that it need not, and their bytes in the file.
-    pub not_in_place: (usize, u64),
-    /// Finite elements that a cast made infinite, by step.
-    overflows: BTreeMap<usize, usize>,
-}
-
-impl Done {
-    /// Logs which tensors a cast made infinite.
-    pub fn warn_of_overflows(&self, plan: &LoadPlan) {
-        for (&step, elements) in &self.overflows {
-            let tensor = &plan.steps[step].name;
-            tracing::warn!(tensor, elements, "elements became infinite in a cast");
-        }
-    }
+    pub read: ReadStats,
 }
 
 /// Puts on a device what a load reads: the part of a load that every kind of client does in its own way. Several
@@ -81,19 +63,6 @@ pub trait Destination: Sync {
     }
 }
 
-/// What the threads of a load share.
-struct Work<'a, D: Destination> {
-    destination: D,
-    sink: &'a Sink<'a, D::Buffer>,
-    reader: TensorReader,
-    sources: &'a [TensorSource<'a>],
-    jobs: Vec<Range<usize>>,
-    next_job: AtomicUsize,
-    /// Whether a thread has failed, so that the others stop.
-    has_failed: AtomicBool,
-    outcome: Mutex<(Done, Option<Error>)>,
-}
-
 /// Loads every tensor of the sink's plan into the sink.
 ///
 /// # Errors
@@ -104,39 +73,27 @@ pub fn carry_out<D: Destination>(
     checkpoint: &Checkpoint,
     sources: &[TensorSource<'_>],
     options: TransferOptions,
-) -> Result<Done> {
+) -> Result<TransferStats> {
     let plan = sink.plan;
     prefetch(plan, checkpoint, options.prefetch)?;
     let checks = sources.iter().any(|source| source.digest.is_some());
     let jobs = jobs(&plan.blocks, checks);
     let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks, options.staging));
     let threads = threads.clamp(1, jobs.len().max(1));
-    let work = Work {
-        destination,
-        sink,
-        reader: TensorReader::by(checkpoint, plan.io)?,
-        sources,
-        jobs,
-        next_job: AtomicUsize::new(0),
-        has_failed: AtomicBool::new(false),
-        outcome: Mutex::default(),
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| work.run());
-        }
-        for step in plan.on_route(Route::Empty) {
-            work.note(work.empty(step));
-        }
-        work.run();
-    });
-    let (mut done, error) = std::mem::take(&mut *work.outcome.lock().unwrap_or_else(PoisonError::into_inner));
-    done.threads = threads;
-    done.is_registered = work.destination.is_registered();
-    match error {
-        None => Ok(done),
-        Some(error) => Err(error),
+    let tensors = TensorReader::by(checkpoint, plan.io)?;
+    for step in plan.on_route(Route::Empty) {
+        let Step { name, spec, .. } = &plan.steps[step];
+        sink.deliver(step, destination.empty(spec).for_tensor(name)?);
     }
+    let readers = workers::run(
+        threads,
+        &jobs,
+        || BlockReader::new(plan, sources, &tensors, sink.tracker),
+        |reader, blocks| blocks.clone().try_for_each(|index| destination.carry(sink, index, reader)),
+    )?;
+    let mut read = ReadStats::default();
+    readers.into_iter().for_each(|reader| read.add(reader.stats));
+    Ok(TransferStats { threads, is_registered: destination.is_registered(), read })
 }
 
 /// How many threads are worth starting: for bytes that are read, and for tensors, each of which is passed to the plugin.
@@ -178,41 +135,4 @@ fn prefetch(plan: &LoadPlan, checkpoint: &Checkpoint, prefetch: Prefetch) -> Res
         }
     }
     Ok(())
-}
-
-impl<D: Destination> Work<'_, D> {
-    /// Takes jobs until there are none, or somebody failed.
-    fn run(&self) {
-        let mut reader = BlockReader::new(self.sink.plan, self.sources, &self.reader, self.sink.tracker);
-        while !self.has_failed.load(Ordering::Relaxed) {
-            let Some(job) = self.jobs.get(self.next_job.fetch_add(1, Ordering::Relaxed)) else { break };
-            let mut blocks = job.clone();
-            if !self.note(blocks.try_for_each(|index| self.destination.carry(self.sink, index, &mut reader)))
-            {
-                break;
-            }
-        }
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.0.spent.add(reader.spent);
-        outcome.0.not_in_place.0 += reader.not_in_place.0;
-        outcome.0.not_in_place.1 += reader.not_in_place.1;
-        for (step, elements) in reader.overflows {
-            *outcome.0.overflows.entry(step).or_default() += elements;
-        }
-    }
-
-    /// Keeps the first failure; returns whether there was none.
-    fn note(&self, result: Result<()>) -> bool {
-        let Err(error) = result else { return true };
-        self.has_failed.store(true, Ordering::Relaxed);
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        outcome.1.get_or_insert(error);
-        false
-    }
-
-    fn empty(&self, step: usize) -> Result<()> {
-        let Step { name, spec, .. } = &self.sink.plan.steps[step];
-        self.sink.deliver(step, self.destination.empty(spec).for_tensor(name)?);
-        Ok(())
-    }
 }

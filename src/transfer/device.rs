@@ -22,7 +22,7 @@ const CPU_ALIAS_ALIGNMENT: usize = 64;
 const ARENA_BLOCK_BYTES: usize = 4 << 20;
 
 /// The device or memory that a load goes to, and what that needs.
-pub struct Device<'a> {
+pub struct ClientDestination<'a> {
     client: &'a Client,
     to: &'a Placement,
     checkpoint: &'a Checkpoint,
@@ -49,7 +49,7 @@ pub fn target(client: &Client, to: &Placement, options: TransferOptions) -> Targ
     }
 }
 
-impl<'a> Device<'a> {
+impl<'a> ClientDestination<'a> {
     /// Gets what the plan needs.
     ///
     /// # Errors
@@ -60,10 +60,10 @@ impl<'a> Device<'a> {
         checkpoint: &'a Checkpoint,
         plan: &LoadPlan,
         options: TransferOptions,
-    ) -> Result<Device<'a>> {
+    ) -> Result<ClientDestination<'a>> {
         room::check(to, plan)?;
         let (arena, stream) = (Arena::new(plan)?, Stream::new(client, to, plan, options.staging));
-        Ok(Device { client, to, checkpoint, arena, stream })
+        Ok(ClientDestination { client, to, checkpoint, arena, stream })
     }
 
     fn alias(&self, sink: &Sink<'_, Buffer>, block: &Block, reader: &mut BlockReader<'_>) -> Result<()> {
@@ -75,10 +75,10 @@ impl<'a> Device<'a> {
             reader.check_in_place(piece, &bytes)?;
             let data = bytes.clone();
             let make = || self.client.buffer_from_host(&step.spec, data, self.to, HostSemantics::Alias);
-            let buffer = timed(&mut reader.spent.pass, make).for_tensor(&step.name)?;
+            let buffer = timed(&mut reader.stats.spent.pass, make).for_tensor(&step.name)?;
             if !buffer.is_over(&bytes) {
-                reader.not_in_place.0 += 1;
-                reader.not_in_place.1 += bytes.len() as u64;
+                reader.stats.not_in_place.0 += 1;
+                reader.stats.not_in_place.1 += bytes.len() as u64;
             }
             sink.deliver(piece.step, buffer);
         }
@@ -86,7 +86,7 @@ impl<'a> Device<'a> {
     }
 }
 
-impl Destination for Device<'_> {
+impl Destination for ClientDestination<'_> {
     type Buffer = Buffer;
 
     fn carry(&self, sink: &Sink<'_, Buffer>, index: usize, reader: &mut BlockReader<'_>) -> Result<()> {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::options::Digests;
-use super::supply::{Staging, Supply};
+use super::supply::{PartMemory, Supply};
+use super::workers;
 use crate::array::ArraySpec;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::format::{CheckpointWriter, Layout};
 use crate::monitor::Tracker;
 use crate::store::{DIGEST_KEY, DigestState, WriteOptions, sha256};
@@ -29,6 +29,16 @@ pub struct Written {
     /// Finite elements that a cast made infinite, by tensor.
     pub overflows: BTreeMap<String, usize>,
     digests: BTreeMap<String, String>,
+}
+
+impl Written {
+    /// Adds what another thread learned.
+    fn add(&mut self, other: Written) {
+        self.digests.extend(other.digests);
+        for (name, elements) in other.overflows {
+            *self.overflows.entry(name).or_default() += elements;
+        }
+    }
 }
 
 /// What one thread writes at once, in bytes.
@@ -143,42 +153,26 @@ impl FilePlan {
     {
         let total: u64 = self.layout.tensors.iter().map(|tensor| tensor.range.len() as u64).sum();
         let jobs = self.jobs(supply);
-        let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let outcome: Mutex<(Written, Option<Error>)> = Mutex::default();
-        let work = || {
-            let mut staging = Staging::new(supply.registration());
-            while !has_failed.load(Ordering::Relaxed) {
-                let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                let name = &self.specs[self.layout.tensors[job.placed].index].0;
-                let done = self.carry(job, supply, tracker, &mut staging, sink).for_tensor(name);
-                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
-                match done {
-                    Ok(digest) => {
-                        let overflows = std::mem::take(&mut staging.overflows);
-                        if overflows > 0 {
-                            *outcome.0.overflows.entry(name.clone()).or_default() += overflows;
-                        }
-                        outcome.0.digests.extend(digest.map(|digest| (name.clone(), digest)));
-                    }
-                    Err(error) => {
-                        has_failed.store(true, Ordering::Relaxed);
-                        outcome.1.get_or_insert(error);
-                    }
-                }
-            }
-        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most_threads);
         let worth = usize::try_from(total).unwrap_or(usize::MAX).div_ceil(PART_BYTES);
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(worth) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        match outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            (written, None) => Ok(written),
-            (_, Some(error)) => Err(error),
-        }
+        let workers = workers::run(
+            threads.min(worth),
+            &jobs,
+            || (PartMemory::new(supply.registration()), Written::default()),
+            |(memory, written), job| {
+                let name = &self.specs[self.layout.tensors[job.placed].index].0;
+                let digest = self.carry(job, supply, tracker, memory, sink).for_tensor(name)?;
+                written.digests.extend(digest.map(|digest| (name.clone(), digest)));
+                match std::mem::take(&mut memory.overflows) {
+                    0 => {}
+                    elements => *written.overflows.entry(name.clone()).or_default() += elements,
+                }
+                Ok(())
+            },
+        )?;
+        let mut all = Written::default();
+        workers.into_iter().for_each(|(_, written)| all.add(written));
+        Ok(all)
     }
 
     /// Passes a part on to the sink, piece by piece; returns the tensor's digest, if they are recorded.
@@ -187,7 +181,7 @@ impl FilePlan {
         job: &Job,
         supply: &dyn Supply,
         tracker: &Tracker<'_>,
-        staging: &mut Staging,
+        memory: &mut PartMemory,
         sink: &impl Fn(usize, usize, &[u8]) -> Result<()>,
     ) -> Result<Option<String>> {
         let (name, _) = &self.specs[self.layout.tensors[job.placed].index];
@@ -196,7 +190,7 @@ impl FilePlan {
         for start in job.range.clone().step_by(PART_BYTES) {
             tracker.check()?;
             let length = PART_BYTES.min(job.range.end - start);
-            let bytes = supplied.part(start, length, staging)?;
+            let bytes = supplied.part(start, length, memory)?;
             if let Some(digest) = &mut digest {
                 digest.update(bytes);
             }

@@ -83,7 +83,7 @@ impl CheckpointPlan {
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
         for ((file, positions), path) in self.files.iter().zip(&paths) {
-            let part = Part { supply, positions };
+            let part = ShardSupply { supply, positions };
             let (writer, written) = file.write_unnamed(path, self.options.write, &part, &tracker)?;
             writers.push(writer);
             all.overflows.extend(written.overflows);
@@ -173,12 +173,12 @@ fn share(sizes: &[u64], most: Option<u64>) -> Vec<Vec<usize>> {
 }
 
 /// Some of the tensors of a supply.
-struct Part<'a> {
+struct ShardSupply<'a> {
     supply: &'a dyn Supply,
     positions: &'a [usize],
 }
 
-impl Supply for Part<'_> {
+impl Supply for ShardSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         self.supply.supply(self.positions[index])
     }

@@ -151,7 +151,7 @@ impl Stream {
             let bytes = chunk.slice(start..start + run.iter().map(Piece::place).sum::<usize>());
             start += bytes.len();
             let first = &sink.plan.steps[run[0].step];
-            let passed = timed(&mut reader.spent.pass, || self.pass_packed(sink, first, bytes));
+            let passed = timed(&mut reader.stats.spent.pass, || self.pass_packed(sink, first, bytes));
             let passed = match passed {
                 Err(error @ Error::Tensor { .. }) => Err(error),
                 other => other.for_tensor(&first.name),
@@ -278,7 +278,7 @@ pub fn pass_on<B>(
     for (piece, bytes) in block.pieces.iter().zip(bytes) {
         sink.tracker.check()?;
         let name = &sink.plan.steps[piece.step].name;
-        let passed = timed(&mut reader.spent.pass, || pass(piece, bytes)).for_tensor(name)?;
+        let passed = timed(&mut reader.stats.spent.pass, || pass(piece, bytes)).for_tensor(name)?;
         if let Some(buffer) = passed {
             sink.deliver(piece.step, buffer);
         }
@@ -291,7 +291,7 @@ pub fn pass_on<B>(
 /// # Errors
 /// As for [`BlockReader::fill`].
 fn read_chunk(ring: &Arc<Ring>, block: &Block, reader: &mut BlockReader<'_>) -> Result<Bytes> {
-    let mut lease = timed(&mut reader.spent.wait, || ring.take(block.bytes))?;
+    let mut lease = timed(&mut reader.stats.spent.wait, || ring.take(block.bytes))?;
     reader.fill(block, &mut places(&mut lease, block))?;
     Ok(Bytes::from_owner(lease))
 }

@@ -28,12 +28,12 @@ pub trait Supply: Sync {
 
 /// Where the bytes of a tensor are, and what is to be done to them.
 pub struct TensorBytes<'a> {
-    pub content: Content<'a>,
+    pub content: ByteSource<'a>,
     pub change: FileChange,
 }
 
 /// Where the bytes of a tensor are.
-pub enum Content<'a> {
+pub enum ByteSource<'a> {
     /// In memory that the host can read, row-major.
     Host(Bytes),
     /// On the device, which has them row-major, and copies any part of them.
@@ -93,7 +93,7 @@ impl FileChange {
 
 /// Memory of one thread for bytes that cannot be written from where they are.
 #[derive(Default)]
-pub struct Staging {
+pub struct PartMemory {
     fetched: Option<StagingMemory>,
     read: Vec<u8>,
     changed: Vec<u8>,
@@ -103,37 +103,37 @@ pub struct Staging {
     pub overflows: usize,
 }
 
-impl Staging {
+impl PartMemory {
     /// Memory that is registered with the device or not.
-    pub fn new(registration: Registration) -> Staging {
-        Staging { registration, ..Staging::default() }
+    pub fn new(registration: Registration) -> PartMemory {
+        PartMemory { registration, ..PartMemory::default() }
     }
 }
 
 impl TensorBytes<'_> {
     /// A part of the tensor, as it is in the file: `start` and `bytes` count the bytes there.
-    pub fn part<'a>(&'a self, start: usize, bytes: usize, staging: &'a mut Staging) -> Result<&'a [u8]> {
+    pub fn part<'a>(&'a self, start: usize, bytes: usize, memory: &'a mut PartMemory) -> Result<&'a [u8]> {
         let (from, length) = (self.change.source_bytes(start), self.change.source_bytes(bytes));
         let source: &[u8] = match &self.content {
-            Content::Host(content) => &content[from..from + length],
-            Content::Device(buffer) => {
-                let client = (staging.registration == Registration::Auto).then_some(buffer.client());
-                let fetched = room(&mut staging.fetched, length, client)?;
+            ByteSource::Host(content) => &content[from..from + length],
+            ByteSource::Device(buffer) => {
+                let client = (memory.registration == Registration::Auto).then_some(buffer.client());
+                let fetched = room(&mut memory.fetched, length, client)?;
                 buffer.read_raw_into(from, fetched)?;
                 fetched
             }
-            Content::File(read) => {
-                staging.read.resize(length, 0);
-                read(from, &mut staging.read)?;
-                &staging.read
+            ByteSource::File(read) => {
+                memory.read.resize(length, 0);
+                read(from, &mut memory.read)?;
+                &memory.read
             }
         };
         if self.change == FileChange::None {
             return Ok(source);
         }
-        staging.changed.resize(bytes, 0);
-        staging.overflows += self.change.apply(source, &mut staging.changed)?;
-        Ok(&staging.changed)
+        memory.changed.resize(bytes, 0);
+        memory.overflows += self.change.apply(source, &mut memory.changed)?;
+        Ok(&memory.changed)
     }
 }
 
@@ -170,12 +170,12 @@ impl Supply for DeviceSupply<'_> {
         let buffer = &self.buffers[index];
         let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
         let content = if !buffer.has_host_layout() {
-            Content::Host(buffer.start_to_host()?.wait()?.into())
+            ByteSource::Host(buffer.start_to_host()?.wait()?.into())
         } else {
             buffer.wait()?;
             match buffer.host_view()? {
-                Some(view) => Content::Host(view),
-                None => Content::Device(buffer.clone()),
+                Some(view) => ByteSource::Host(view),
+                None => ByteSource::Device(buffer.clone()),
             }
         };
         Ok(TensorBytes { content, change })

@@ -12,7 +12,7 @@ use crate::plan::{LoadPlan, Target};
 use crate::transfer::{BlockReader, Destination, Ring, Sink, TransferOptions, pass_on, read_staged};
 
 /// A device of a client.
-pub struct XlaDevice<'a> {
+pub struct XlaDestination<'a> {
     client: &'a PjRtClient,
     /// Its position among those that the client can use; the client's first if `None`. The crate's own handles are for
     /// one thread.
@@ -32,7 +32,7 @@ pub fn target(options: TransferOptions) -> Target {
     }
 }
 
-impl<'a> XlaDevice<'a> {
+impl<'a> XlaDestination<'a> {
     /// Checks that the client has the device, and types for the whole plan.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl<'a> XlaDevice<'a> {
         device: Option<&PjRtDevice<'_>>,
         plan: &LoadPlan,
         options: TransferOptions,
-    ) -> Result<XlaDevice<'a>> {
+    ) -> Result<XlaDestination<'a>> {
         for step in &plan.steps {
             to_element_type(step.spec.dtype).for_tensor(&step.name)?;
         }
@@ -55,7 +55,7 @@ impl<'a> XlaDevice<'a> {
             found.ok_or_else(|| Error::not_found("device", &name, names.iter().map(String::as_str)))
         };
         let device = device.map(position).transpose()?;
-        Ok(XlaDevice { client, device, ring: Ring::new(None, options.staging) })
+        Ok(XlaDestination { client, device, ring: Ring::new(None, options.staging) })
     }
 
     /// An array of these bytes, which are copied before this returns.
@@ -91,7 +91,7 @@ impl<'a> XlaDevice<'a> {
     }
 }
 
-impl Destination for XlaDevice<'_> {
+impl Destination for XlaDestination<'_> {
     type Buffer = PjRtBuffer;
 
     fn carry(&self, sink: &Sink<'_, PjRtBuffer>, index: usize, reader: &mut BlockReader<'_>) -> Result<()> {

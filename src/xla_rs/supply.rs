@@ -3,7 +3,7 @@
 use super::XlaBuffer;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::transfer::{Content, FileChange, Supply, TensorBytes};
+use crate::transfer::{ByteSource, FileChange, Supply, TensorBytes};
 
 /// Buffers on a device, to be written in these types.
 pub struct XlaSupply<'a> {
@@ -28,7 +28,7 @@ impl Supply for XlaSupply<'_> {
             return Err(Error::Xla { action: "copy a buffer to the host", message });
         }
         let change = FileChange::to_file(spec.dtype, self.dtypes[index]);
-        Ok(TensorBytes { content: Content::Host(bytes.into()), change })
+        Ok(TensorBytes { content: ByteSource::Host(bytes.into()), change })
     }
 
     fn is_divisible(&self, _index: usize) -> bool {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use rmp::Marker;
 
-use super::{CHUNKED, Content, EXT_COMPLEX, EXT_NDARRAY, EXT_NUMPY_SCALAR, Leaf};
+use super::{CHUNKED, EXT_COMPLEX, EXT_NDARRAY, EXT_NUMPY_SCALAR, FlaxLeaf, LeafContent};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::complex::complex_scalar;
@@ -13,7 +13,7 @@ use crate::limits::{Limits, MAX_RANK};
 use crate::tree::{DictKey, LeafKind, MAX_DEPTH, TreeDef};
 
 /// The structure of a file, and its leaves in JAX's order.
-pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<Leaf>), String> {
+pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<FlaxLeaf>), String> {
     let mut parser = Parser { data, position: 0, file, limits, nodes: 0 };
     let node = parser.node(0)?;
     if parser.position != data.len() {
@@ -26,7 +26,7 @@ pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<L
 
 /// A node with its leaves still in it, in the file's order.
 enum Node {
-    Leaf(LeafKind, Leaf),
+    FlaxLeaf(LeafKind, FlaxLeaf),
     None,
     Str(String),
     Bytes(Vec<u8>),
@@ -36,12 +36,12 @@ enum Node {
 
 impl Node {
     /// The structure; the leaves are appended in its order.
-    fn into_def(self, leaves: &mut Vec<Leaf>) -> Result<TreeDef, String> {
+    fn into_def(self, leaves: &mut Vec<FlaxLeaf>) -> Result<TreeDef, String> {
         match self {
             Node::None => Ok(TreeDef::None),
             Node::Str(text) => Ok(TreeDef::Str(text)),
             Node::Bytes(bytes) => Ok(TreeDef::Bytes(bytes)),
-            Node::Leaf(kind, leaf) => {
+            Node::FlaxLeaf(kind, leaf) => {
                 leaves.push(leaf);
                 Ok(TreeDef::Leaf(kind))
             }
@@ -239,9 +239,9 @@ impl Parser<'_> {
         match kind {
             EXT_NDARRAY | EXT_NUMPY_SCALAR => {
                 let (spec, range) = inner.array()?;
-                Ok(Node::Leaf(
+                Ok(Node::FlaxLeaf(
                     LeafKind::Array,
-                    Leaf { spec, content: Content::Ranges(self.file, vec![range]) },
+                    FlaxLeaf { spec, content: LeafContent::Ranges(self.file, vec![range]) },
                 ))
             }
             EXT_COMPLEX => inner.complex(),
@@ -335,7 +335,7 @@ impl Parser<'_> {
             }
         }
         let dim = |(_, node): &(DictKey, Node)| match node {
-            Node::Leaf(LeafKind::Int, Leaf { content: Content::Scalar(bytes), .. }) => {
+            Node::FlaxLeaf(LeafKind::Int, FlaxLeaf { content: LeafContent::Scalar(bytes), .. }) => {
                 let bytes: [u8; 8] = bytes.as_slice().try_into().ok()?;
                 usize::try_from(i64::from_le_bytes(bytes)).ok()
             }
@@ -348,7 +348,7 @@ impl Parser<'_> {
         let mut ranges = Vec::new();
         let mut dtype = None;
         for (_, chunk) in chunks {
-            let Node::Leaf(_, Leaf { spec, content: Content::Ranges(_, range) }) = chunk else {
+            let Node::FlaxLeaf(_, FlaxLeaf { spec, content: LeafContent::Ranges(_, range) }) = chunk else {
                 return Err(wrong("has a chunk that is no array"));
             };
             if *dtype.get_or_insert(spec.dtype) != spec.dtype {
@@ -363,12 +363,15 @@ impl Parser<'_> {
         if found != expected {
             return Err(wrong(&format!("is {spec}, {expected} bytes, but its chunks have {found}")));
         }
-        Ok(Node::Leaf(LeafKind::Array, Leaf { spec, content: Content::Ranges(self.file, ranges) }))
+        Ok(Node::FlaxLeaf(
+            LeafKind::Array,
+            FlaxLeaf { spec, content: LeafContent::Ranges(self.file, ranges) },
+        ))
     }
 }
 
 fn scalar(kind: LeafKind, dtype: DType, bytes: Vec<u8>) -> Node {
-    Node::Leaf(kind, Leaf { spec: ArraySpec::new(dtype, []), content: Content::Scalar(bytes) })
+    Node::FlaxLeaf(kind, FlaxLeaf { spec: ArraySpec::new(dtype, []), content: LeafContent::Scalar(bytes) })
 }
 
 #[cfg(test)]

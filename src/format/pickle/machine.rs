@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::globals::Global;
 use super::tensor::tensor;
-use super::values::{Array, Content, Dict, Elements, Id, Object, Storage, Value};
+use super::values::{Array, ByteString, Dict, Elements, Id, Object, Storage, Value};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::npy;
@@ -103,7 +103,7 @@ impl<'a> Machine<'a> {
         if std::str::from_utf8(&self.data[range.clone()]).is_err() {
             return Err(format!("a string before byte {} is not UTF-8", self.position));
         }
-        self.push(Value::Str(Content::Range(range)))
+        self.push(Value::Str(ByteString::Range(range)))
     }
 
     /// The rest of a line, which protocols 0 and 1 write numbers and names in.
@@ -195,12 +195,14 @@ impl<'a> Machine<'a> {
             b'X' => self.text(4),
             0x8c => self.text(1),
             0x8d => self.text(8),
-            b'T' => self.counted(4).and_then(|range| self.push(Value::RawStr(Content::Range(range)))),
-            b'U' => self.counted(1).and_then(|range| self.push(Value::RawStr(Content::Range(range)))),
+            b'T' => self.counted(4).and_then(|range| self.push(Value::RawStr(ByteString::Range(range)))),
+            b'U' => self.counted(1).and_then(|range| self.push(Value::RawStr(ByteString::Range(range)))),
             b'S' | b'V' => self.string_line(opcode),
-            b'B' => self.counted(4).and_then(|range| self.push(Value::Bytes(Content::Range(range)))),
-            b'C' => self.counted(1).and_then(|range| self.push(Value::Bytes(Content::Range(range)))),
-            0x8e | 0x96 => self.counted(8).and_then(|range| self.push(Value::Bytes(Content::Range(range)))),
+            b'B' => self.counted(4).and_then(|range| self.push(Value::Bytes(ByteString::Range(range)))),
+            b'C' => self.counted(1).and_then(|range| self.push(Value::Bytes(ByteString::Range(range)))),
+            0x8e | 0x96 => {
+                self.counted(8).and_then(|range| self.push(Value::Bytes(ByteString::Range(range))))
+            }
             b'}' => self.push(Value::Dict(Box::default())),
             b']' => self.push(Value::List(Vec::new())),
             b')' => self.push(Value::Tuple(Vec::new())),
@@ -323,9 +325,9 @@ impl<'a> Machine<'a> {
                 [b'\'', inner @ .., b'\''] | [b'"', inner @ .., b'"'] => inner,
                 _ => return Err(wrong()),
             };
-            Value::RawStr(Content::Decoded(unescape(quoted).ok_or_else(wrong)?.into()))
+            Value::RawStr(ByteString::Decoded(unescape(quoted).ok_or_else(wrong)?.into()))
         } else {
-            Value::Str(Content::Decoded(raw_unicode(line).ok_or_else(wrong)?.into_bytes().into()))
+            Value::Str(ByteString::Decoded(raw_unicode(line).ok_or_else(wrong)?.into_bytes().into()))
         };
         self.push(value)
     }
@@ -444,7 +446,9 @@ impl<'a> Machine<'a> {
             }
             (Global::DefaultDict, _) | (Global::Python("dict"), []) => Ok(Value::Dict(Box::default())),
             (Global::Python("list"), []) => Ok(Value::List(Vec::new())),
-            (Global::Python("bytes" | "bytearray"), []) => Ok(Value::Bytes(Content::Decoded(Bytes::new()))),
+            (Global::Python("bytes" | "bytearray"), []) => {
+                Ok(Value::Bytes(ByteString::Decoded(Bytes::new())))
+            }
             (Global::Python("bytes" | "bytearray"), [Value::Bytes(content)]) => {
                 Ok(Value::Bytes(content.clone()))
             }
@@ -457,7 +461,7 @@ impl<'a> Machine<'a> {
                 let bytes: Option<Vec<u8>> =
                     characters.chars().map(|c| u8::try_from(c as u32).ok()).collect();
                 let bytes = bytes.ok_or("bytes are written as characters that stand for none")?;
-                Ok(Value::Bytes(Content::Decoded(bytes.into())))
+                Ok(Value::Bytes(ByteString::Decoded(bytes.into())))
             }
             (Global::DType, [Value::Global(Global::Extension(dtype)), ..]) => {
                 Ok(Value::DType(dtype.name().to_owned()))
@@ -601,7 +605,7 @@ impl<'a> Machine<'a> {
             self.counted(1)?;
         }
         let bytes = ArraySpec::new(dtype, shape.clone()).host_bytes().map_err(|error| error.to_string())?;
-        let content = Content::Range(self.take(bytes)?);
+        let content = ByteString::Range(self.take(bytes)?);
         self.array(shape, &descr, content, is_fortran_order)
     }
 
@@ -620,7 +624,7 @@ impl<'a> Machine<'a> {
         &self,
         shape: Vec<usize>,
         descr: &str,
-        content: Content,
+        content: ByteString,
         is_fortran_order: bool,
     ) -> Result<Value, String> {
         let dtype = match dtype_of(descr) {

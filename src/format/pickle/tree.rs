@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::globals::Global;
 use super::optax;
-use super::values::{Array, Content, Dict, Elements, Id, Object, Value};
+use super::values::{Array, ByteString, Dict, Elements, Id, Object, Value};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::checkpoint::LeftOut;
@@ -94,7 +94,7 @@ impl<'a> TreeBuilder<'a> {
         }))
     }
 
-    fn count_text(&mut self, content: &Content) -> Result<(), String> {
+    fn count_text(&mut self, content: &ByteString) -> Result<(), String> {
         self.text_bytes = self.text_bytes.saturating_add(content.of(self.data).len());
         if self.text_bytes > TEXTS_OF_FILE * self.data.len() + FREE_TEXT {
             return Err("it repeats its own parts too often".into());
@@ -129,7 +129,7 @@ impl<'a> TreeBuilder<'a> {
     }
 
     fn scalar(&mut self, kind: LeafKind, dtype: DType, bytes: &[u8]) -> TreeDef {
-        let elements = Elements::Here(Content::Decoded(Bytes::copy_from_slice(bytes)));
+        let elements = Elements::Here(ByteString::Decoded(Bytes::copy_from_slice(bytes)));
         let (spec, encoding) = (ArraySpec::new(dtype, []), Encoding::default());
         self.leaves.push(Array { spec, elements, encoding });
         TreeDef::Leaf(kind)

@@ -27,7 +27,7 @@ pub struct Array {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Elements {
     /// In the pickle.
-    Here(Content),
+    Here(ByteString),
     /// Bytes of a storage beside the pickle.
     Stored(Arc<str>, Range<usize>),
 }
@@ -44,19 +44,19 @@ pub struct Storage {
 
 /// Where bytes or characters are.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub enum ByteString {
     /// Part of the file.
     Range(Range<usize>),
     /// Decoded from it. Shared, since a file can refer to it again and again.
     Decoded(Bytes),
 }
 
-impl Content {
+impl ByteString {
     /// The bytes themselves.
     pub fn of<'a>(&'a self, data: &'a [u8]) -> &'a [u8] {
         match self {
-            Content::Range(range) => &data[range.clone()],
-            Content::Decoded(bytes) => bytes,
+            ByteString::Range(range) => &data[range.clone()],
+            ByteString::Decoded(bytes) => bytes,
         }
     }
 }
@@ -70,10 +70,10 @@ pub enum Value {
     Float(f64),
     Complex(f64, f64),
     /// Text: UTF-8.
-    Str(Content),
+    Str(ByteString),
     /// Python 2's `str`, which is text or bytes: as text it is read as Latin 1.
-    RawStr(Content),
-    Bytes(Content),
+    RawStr(ByteString),
+    Bytes(ByteString),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Box<Dict>),
@@ -148,7 +148,7 @@ impl Value {
     }
 
     /// Its bytes, if it is bytes or a string of Python 2.
-    pub fn bytes(&self) -> Option<&Content> {
+    pub fn bytes(&self) -> Option<&ByteString> {
         match self {
             Value::Bytes(content) | Value::RawStr(content) => Some(content),
             _ => None,

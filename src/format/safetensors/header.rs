@@ -22,7 +22,7 @@ pub struct Header {
     /// Where the tensors' data starts.
     pub data_start: usize,
     /// The tensors by name, in the order of their bytes.
-    pub tensors: Vec<(String, Entry)>,
+    pub tensors: Vec<(String, TensorEntry)>,
     /// The positions of the tensors in the order of their names.
     pub by_name: Vec<usize>,
     /// The strings beside the tensors.
@@ -31,7 +31,7 @@ pub struct Header {
 
 /// One tensor as the header describes it.
 #[derive(Debug, Deserialize)]
-pub struct Entry {
+pub struct TensorEntry {
     pub dtype: Dtype,
     #[serde(deserialize_with = "shape")]
     pub shape: Vec<usize>,
@@ -66,7 +66,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Er
 /// of metadata, stand once. Says what is wrong with it otherwise.
 pub fn read(file: &[u8]) -> Result<Header, String> {
     let text = header_text(file)?;
-    let Content { mut tensors, metadata } = serde_json::from_str(&text).map_err(|error| {
+    let HeaderObject { mut tensors, metadata } = serde_json::from_str(&text).map_err(|error| {
         format!("the header is not a JSON object of tensors: {error} (column counts from the header's start)")
     })?;
     // Tensors without bytes may lie between others, or all at one place.
@@ -137,7 +137,7 @@ fn header_text(file: &[u8]) -> Result<String, String> {
 }
 
 /// What is wrong with tensors that are in the order of their offsets, if anything.
-fn broken_rule(tensors: &[(String, Entry)], data_bytes: usize) -> Option<String> {
+fn broken_rule(tensors: &[(String, TensorEntry)], data_bytes: usize) -> Option<String> {
     for (name, entry) in tensors {
         let (start, end) = entry.data_offsets;
         if end < start {
@@ -196,23 +196,23 @@ fn broken_rule(tensors: &[(String, Entry)], data_bytes: usize) -> Option<String>
 }
 
 /// What stands in a header.
-struct Content {
-    tensors: Vec<(String, Entry)>,
+struct HeaderObject {
+    tensors: Vec<(String, TensorEntry)>,
     metadata: BTreeMap<String, String>,
 }
 
 /// The key of the strings beside the tensors.
 const METADATA_KEY: &str = "__metadata__";
 
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Content, D::Error> {
+impl<'de> Deserialize<'de> for HeaderObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<HeaderObject, D::Error> {
         struct Collect;
         impl<'de> Visitor<'de> for Collect {
-            type Value = Content;
+            type Value = HeaderObject;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderObject, A::Error> {
                 let (mut tensors, mut metadata) = (Vec::new(), None);
                 while let Some(name) = map.next_key::<String>()? {
                     if name != METADATA_KEY {
@@ -231,7 +231,7 @@ impl<'de> Deserialize<'de> for Content {
                     }
                 }
                 let metadata = metadata.flatten().map(|strings| strings.0).unwrap_or_default();
-                Ok(Content { tensors, metadata })
+                Ok(HeaderObject { tensors, metadata })
             }
         }
         deserializer.deserialize_map(Collect)

@@ -112,20 +112,20 @@ fn order_of(tensors: &[(String, ArraySpec)], sizes: &[usize], alignment: usize) 
 
 /// One tensor as the header describes it.
 #[derive(Serialize)]
-struct Entry<'a> {
+struct WrittenEntry<'a> {
     dtype: String,
     shape: &'a [usize],
     data_offsets: (usize, usize),
 }
 
-type Entries<'a> = Vec<(&'a str, Entry<'a>)>;
+type WrittenEntries<'a> = Vec<(&'a str, WrittenEntry<'a>)>;
 
 /// The header's entries in the order of their bytes, and the size of the data.
 fn entries_of<'a>(
     tensors: &'a [(String, ArraySpec)],
     sizes: &[usize],
     order: &[usize],
-) -> Result<(Entries<'a>, usize)> {
+) -> Result<(WrittenEntries<'a>, usize)> {
     let mut offset = 0usize;
     let mut names = std::collections::HashSet::with_capacity(tensors.len());
     let mut entries = Vec::with_capacity(tensors.len());
@@ -141,14 +141,15 @@ fn entries_of<'a>(
             .checked_add(sizes[index])
             .ok_or_else(|| Error::InvalidArgument("the tensors are larger than the address space".into()))?;
         let dtype = spec.dtype.safetensors_name().unwrap_or_default();
-        entries.push((name.as_str(), Entry { dtype, shape: &spec.shape, data_offsets: (offset, end) }));
+        entries
+            .push((name.as_str(), WrittenEntry { dtype, shape: &spec.shape, data_offsets: (offset, end) }));
         offset = end;
     }
     Ok((entries, offset))
 }
 
 /// The header as JSON, metadata first, without padding.
-fn header_json(metadata: &BTreeMap<String, String>, entries: &Entries) -> Result<Vec<u8>> {
+fn header_json(metadata: &BTreeMap<String, String>, entries: &WrittenEntries) -> Result<Vec<u8>> {
     use serde::ser::{SerializeMap, Serializer};
     let mut json = Vec::new();
     let mut serializer = serde_json::Serializer::new(&mut json);
