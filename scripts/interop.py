@@ -7,10 +7,13 @@
     interop.py is-cast IN OUT DTYPE     OUT is IN cast by ml_dtypes
     interop.py write-npy DIRECTORY      writes npy files; prints their names and specs
     interop.py same-npy A B             the two npy files hold the same array
+    interop.py write-shards IN OUT      writes IN to the directory OUT in several files, as the hub's library shares it out
+    interop.py same-shards FILE INDEX   the files of the index hold what FILE holds, each what the index says
 
 Run with the packages of requirements-numpy.txt.
 """
 
+import json
 import pathlib
 import sys
 
@@ -117,10 +120,42 @@ def same_npy(a, b):
     assert a.astype(b.dtype).tobytes() == b.tobytes()
 
 
+def write_shards(source, out):
+    import huggingface_hub
+
+    arrays = safetensors.numpy.load_file(source)
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        arrays,
+        get_storage_size=lambda array: array.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=64_000,
+    )
+    assert split.is_sharded
+    out = pathlib.Path(out)
+    for name, keys in split.filename_to_tensors.items():
+        safetensors.numpy.save_file({key: arrays[key] for key in keys}, out / name, {"format": "pt"})
+    index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    (out / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
+
+
+def same_shards(file, index):
+    """Reads as the hub's loaders do: each file once, whole, and every tensor of it must be the index's."""
+    index = pathlib.Path(index)
+    document = json.loads(index.read_text())
+    found = {}
+    for name in sorted(set(document["weight_map"].values())):
+        shard = tensors(index.with_name(name))
+        assert {key for key, file in document["weight_map"].items() if file == name} == shard.keys(), name
+        found |= shard
+    assert found == tensors(file)
+    assert document["metadata"]["total_size"] == sum(len(data) for _, _, data in found.values())
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     functions = {
         "same": same, "write": write, "write-floats": write_floats, "is-cast": is_cast,
         "write-npy": write_npy, "same-npy": same_npy,
+        "write-shards": write_shards, "same-shards": same_shards,
     }  # fmt: skip
     functions[command](*arguments)

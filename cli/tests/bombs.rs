@@ -123,3 +123,39 @@ fn pickles_that_repeat_themselves_are_refused_within_the_bound() {
     let deep = [b"\x80\x04}".to_vec(), text(1 << 20), b"}(".to_vec(), leaves, b"us.".to_vec()];
     refused_as(&deep.concat(), "names of its leaves");
 }
+
+/// A checkpoint of PyTorch: tensors of a storage of four bytes, by name, each a million times as often as it is there.
+fn broadcast(names: &[String]) -> Vec<u8> {
+    let mut pickle = b"\x80\x02}(".to_vec();
+    for name in names {
+        let text = |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+        pickle.extend(text(name));
+        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        pickle.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text("0"), text("cpu")].concat());
+        // Its storage of one element, the offset, and a shape and strides of two dimensions.
+        pickle.extend(b"K\x01tQK\x00J\x00\x00\x10\x00J\x00\x01\x00\x00\x86K\x00K\x00\x86\x89}tR");
+    }
+    pickle.extend(b"u.");
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, content) in [("a/data.pkl", &pickle[..]), ("a/data/0", &[0; 4]), ("a/version", b"3\n")] {
+        archive.start_file(name, options).unwrap();
+        archive.write_all(content).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
+}
+
+#[test]
+fn tensors_that_repeat_what_is_stored_are_refused_before_they_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("broadcast.pt");
+    for count in [1, 100] {
+        let names: Vec<String> = (0..count).map(|number| format!("w{number}")).collect();
+        std::fs::write(&path, broadcast(&names)).unwrap();
+        let error = refused(&path);
+        assert!(error.contains("made to fill the memory"), "{error}");
+    }
+    // Who knows the file asks for it.
+    let whole = common::succeeds(common::safejax().args(["inspect", "--no-limits"]).arg(&path));
+    assert!(whole.contains("w99"), "{whole}");
+}

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use common::{client, digits, safejax, succeeds};
-use safejax::{Framework, LoadOptions, Params};
+use safejax::{Framework, LoadOptions, Params, SaveOptions};
 
 /// A Python with the packages of `scripts/requirements-NAME.txt`, in an environment of its own.
 fn python(name: &str, interpreter: &str, options: &[&str]) -> PathBuf {
@@ -192,6 +192,19 @@ fn npy_files_are_numpys() {
         safejax::format::npy::write(&path, &array).unwrap();
         check("same-npy", &[&directory.path().join(file), &path]);
     }
+}
+
+#[test]
+#[ignore = "installs Python packages"]
+fn checkpoints_in_several_files_are_the_hubs() {
+    let directory = tempfile::tempdir().unwrap();
+    let (original, file) = (digits("params.safetensors"), |name: &str| directory.path().join(name));
+    check("write-shards", &[&original, directory.path()]);
+    let params = Params::load(client(), directory.path()).unwrap();
+    params.save(file("joined.safetensors")).unwrap();
+    check("same", &[&original, &file("joined.safetensors")]);
+    params.save_with(file("ours.safetensors"), &SaveOptions::default().max_shard_bytes(64_000)).unwrap();
+    check("same-shards", &[&original, &file("ours.safetensors.index.json")]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
 use super::{compressed, foreign, msgpack, npy, npz, pickle, pytorch, safetensors, sharded};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::store::Blob;
 
@@ -14,14 +14,29 @@ use crate::store::Blob;
 /// # Errors
 /// As for [`Checkpoint::open`].
 pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
+    let checkpoint = open_unchecked(path, limits)?;
+    // Tensors may share what is stored, or repeat it.
+    let stored = checkpoint.blobs.iter().map(|blob| blob.bytes().len() as u64).sum();
+    let expanded = checkpoint.tensors().iter().try_fold(0u64, |sum, tensor| {
+        Ok::<_, Error>(sum.saturating_add(tensor.spec.packed_bytes().for_tensor(&tensor.name)? as u64))
+    })?;
+    limits.check_expansion(stored, expanded).map_err(|problem| Error::Malformed {
+        origin: checkpoint.origin().to_owned(),
+        format: "checkpoint",
+        problem,
+    })?;
+    Ok(checkpoint)
+}
+
+fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     if path.is_dir()
         && let Some(index) = sharded::index_in(path)?
     {
-        return open(&index, limits);
+        return open_unchecked(&index, limits);
     }
     if let Some(index) = sharded::index_of_shard(path) {
         tracing::info!(index = %index.display(), "the file is one of several");
-        return open(&index, limits);
+        return open_unchecked(&index, limits);
     }
     let blob = open_blob(path)?;
     let data = blob.bytes().clone();
