@@ -15,6 +15,7 @@ mod python;
 #[path = "../tests/common/packages.rs"]
 pub(crate) mod test_packages;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use cache::{home_dir, install_dir};
@@ -273,9 +274,14 @@ impl Request {
 
     /// What the variable asks for, if it is set. A value that is no text can only be a path.
     fn from_environment() -> Option<Request> {
-        let value = std::env::var_os(PLUGIN_VARIABLE).filter(|value| !value.is_empty())?;
+        let value = from_environment()?;
         Some(value.to_str().map_or_else(|| Request::Library(value.clone().into()), Request::parse))
     }
+}
+
+/// What [`PLUGIN_VARIABLE`] says, if it is set and not empty.
+pub fn from_environment() -> Option<OsString> {
+    std::env::var_os(PLUGIN_VARIABLE).filter(|value| !value.is_empty())
 }
 
 fn is_offline() -> bool {

@@ -269,13 +269,15 @@ fn a_pattern_that_matches_nothing_is_an_error_with_what_looks_alike() {
     let options = LoadOptions::default;
     assert_eq!(
         load(options().include("parms.*")),
-        "there is no tensor whose name matches `parms.*`; did you mean `params`?"
+        "there is no tensor whose name matches `parms.*`; did you mean `params.*`?"
     );
     assert_eq!(load(options().include("")), "there is no tensor whose name matches ``");
     let error = load(options().include("*.bias").exclude("*.kernl"));
-    assert_eq!(error, "there is no tensor whose name matches `*.kernl`; did you mean `kernel`?");
+    assert_eq!(error, "there is no tensor whose name matches `*.kernl`; did you mean `*.kernel`?");
+    let error = load(options().include("kernel"));
+    assert_eq!(error, "there is no tensor whose name matches `kernel`; did you mean `*.kernel`?");
     let error = load(options().dtype("*.Dense_0.kernal", DType::BF16));
-    assert!(error.contains("`*.Dense_0.kernal`; did you mean `Dense_0.kernel`?"), "{error}");
+    assert!(error.contains("`*.Dense_0.kernal`; did you mean `*.Dense_0.kernel`?"), "{error}");
     let error = load(options().rename("parms.", "model."));
     assert_eq!(error, "there is no tensor whose name begins with `parms.`; did you mean `params`?");
     // The second rule sees what the first has made.

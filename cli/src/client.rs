@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::pjrt::NamedValue;
-use safejax::plugins::{PLUGIN_VARIABLE, accelerators, find, library};
+use safejax::plugins::{accelerators, find, from_environment, library};
 use safejax::{Client, Device};
 
 use crate::probe;
@@ -12,8 +12,8 @@ use crate::progress::InstallBar;
 /// Which plugin, which device, and with which options.
 #[derive(Args)]
 pub struct ClientArgs {
-    /// The plugin: a name (cpu, cuda13, cuda12, rocm, tpu) or the path of a library [default: $SAFEJAX_PLUGIN, or the
-    /// best that there is: TPU, GPU, CPU]
+    /// The plugin: a name (cpu, cuda13, cuda12, rocm, tpu; gpu or cuda for what is installed of these) or the path of a
+    /// library [default: $SAFEJAX_PLUGIN, or the best that there is: TPU, GPU, CPU]
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
 
@@ -53,10 +53,6 @@ impl std::str::FromStr for DeviceName {
     }
 }
 
-fn is_variable_set() -> bool {
-    std::env::var_os(PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty())
-}
-
 fn parse_option(text: &str) -> Result<(String, NamedValue), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), NamedValue::parse(value))),
@@ -72,10 +68,9 @@ impl ClientArgs {
 
     /// As [`ClientArgs::connect`], of a plugin that is tried in a process of its own if it is new.
     pub fn connect_carefully(&self) -> Result<Client> {
-        let asked = self.plugin.clone().or_else(|| std::env::var(PLUGIN_VARIABLE).ok());
+        let asked = self.plugin.clone().or_else(|| from_environment()?.into_string().ok());
         // One that is not there is told of where it is asked for.
-        if let Some(library) = asked.filter(|asked| !asked.is_empty()).and_then(|asked| library(&asked).ok())
-        {
+        if let Some(library) = asked.and_then(|asked| library(&asked).ok()) {
             probe::try_if_new(&library)?;
         }
         self.connect()
@@ -100,13 +95,13 @@ impl ClientArgs {
     fn connect_to(&self, platform: Option<&str>) -> Result<Client> {
         let requests: Vec<Option<&str>> = match (self.plugin.as_deref(), platform) {
             (Some(plugin), _) => vec![Some(plugin)],
-            (None, None) if is_variable_set() => vec![None],
+            (None, None) if from_environment().is_some() => vec![None],
             (None, None) => match ClientArgs::working_plugins() {
                 None => vec![None],
                 Some(names) => names.into_iter().map(Some).collect(),
             },
             // The variable decides, and the device's platform is compared with what comes of it.
-            (None, Some(_)) if is_variable_set() => vec![None],
+            (None, Some(_)) if from_environment().is_some() => vec![None],
             (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
             (None, Some(platform)) => vec![Some(platform)],
         };

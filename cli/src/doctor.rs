@@ -40,8 +40,7 @@ impl Doctor {
 
 /// The client that a command without options would use, unless it would have to be installed first.
 fn client(found: &[Found]) -> Result<Value> {
-    let is_chosen = std::env::var_os(plugins::PLUGIN_VARIABLE).is_some_and(|value| !value.is_empty());
-    if found.is_empty() && !is_chosen {
+    if found.is_empty() && plugins::from_environment().is_none() {
         plugins::find("cpu")?;
     }
     probe(&[])

@@ -28,8 +28,8 @@ pub struct Run {
     program: PathBuf,
 
     /// An argument: its position or, of an artifact, its name or a path into either (0.params.Dense_0); and a file, of one
-    /// array (.npy) or a tree of them (.safetensors, .npz, .msgpack, a pickle), `-` for standard input, or the value
-    /// itself: 2.0, true, [1,2]
+    /// array (.npy) or a tree of them (a checkpoint of any format), `-` for standard input, or the value itself: 2.0, true,
+    /// [1,2]
     #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = parse_argument)]
     arguments: Vec<(ArgumentKey, Given)>,
 
@@ -43,7 +43,8 @@ pub struct Run {
     expect: Option<PathBuf>,
 
     /// Call outputs equal whose difference from the expected ones is at most this
-    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0, value_parser = crate::diff::parse_tolerance)]
+    #[arg(long, value_name = "DIFFERENCE", default_value_t = 0.0, requires = "expect")]
+    #[arg(value_parser = crate::diff::parse_tolerance)]
     tolerance: f64,
 
     /// Cast arguments whose element type is not the program's, where that only rounds; what is too large for the new type

@@ -130,7 +130,7 @@ pub struct ConvertReport {
 pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
     let format = options.format.or_else(|| TargetFormat::of_name(target)).ok_or_else(|| {
         Error::InvalidArgument(format!(
-            "{} does not end in .safetensors, .msgpack, .npz, .npy or .json; say which format it is to have",
+            "{} does not end in .safetensors, .msgpack, .npz, .npy or .json; say which format it is to have (`--to`)",
             target.display()
         ))
     })?;

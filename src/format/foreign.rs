@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+/// What an HDF5 file begins with. The first byte is also that of a map of msgpack.
+pub const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
+
 /// What a file is by what it begins with, and what to do, as a sentence without its end.
 pub fn file(data: &[u8]) -> Option<String> {
     let text = |start: &[u8]| data.starts_with(start);
@@ -27,7 +30,7 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is compressed with bzip2; unpack it with `bunzip2`"
     } else if text(&[0x5d, 0, 0]) {
         "it is compressed with LZMA; unpack it with `unlzma`"
-    } else if text(b"\x89HDF\r\n\x1a\n") {
+    } else if text(HDF5) {
         "it is an HDF5 file, such as Keras writes; load it in Python (h5py, Keras), and save the arrays as safetensors"
     } else if text(b"PK\x03\x04") {
         "it is a zip archive, as NumPy's (.npz) and PyTorch's (.pt) are, which hold arrays"

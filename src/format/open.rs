@@ -134,7 +134,7 @@ fn detect(data: &[u8]) -> Option<Format> {
     if is_safetensors {
         return Some(Format::Safetensors);
     }
-    if begins_with_map(data) {
+    if begins_with_map(data) && !data.starts_with(foreign::HDF5) {
         // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
         let is_pickle = pickle::begins_with_pickle(data);
         return Some(if is_pickle { Format::Pickle } else { Format::Msgpack });

@@ -57,7 +57,16 @@ fn check_pattern(pattern: &str, names: &[&str]) -> Result<()> {
         return Ok(());
     }
     let what = "tensor whose name matches";
-    Err(Error::NotFound { what, name: pattern.to_owned(), nearest: alike(pattern, names) })
+    let nearest = alike(pattern, names).iter().map(|part| pattern_of(part, names)).collect();
+    Err(Error::NotFound { what, name: pattern.to_owned(), nearest })
+}
+
+/// A pattern that matches the names which have this part.
+fn pattern_of(part: &str, names: &[&str]) -> String {
+    let [head, tail] = [format!("{part}.*"), format!("*.{part}")];
+    let whole = [part.to_owned(), head, tail].into_iter();
+    let mut matching = whole.filter(|pattern| names.iter().any(|name| matches_glob(pattern, name)));
+    matching.next().unwrap_or_else(|| format!("*.{part}.*"))
 }
 
 /// The parts of names that look like what a pattern says besides its stars: `params` and `kernel` for `parms.*` and

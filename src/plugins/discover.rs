@@ -47,11 +47,30 @@ pub fn discover() -> Vec<Found> {
     found
 }
 
-/// The plugin of this name.
+/// Names that stand for several plugins, of which the first that is on the machine counts.
+const FAMILIES: [(&str, &[&str]); 2] =
+    [("gpu", &["cuda13", "cuda12", "rocm"]), ("cuda", &["cuda13", "cuda12"])];
+
+/// The plugin of this name; `gpu` and `cuda` are the first of these that is there.
 ///
 /// # Errors
 /// [`Error::PluginNotFound`] listing every place that was looked at and the command that helps.
 pub fn find(name: &str) -> Result<Found> {
+    let Some((_, members)) = FAMILIES.iter().find(|(family, _)| *family == name) else {
+        return find_member(name);
+    };
+    let mut searched = Vec::new();
+    for member in *members {
+        match find_member(member) {
+            Err(Error::PluginNotFound { searched: places, .. }) => searched.extend(places),
+            found => return found,
+        }
+    }
+    let remedy = format!("install one of {}: `safejax plugin install {}`", members.join(", "), members[0]);
+    Err(Error::PluginNotFound { name: name.to_owned(), searched, remedy })
+}
+
+fn find_member(name: &str) -> Result<Found> {
     let package = Package::named(name);
     if package.is_none() && !KNOWN_LIBRARIES.iter().any(|(known, _)| *known == name) {
         let mut known: Vec<&str> = KNOWN_LIBRARIES.iter().map(|(known, _)| *known).collect();
