@@ -17,7 +17,7 @@ seeds() {
   case $1 in
     header) find ../tests/data ../examples -name '*.safetensors' ;;
     source) find ../tests/data ../examples \( -name '*.safetensors' -o -name '*.pkl' -o -name '*.pickle*' -o -name '*.np[yz]' \
-              -o -name '*.msgpack' \) ;;
+              -o -name '*.msgpack' -o -name '*.pt' \) ;;
     program) find ../tests/data ../examples \( -name '*.jaxexport' -o -name '*.stablehlo' -o -name '*.mlir' -o -name '*.pb' \
               -o -path '*exports*' -type f \) ;;
   esac

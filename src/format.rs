@@ -28,12 +28,11 @@ mod safetensors;
 pub(crate) mod sharded;
 mod tensor_reader;
 
-pub(crate) use checkpoint::Checkpoint;
-pub(crate) use checkpoint::RecordedStructure;
+pub(crate) use checkpoint::{Checkpoint, Extents, PART_BYTES, RecordedStructure};
 pub use checkpoint::{Extent, Format, LeftOut, Tensor};
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;
-pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, Layout};
+pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout};
 pub(crate) use sharded::INDEX_ENDING;
-pub(crate) use tensor_reader::TensorReader;
+pub(crate) use tensor_reader::{TensorReader, zeros};

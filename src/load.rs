@@ -15,7 +15,7 @@ pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
 
 use crate::error::{Context, Error, Result};
-use crate::format::Checkpoint;
+use crate::format::{Checkpoint, Tensor};
 use crate::monitor::Tracker;
 use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
@@ -147,7 +147,7 @@ impl<'a> PlannedLoad<'a> {
         let target = target();
         let selected = select(checkpoint, &options.selection, &options.dtypes)?;
         let digests = match options.verification {
-            Verification::Digests => digests_of(&selected, checkpoint)?.into_iter().map(Some).collect(),
+            Verification::Digests => digests_of(&selected, checkpoint)?,
             Verification::None => vec![None; selected.tensors.len()],
         };
         let plan = plan_of(checkpoint, &selected, options, target)?;
@@ -177,7 +177,10 @@ impl<'a> PlannedLoad<'a> {
         let mut report = LoadReport {
             framework,
             has_record,
-            checked_tensors: self.sources.iter().filter(|source| source.digest.is_some()).count(),
+            checked_tensors: match options.verification {
+                Verification::Digests => plan.steps.len(),
+                Verification::None => 0,
+            },
             threads: stats.threads,
             is_registered: stats.is_registered,
             ..LoadReport::new(&plan, stats.read.not_in_place)
@@ -228,11 +231,11 @@ fn plan_of(
     Ok(plan)
 }
 
-/// The recorded digests of what is loaded, in its order.
+/// The recorded digests of what is loaded, in its order; `None` for what is always checked.
 ///
 /// # Errors
 /// [`Error::Malformed`] when one is missing: who asks for a check is not told that all is well without one.
-fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Digest>> {
+fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Option<Box<Digest>>>> {
     let recorded = checkpoint.digests()?;
     let missing = |problem: String| Error::Malformed {
         origin: checkpoint.origin().to_owned(),
@@ -241,12 +244,18 @@ fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Di
             "{problem}; write it again with `safejax convert --digests`, or load it without the check"
         ),
     };
-    if recorded.is_empty() && !selected.tensors.is_empty() {
+    let is_always_checked = |tensor: &Tensor| tensor.encoding.deflated.is_some();
+    if recorded.is_empty() && !selected.tensors.iter().all(|tensor| is_always_checked(tensor)) {
         return Err(missing("it records no digests".into()));
     }
-    let digest = |tensor: &&crate::format::Tensor| {
-        let digest = recorded.get(&tensor.name).cloned();
-        digest.ok_or_else(|| missing(format!("it records no digest of the tensor `{}`", tensor.name)))
+    let digest = |tensor: &&Tensor| {
+        let digest = recorded.get(&tensor.name).cloned().map(Box::new);
+        if digest.is_none() && is_always_checked(tensor) {
+            return Ok(None);
+        }
+        digest
+            .map(Some)
+            .ok_or_else(|| missing(format!("it records no digest of the tensor `{}`", tensor.name)))
     };
     selected.tensors.iter().map(digest).collect()
 }

@@ -11,7 +11,7 @@ mod steps;
 
 pub(crate) use blocks::{Block, Piece, jobs};
 pub(crate) use patterns::check_casts;
-pub(crate) use select::{Selected, select};
+pub(crate) use select::{Selected, loaded_dtype, select};
 pub use selection::{Rename, Selection, Strictness, Structure, Template};
 pub use steps::{Change, LoadPlan, Route, Step};
 pub(crate) use steps::{PLACE_ALIGNMENT, Target, Wanted, place};

@@ -12,7 +12,6 @@ mod temporary;
 pub use atomic::WriteOptions;
 pub(crate) use atomic::{AtomicFile, write_atomically};
 pub(crate) use blob::{Blob, BlobCursor};
-pub(crate) use digest::read_digests;
-pub use digest::{Crc32, DIGEST_KEY, Digest, DigestCheck, DigestState, sha256};
+pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
 pub use reader::Io;
 pub(crate) use reader::Reader;

@@ -143,7 +143,7 @@ fn memory_comes_back_when_params_are_dropped_and_when_a_load_fails() {
     let checkpoint = safejax::Checkpoint::open(&path).unwrap();
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let mut header: serde_json::Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
-    header["__metadata__"] = serde_json::json!({safejax::store::DIGEST_KEY: digests});
+    header["__metadata__"] = serde_json::json!({safejax::format::DIGEST_KEY: digests});
     std::fs::write(&broken, common::raw_file(&header.to_string(), &file[checkpoint.data_start()..])).unwrap();
     let options = LoadOptions::default().verification(safejax::load::Verification::Digests);
     Params::load_with(&own, &broken, &options).unwrap_err();

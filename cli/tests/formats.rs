@@ -216,8 +216,11 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     let options = safejax::SaveOptions::default()
         .max_shard_bytes(largest as u64)
         .digests(safejax::save::Digests::Sha256);
+    // One file of all that was there before is not left to be taken for the checkpoint.
+    Params::load(client(), digits("params.safetensors")).unwrap().save(&target).unwrap();
     for _ in 0..2 {
         params.save_with(&target, &options).unwrap();
+        assert_eq!(Params::load(client(), &target).unwrap().len(), params.len());
         let checkpoint = Checkpoint::open(&index).unwrap();
         assert!(checkpoint.files().len() > 1 && !target.exists());
         let again = LoadOptions::default().verification(Verification::Digests);
@@ -229,6 +232,12 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     // What fits into one file is one, and no index of another stays beside it.
     params.save_with(&target, &options.max_shard_bytes(1 << 30)).unwrap();
     assert!(target.exists() && !index.exists());
+    // Two checkpoints in a directory: neither is taken for the other.
+    let save = |options: safejax::SaveOptions| params.save_with(&target, &options).unwrap();
+    save(safejax::SaveOptions::default().max_shard_bytes(largest as u64));
+    save(safejax::SaveOptions::default());
+    let error = Checkpoint::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("two checkpoints, model.safetensors and model.safetensors.index.json"), "{error}");
     let error = safejax::serialize(&params).map(|_| ()).err();
     assert!(error.is_none());
     let wrong = directory.path().join("model.bin");
@@ -264,6 +273,13 @@ fn arrays_of_every_order_are_made_native_on_their_way_and_cast() {
     for name in ["stored.npz", "deflated.npz"] {
         let path = data(&format!("orders/{name}"));
         succeeds(safejax().arg("diff").args([&path, &native]));
+        // Checksums are those of the bytes in the file, whatever their order, and of what is compressed.
+        for options in deliveries().map(|options| options.verification(Verification::Digests)) {
+            let (params, report) = Params::load_with(client(), &path, &options).unwrap();
+            assert_eq!(report.checked_tensors, params.len());
+        }
+        let copy = tempfile::tempdir().unwrap();
+        succeeds(safejax().arg("convert").arg(&path).arg(copy.path().join("copy.safetensors")));
         succeeds(safejax().args(["verify", "--finite", "--hash"]).arg(&path));
     }
     let array = Params::load(client(), data("orders/big_fortran.npy")).unwrap();
@@ -272,4 +288,33 @@ fn arrays_of_every_order_are_made_native_on_their_way_and_cast() {
         array.buffers()[0].to_vec::<f64>().unwrap(),
         whole.get("big_fortran").unwrap().to_vec::<f64>().unwrap()
     );
+}
+
+#[test]
+fn damage_to_bytes_of_another_order_is_found_by_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("damaged.npz");
+    let whole = data("orders/stored.npz");
+    let checkpoint = Checkpoint::open(&whole).unwrap();
+    let mut content = std::fs::read(&whole).unwrap();
+    let tensor = checkpoint.tensors().iter().find(|tensor| tensor.name == "big").unwrap();
+    content[tensor.extents()[0].range.start] ^= 1;
+    std::fs::write(&path, content).unwrap();
+    let copy = directory.path().join("copy");
+    for (name, command) in [
+        ("verify", vec!["verify"]),
+        ("load", vec!["load", "--verify"]),
+        ("safetensors", vec!["convert", "--to", "safetensors"]),
+        ("npz", vec!["convert", "--to", "npz"]),
+    ] {
+        let mut command_line = safejax();
+        command_line.args(&command).arg(&path);
+        if command[0] == "convert" {
+            command_line.arg(&copy);
+        }
+        let output = command_line.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &common::stderr(&output);
+        assert!(!output.status.success() && text.contains("`big`"), "{name}: {text}");
+    }
+    assert!(!copy.exists());
 }

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex};
 use common::{
     Only, client, directory_on_disk as directory, fails, is_cpu, is_skipped, on_device, safejax, succeeds,
 };
+use safejax::format::DIGEST_KEY;
 use safejax::load::{self, Delivery, Prefetch, Route, Sharing, Staging, Verification};
 use safejax::save::Digests;
-use safejax::store::{DIGEST_KEY, Io};
+use safejax::store::Io;
 use safejax::{
     ArraySpec, CancelToken, Checkpoint, DType, Donate, Error, LoadOptions, Monitor, Params, Program,
     Progress, SaveOptions,

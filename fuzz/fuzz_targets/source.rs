@@ -1,5 +1,5 @@
-//! Files of every format, told by their content: npy, npz, msgpack, pickles, safetensors. What is read is written in two
-//! formats and read again: it must be the same.
+//! Files of every format, told by their content: npy, npz, msgpack, pickles, PyTorch's, safetensors. What is read is written
+//! in two formats and read again: it must be the same.
 #![no_main]
 
 use std::io::Write;

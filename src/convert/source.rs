@@ -7,10 +7,10 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::array::{ArraySpec, HostArray};
-use crate::error::{Context, Error, Result};
-use crate::format::{Checkpoint, Format, LeftOut, Tensor, TensorReader};
+use crate::error::{Context, Result};
+use crate::format::{Checkpoint, Format, LeftOut, PART_BYTES, Tensor, TensorReader, zeros};
 use crate::plan::{Selected, Selection, select};
-use crate::store::Digest;
+use crate::store::{Digest, DigestCheck};
 use crate::sub_byte::unpack;
 use crate::tree::{Framework, KeyMap, Node, Tree, record};
 
@@ -109,21 +109,20 @@ impl Source {
     }
 
     /// Whether any part of the leaf at this position can be read by itself.
-    pub fn has_parts(&self, index: usize) -> bool {
+    pub(super) fn has_parts(&self, index: usize) -> bool {
         self.tensors[index].has_parts()
     }
 
-    /// Reads a part of the leaf at this position, from `start` of its bytes on.
-    ///
-    /// # Errors
-    /// As for [`Source::read`].
-    pub fn read_part(&self, index: usize, start: usize, bytes: &mut [u8]) -> Result<()> {
-        let tensor = &self.tensors[index];
-        if tensor.has_parts() {
-            return self.reader.read_part(tensor, start, bytes);
-        }
-        bytes.copy_from_slice(&self.read(index)?[start..start + bytes.len()]);
-        Ok(())
+    /// Reads a part of the leaf at this position, which has parts, from `start` of its bytes on. What the file holds of it
+    /// goes through the check, if there is one.
+    pub(super) fn read_part(
+        &self,
+        index: usize,
+        start: usize,
+        bytes: &mut [u8],
+        check: Option<&mut DigestCheck<'_>>,
+    ) -> Result<()> {
+        self.reader.read_part(&self.tensors[index], start, bytes, check)
     }
 
     /// What the file records of the leaf at this position, if it does.
@@ -182,26 +181,49 @@ impl Source {
         memory: &'a mut Vec<u8>,
         progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<LeafBytes<'a>> {
+        self.read_lent_against(None, index, memory, progress)
+    }
+
+    /// As [`Source::read_lent`]; holds the bytes against what the file records of them.
+    pub(super) fn read_lent_checked<'a>(
+        &self,
+        index: usize,
+        memory: &'a mut Vec<u8>,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<LeafBytes<'a>> {
+        self.read_lent_against(self.recorded_digest(index), index, memory, progress)
+    }
+
+    fn read_lent_against<'a>(
+        &self,
+        digest: Option<&Digest>,
+        index: usize,
+        memory: &'a mut Vec<u8>,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<LeafBytes<'a>> {
         progress(0)?;
+        let mut check = digest.map(Digest::begin);
         if !self.has_parts(index) {
-            let bytes = self.read_checked(index)?;
+            let bytes = match &mut check {
+                Some(check) => self.reader.read_checked(&self.tensors[index], check)?,
+                None => self.read(index)?,
+            };
+            check.map_or(Ok(()), DigestCheck::finish)?;
             progress(bytes.len() as u64)?;
             return Ok(LeafBytes::Owned(bytes));
         }
         let size = self.specs[index].packed_bytes()?;
         if memory.len() < size {
-            memory.clear();
-            memory.try_reserve_exact(size).map_err(|error| {
-                Error::InvalidArgument(format!("{size} bytes do not fit into memory: {error}"))
-            })?;
-            memory.resize(size, 0);
+            *memory = Vec::new();
+            *memory = zeros(size)?;
         }
         let memory = &mut memory[..size];
         for start in (0..size).step_by(PART_BYTES) {
             let end = size.min(start + PART_BYTES);
-            self.read_part(index, start, &mut memory[start..end])?;
+            self.read_part(index, start, &mut memory[start..end], check.as_mut())?;
             progress((end - start) as u64)?;
         }
+        check.map_or(Ok(()), DigestCheck::finish)?;
         Ok(LeafBytes::Lent(memory))
     }
 }
@@ -225,6 +247,3 @@ impl Deref for LeafBytes<'_> {
         }
     }
 }
-
-/// What is read at once, in bytes.
-const PART_BYTES: usize = 8 << 20;

@@ -6,18 +6,18 @@ use std::fmt;
 use std::path::Path;
 
 use super::source::{LeafBytes, Source};
-use crate::array::{ArraySpec, HostArray};
-use crate::cast::{Cast, cast_dtype};
+use crate::array::ArraySpec;
+use crate::cast::Cast;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::format::{DEFAULT_ALIGNMENT, Leaves, json, msgpack, npy, npz};
 use crate::monitor::{Monitor, Tracker};
-use crate::plan::check_casts;
+use crate::plan::{check_casts, loaded_dtype};
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
 use crate::transfer::Digests;
 use crate::transfer::{ByteSource, CheckpointPlan, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
-use crate::tree::{Framework, KeyMap, matches_glob, record};
+use crate::tree::{Framework, KeyMap, record};
 
 /// How a file is converted.
 #[derive(Debug, Clone)]
@@ -25,7 +25,8 @@ use crate::tree::{Framework, KeyMap, matches_glob, record};
 pub struct ConvertOptions {
     /// The format that is written; that of the target's name if `None`.
     pub format: Option<TargetFormat>,
-    /// What floating point tensors are cast to, by pattern over names; the first that matches counts.
+    /// What floating point tensors are cast to, by pattern over names in the file that is read; the first that matches
+    /// counts.
     pub dtypes: Vec<(String, DType)>,
     /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096. Safetensors only.
     pub alignment: usize,
@@ -139,7 +140,7 @@ pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Resu
         TargetFormat::Safetensors => conversion.write_safetensors(target, options)?,
         TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
         TargetFormat::Npz => npz::write(&mut conversion, target, options.write)?,
-        TargetFormat::Npy => conversion.write_npy(target)?,
+        TargetFormat::Npy => conversion.write_npy(target, options.write)?,
         TargetFormat::Json => {
             let (framework, metadata) = (source.framework(), source.metadata());
             json::write(&conversion, (framework, &metadata), target, options.write)?;
@@ -160,9 +161,9 @@ impl Supply for SourceSupply<'_> {
         let change = FileChange::between(self.source.specs()[index].dtype, self.specs[index].dtype);
         let content = match self.source.recorded_digest(index) {
             _ if !self.source.has_parts(index) => ByteSource::Host(self.source.read_checked(index)?),
-            None => {
-                ByteSource::File(Box::new(move |start, bytes| self.source.read_part(index, start, bytes)))
-            }
+            None => ByteSource::File(Box::new(move |start, bytes| {
+                self.source.read_part(index, start, bytes, None)
+            })),
             Some(digest) => ByteSource::File(self.checked_parts(index, digest)),
         };
         Ok(TensorBytes { content, change })
@@ -182,11 +183,8 @@ impl<'a> SourceSupply<'a> {
         let size = source.tensors()[index].bytes();
         let check = RefCell::new(Some(digest.begin()));
         Box::new(move |start, bytes| {
-            source.read_part(index, start, bytes)?;
             let mut check = check.borrow_mut();
-            if let Some(check) = check.as_mut() {
-                check.update(bytes);
-            }
+            source.read_part(index, start, bytes, check.as_mut())?;
             let is_last = start + bytes.len() == size;
             check.take_if(|_| is_last).map_or(Ok(()), |check| check.finish())
         })
@@ -207,13 +205,11 @@ struct TypedSource<'a> {
 
 impl<'a> TypedSource<'a> {
     fn new(source: &'a Source, options: &'a ConvertOptions) -> Result<TypedSource<'a>> {
-        let names: Vec<&str> = source.keys().leaves().iter().map(|leaf| leaf.name.as_str()).collect();
+        let names: Vec<&str> = source.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
         check_casts(&options.dtypes, &names)?;
-        let leaves = source.keys().leaves().iter().zip(source.specs());
-        let specs = leaves.map(|(leaf, spec)| {
-            let wanted = options.dtypes.iter().find(|(pattern, _)| matches_glob(pattern, &leaf.name));
-            let dtype = cast_dtype(spec.dtype, wanted.map(|(_, dtype)| *dtype)).for_tensor(&leaf.name)?;
-            Ok(ArraySpec::new(dtype, spec.shape.clone()))
+        let specs = source.tensors().iter().map(|tensor| {
+            let dtype = loaded_dtype(&tensor.name, tensor.spec.dtype, &options.dtypes);
+            Ok(ArraySpec::new(dtype.for_tensor(&tensor.name)?, tensor.spec.shape.clone()))
         });
         let specs = specs.collect::<Result<Vec<_>>>()?;
         let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
@@ -231,10 +227,7 @@ impl<'a> TypedSource<'a> {
             self.tracker.progressed(name, bytes);
             Ok(())
         };
-        let bytes = self.source.read_lent(index, memory, &mut progress)?;
-        if let (LeafBytes::Lent(bytes), Some(digest)) = (&bytes, self.source.recorded_digest(index)) {
-            digest.check(bytes)?;
-        }
+        let bytes = self.source.read_lent_checked(index, memory, &mut progress)?;
         let (from, to) = (self.source.specs()[index].dtype, self.specs[index].dtype);
         if from != to {
             let cast = Cast::new(&bytes, from, to)?;
@@ -271,7 +264,7 @@ impl<'a> TypedSource<'a> {
         Ok(())
     }
 
-    fn write_npy(&mut self, target: &Path) -> Result<()> {
+    fn write_npy(&mut self, target: &Path, options: WriteOptions) -> Result<()> {
         if self.specs.len() != 1 {
             return Err(Error::InvalidArgument(format!(
                 "an .npy file holds one array, and {} has {}; write an .npz file instead",
@@ -280,9 +273,7 @@ impl<'a> TypedSource<'a> {
             )));
         }
         let spec = self.specs[0].clone();
-        self.with_bytes(0, &mut |bytes| {
-            npy::write(target, &HostArray::from_bytes(spec.clone(), bytes.to_vec())?)
-        })
+        self.with_bytes(0, &mut |bytes| npy::write_bytes(target, &spec, bytes, options))
     }
 }
 

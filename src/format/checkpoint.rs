@@ -13,11 +13,11 @@ use super::{TensorReader, open, safetensors};
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Blob, Crc32, Digest, read_digests};
+use crate::store::{Blob, Crc32, Digest, DigestCheck};
 use crate::tree::{Framework, TreeDef};
 
-/// The parts of [`Checkpoint::read_parts`], in bytes.
-const PART_BYTES: usize = 8 << 20;
+/// What of a tensor is read, or written, at once, in bytes.
+pub const PART_BYTES: usize = 8 << 20;
 
 /// A checkpoint of any format that is read, in one file or several, or in memory: opened and checked, without its data
 /// being read.
@@ -107,7 +107,7 @@ pub struct Tensor {
     pub(crate) extents: Extents,
     pub(crate) encoding: Encoding,
     /// The checksum that its format records of it.
-    pub(crate) checksum: Option<Crc32>,
+    pub(crate) checksum: Option<Box<Crc32>>,
 }
 
 /// Some bytes of a checkpoint.
@@ -165,8 +165,8 @@ impl Tensor {
         self.extents().iter().map(|extent| extent.range.len()).sum()
     }
 
-    /// Whether its bytes in the file are the elements, little-endian and row-major, so that any part of it can be read by
-    /// itself.
+    /// Whether its bytes in the file are the elements, row-major and not compressed, so that any part of it can be read by
+    /// itself. They may be big-endian.
     pub fn is_plain(&self) -> bool {
         self.encoding.is_plain()
     }
@@ -309,25 +309,31 @@ impl Checkpoint {
     }
 
     /// Passes the elements of the tensor of this name on, in order, in parts of some megabytes that hold whole elements of
-    /// whole bytes. They are read as by [`Checkpoint::read`].
+    /// whole bytes. They are read as by [`Checkpoint::read`]. What the file holds of them goes through the check, if there
+    /// is one.
     ///
     /// # Errors
     /// As for [`Checkpoint::read`]; those of `take`.
     pub fn read_parts<E: From<Error>>(
         &self,
         name: &str,
+        mut check: Option<&mut DigestCheck<'_>>,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let tensor = self.tensor(name)?;
         let reader = TensorReader::new(self)?;
         if !tensor.has_parts() {
-            return reader.read(tensor)?.chunks(PART_BYTES).try_for_each(take);
+            let elements = match check {
+                Some(check) => reader.read_checked(tensor, check)?,
+                None => reader.read(tensor)?,
+            };
+            return elements.chunks(PART_BYTES).try_for_each(take);
         }
         let size = tensor.bytes();
         let mut part = vec![0; size.min(PART_BYTES)];
         for start in (0..size).step_by(PART_BYTES) {
             let bytes = (size - start).min(PART_BYTES);
-            reader.read_part(tensor, start, &mut part[..bytes])?;
+            reader.read_part(tensor, start, &mut part[..bytes], check.as_deref_mut())?;
             take(&part[..bytes])?;
         }
         Ok(())
@@ -349,19 +355,20 @@ impl Checkpoint {
         &self.left_out
     }
 
-    /// The digests that are recorded, by the names of the tensors: of safetensors files a sha256, of zip archives a
-    /// CRC-32.
+    /// The digests that are recorded, by the names of the tensors: of safetensors files a sha256, of what zip archives hold
+    /// uncompressed a CRC-32. What is compressed has one that is checked whenever it is read. A tensor of PyTorch's that
+    /// shares its storage has none.
     ///
     /// # Errors
     /// [`Error::Tree`] when a record is not a JSON object of strings.
     pub fn digests(&self) -> Result<BTreeMap<String, Digest>> {
         let mut digests = BTreeMap::new();
         for record in &self.digest_records {
-            let recorded = read_digests(record)?.into_iter();
+            let recorded = safetensors::read_digests(record)?.into_iter();
             digests.extend(recorded.map(|(name, sum)| (name, Digest::Sha256(sum))));
         }
         let checksums = self.tensors.iter().filter_map(|tensor| Some((tensor, tensor.checksum.clone()?)));
-        digests.extend(checksums.map(|(tensor, sum)| (tensor.name.clone(), Digest::Crc32(sum))));
+        digests.extend(checksums.map(|(tensor, sum)| (tensor.name.clone(), Digest::Crc32(*sum))));
         Ok(digests)
     }
 

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Encoding {
     /// The bytes are deflated.
-    pub deflated: Option<Deflated>,
+    pub deflated: Option<Box<Deflated>>,
     /// Sub-byte elements take a byte each.
     pub is_unpacked: bool,
     /// Numbers of several bytes begin with the highest.

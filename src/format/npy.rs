@@ -275,11 +275,15 @@ impl NpyElement {
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: impl AsRef<Path>, array: &HostArray) -> Result<()> {
-    let path = path.as_ref();
-    let header = header_of(array.spec()).map_err(|error| Error::io("write", path, error))?;
-    write_atomically(path, WriteOptions::default(), |file| {
+    write_bytes(path.as_ref(), array.spec(), array.bytes(), WriteOptions::default())
+}
+
+/// As [`write`](fn@write), of an array's bytes: row-major and little-endian, sub-byte elements in a byte each.
+pub(crate) fn write_bytes(path: &Path, spec: &ArraySpec, bytes: &[u8], options: WriteOptions) -> Result<()> {
+    let header = header_of(spec).map_err(|error| Error::io("write", path, error))?;
+    write_atomically(path, options, |file| {
         file.write_all(&header)?;
-        file.write_all(array.bytes())
+        file.write_all(bytes)
     })
 }
 

@@ -103,13 +103,11 @@ fn read_member(
     let (range, checksum) = match member.compression {
         Compression::Stored => {
             let checksum = Crc32 { head: Bytes::copy_from_slice(&head[..data_start]), sum: member.crc32 };
-            // Elements are turned around on their way, and the checksum is that of the file's bytes.
-            let checksum = (!encoding.is_big_endian).then_some(checksum);
-            (member.stored.start + data_start..member.stored.end, checksum)
+            (member.stored.start + data_start..member.stored.end, Some(Box::new(checksum)))
         }
         Compression::Deflated => {
             let content = (member.bytes, member.crc32);
-            encoding.deflated = Some(Deflated { skip: data_start, bytes, content });
+            encoding.deflated = Some(Box::new(Deflated { skip: data_start, bytes, content }));
             (member.stored.clone(), None)
         }
     };

@@ -38,6 +38,9 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
         tracing::info!(index = %index.display(), "the file is one of several");
         return open_unchecked(&index, limits);
     }
+    if let Some(index) = sharded::index_in_place_of(path) {
+        return open_unchecked(&index, limits);
+    }
     let blob = open_blob(path)?;
     let data = blob.bytes().clone();
     if sharded::is_index(&data) {
@@ -97,6 +100,9 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
     if path.is_dir()
         && let Some(index) = sharded::index_in(path)?
     {
+        return sniff(index);
+    }
+    if let Some(index) = sharded::index_in_place_of(path) {
         return sniff(index);
     }
     let blob = open_blob(path)?;

@@ -92,6 +92,3 @@ pub fn begins_with_pickle(data: &[u8]) -> bool {
         is_line() && is_line() && lines.next().is_some()
     })
 }
-
-#[cfg(test)]
-mod tests;

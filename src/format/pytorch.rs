@@ -111,8 +111,6 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
                     .map_err(|problem| malformed(format!("the storage `{name}`: {problem}")))
                     .for_tensor(&leaf.name)?;
                 tensor.encoding.is_big_endian = is_big_endian;
-                // Elements are turned around on their way, and the checksum is that of the file's bytes.
-                tensor.checksum.take_if(|_| is_big_endian);
             }
         }
         tensors.push(tensor);
@@ -137,13 +135,14 @@ fn place(
     let stored = match member.compression {
         Compression::Stored => {
             // A storage that others share is not held against the tensor's own bytes.
-            tensor.checksum = is_whole.then(|| Crc32 { head: Bytes::new(), sum: member.crc32 });
+            tensor.checksum = is_whole.then(|| Box::new(Crc32 { head: Bytes::new(), sum: member.crc32 }));
             member.stored.start + range.start..member.stored.start + range.end
         }
         Compression::Deflated => {
             limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
             let content = (member.bytes, member.crc32);
-            tensor.encoding.deflated = Some(Deflated { skip: range.start, bytes: range.len(), content });
+            tensor.encoding.deflated =
+                Some(Box::new(Deflated { skip: range.start, bytes: range.len(), content }));
             member.stored.clone()
         }
     };

@@ -4,6 +4,8 @@ mod header;
 pub(crate) mod layout;
 mod writer;
 
+use std::collections::BTreeMap;
+
 pub use layout::{DEFAULT_ALIGNMENT, Layout};
 pub use writer::CheckpointWriter;
 
@@ -12,7 +14,19 @@ use super::foreign;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::store::{Blob, DIGEST_KEY};
+use crate::store::Blob;
+
+/// The metadata key of the digests: a JSON object of tensor name to the sha256 of its bytes, in hex.
+pub const DIGEST_KEY: &str = "safejax.sha256";
+
+/// The digests of a record, by the names of the tensors.
+///
+/// # Errors
+/// [`Error::Tree`] when the record is not a JSON object of strings.
+pub(super) fn read_digests(record: &str) -> Result<BTreeMap<String, String>> {
+    serde_json::from_str(record)
+        .map_err(|error| Error::Tree(format!("its record of digests cannot be read: {error}")))
+}
 
 /// Reads and checks the header of a file.
 ///

@@ -41,30 +41,45 @@ pub(super) fn is_index(data: &[u8]) -> bool {
 /// The index of a checkpoint that is a directory; `None` where there is none.
 ///
 /// # Errors
-/// [`Error::Malformed`] when there are several.
+/// [`Error::Malformed`] when there are several, or one file of all as well.
 pub(super) fn index_in(directory: &Path) -> Result<Option<PathBuf>> {
     let names = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
     let mut names: Vec<String> =
         names.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
+    let malformed =
+        |problem| Error::Malformed { origin: directory.display().to_string(), format: "checkpoint", problem };
     for ending in [INDEX_ENDING, FLAX_INDEX_ENDING] {
         let found: Vec<&String> = names.iter().filter(|name| name.ends_with(ending)).collect();
         match &found[..] {
             [] => {}
-            [index] => return Ok(Some(directory.join(index))),
+            [index] => {
+                let whole =
+                    index.strip_suffix(".index.json").filter(|whole| names.iter().any(|n| n == whole));
+                return match whole {
+                    Some(whole) => Err(malformed(format!(
+                        "it is a directory with two checkpoints, {whole} and {index}; give one of them"
+                    ))),
+                    None => Ok(Some(directory.join(index))),
+                };
+            }
             [first, ..] => {
-                return Err(Error::Malformed {
-                    origin: directory.display().to_string(),
-                    format: "checkpoint",
-                    problem: format!(
-                        "it is a directory with {} indices; give one of them, such as {first}",
-                        found.len()
-                    ),
-                });
+                return Err(malformed(format!(
+                    "it is a directory with {} indices; give one of them, such as {first}",
+                    found.len()
+                )));
             }
         }
     }
     Ok(None)
+}
+
+/// The index of the checkpoint of this name, where there is no one file of it: `STEM.safetensors.index.json` for
+/// `STEM.safetensors`.
+pub(super) fn index_in_place_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+    let index = path.with_file_name(format!("{name}{INDEX_ENDING}"));
+    (!path.exists() && index.exists()).then_some(index)
 }
 
 /// The index of the checkpoint that a file is one of several of; `None` for a file by itself. The files are named
@@ -197,7 +212,7 @@ fn join(origin: &str, files: &[String], shards: Vec<Checkpoint>, index: Index) -
             }
         }
     }
-    metadata.remove(crate::store::DIGEST_KEY);
+    metadata.remove(safetensors::DIGEST_KEY);
     for (name, file) in &index.weight_map {
         let problem = match place.get(name) {
             Some(&found) if files[found] == *file => continue,

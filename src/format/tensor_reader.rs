@@ -101,12 +101,22 @@ impl TensorReader {
         self.readers[extent.file].in_memory(start + range.start..start + range.end)
     }
 
-    /// Fills a part with elements from `start` of their bytes on, of a tensor that has parts.
+    /// Fills a part with elements from `start` of their bytes on, of a tensor that has parts. What the file holds of them
+    /// goes through the check, if there is one.
     ///
     /// # Errors
     /// As for [`TensorReader::read_stored`].
-    pub fn read_part(&self, tensor: &Tensor, start: usize, part: &mut [u8]) -> Result<()> {
+    pub fn read_part(
+        &self,
+        tensor: &Tensor,
+        start: usize,
+        part: &mut [u8],
+        check: Option<&mut DigestCheck<'_>>,
+    ) -> Result<()> {
         self.read_stored(tensor, start, &mut [&mut *part])?;
+        if let Some(check) = check {
+            check.update(part);
+        }
         tensor.encoding.make_little_endian(tensor.spec.dtype, part);
         Ok(())
     }
@@ -228,7 +238,7 @@ fn skip(content: &mut impl Read, bytes: usize, crc: &mut Crc) -> std::io::Result
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] when it is not to be had.
-fn zeros(bytes: usize) -> Result<Vec<u8>> {
+pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
     let mut memory = Vec::new();
     let reserved = memory.try_reserve_exact(bytes);
     reserved

@@ -67,7 +67,8 @@ pub struct LoadSeconds {
 }
 
 impl LoadReport {
-    /// The report of a plan that was carried out; `copied` of its tensors to be used in place were copied.
+    /// The report of a plan that was carried out; `not_in_place` of its tensors to be used in
+    /// place, and their bytes, were copied.
     pub(super) fn new(plan: &LoadPlan, not_in_place: (usize, u64)) -> LoadReport {
         let (tensors, bytes) =
             (plan.steps.len(), plan.steps.iter().map(|step| step.bytes as u64).sum::<u64>());

@@ -80,8 +80,8 @@ pub fn cut(steps: &[Step], order: &[usize], most: usize) -> Vec<Block> {
     blocks
 }
 
-/// A tensor in so many parts, all but the last equally long, and none longer than its share by more than what
-/// [`CUT`] rounds up.
+/// A tensor in at least so many parts, all but the last equally long, and none longer than its share, which is a multiple
+/// of [`CUT`], or than [`CUT`] itself.
 fn divide(whole: Piece, parts: usize) -> impl Iterator<Item = Piece> {
     let (source, target) = (whole.source.len(), whole.target.len());
     let share = if parts == 1 { source } else { (source.div_ceil(parts) / CUT * CUT).max(CUT) };
@@ -125,10 +125,10 @@ mod tests {
         let device_bytes = bytes * factor.0 / factor.1;
         let (name, spec) = (String::new(), ArraySpec::new(DType::U8, [device_bytes]));
         Step {
-            key: String::new(),
+            renamed_from: None,
             name,
             spec,
-            extents: Vec::new(),
+            extents: crate::format::Extents::Several(Vec::new()),
             bytes,
             has_parts,
             route,

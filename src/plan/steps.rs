@@ -9,7 +9,7 @@ use super::select::loaded_dtype;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::format::{Extent, Tensor};
+use crate::format::{Extent, Extents, Tensor};
 use crate::printable::Name;
 use crate::store::Io;
 
@@ -71,15 +71,16 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Step {
-    /// Its key in the file, before renaming. What the file records of it, it records by this.
-    pub key: String,
+    /// Its key in the file, where it is loaded by another name.
+    #[serde(rename = "key", skip_serializing_if = "Option::is_none")]
+    pub(crate) renamed_from: Option<String>,
     /// The name that it is loaded by, after renaming.
     pub name: String,
     /// Its type and shape on the device.
     pub spec: ArraySpec,
     /// Where its bytes are in the checkpoint's files, one after another.
-    #[serde(serialize_with = "extents")]
-    pub extents: Vec<Extent>,
+    #[serde(serialize_with = "serialize_extents")]
+    pub(crate) extents: Extents,
     /// Bytes of its elements before anything is done to them. In the file they can be others: compressed, or more than are
     /// used.
     pub bytes: usize,
@@ -100,9 +101,19 @@ pub struct Step {
 }
 
 impl Step {
+    /// Its key in the file, before renaming. What the file records of it, it records by this.
+    pub fn key(&self) -> &str {
+        self.renamed_from.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Where its bytes are in the checkpoint's files, one after another.
+    pub fn extents(&self) -> &[Extent] {
+        self.extents.as_slice()
+    }
+
     /// Where its bytes begin: the file, and the place in it.
     fn start(&self) -> (usize, usize) {
-        self.extents.first().map_or((0, 0), |extent| (extent.file, extent.range.start))
+        self.extents().first().map_or((0, 0), |extent| (extent.file, extent.range.start))
     }
 }
 
@@ -169,7 +180,7 @@ impl LoadPlan {
         let step = |wanted: Wanted<'_>| step(wanted, target, dtypes).for_tensor(&wanted.tensor.name);
         let mut steps = tensors.into_iter().map(step).collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..steps.len()).collect();
-        order.sort_by_key(|&position| steps[position].start());
+        order.sort_by_cached_key(|&position| steps[position].start());
         let groups = group(&mut steps, &order);
         let blocks = blocks::cut(&steps, &order, target.block_bytes);
         Ok(LoadPlan { steps, order, io, is_waited_for: false, blocks, groups })
@@ -184,7 +195,7 @@ impl LoadPlan {
     pub(crate) fn copied_ranges(&self, file: usize) -> Vec<Range<usize>> {
         let is_copied = |step: &&Step| !matches!(step.route, Route::Alias | Route::Empty);
         let steps = self.order.iter().map(|&position| &self.steps[position]).filter(is_copied);
-        let extents = steps.flat_map(|step| &step.extents).filter(|extent| extent.file == file);
+        let extents = steps.flat_map(|step| step.extents()).filter(|extent| extent.file == file);
         extents.map(|extent| extent.range.clone()).collect()
     }
 
@@ -216,10 +227,10 @@ fn step(wanted: Wanted<'_>, target: Target, dtypes: &[(String, DType)]) -> Resul
         return Err(Error::UnsupportedDType { dtype, context: "PJRT".into() });
     }
     let mut step = Step {
-        key: tensor.name.clone(),
+        renamed_from: (tensor.name != name).then(|| tensor.name.clone()),
         name: name.to_owned(),
         spec,
-        extents: tensor.extents().to_vec(),
+        extents: tensor.extents.clone(),
         bytes: tensor.decoded_bytes()?,
         has_parts: tensor.is_plain(),
         route: Route::Empty,
@@ -305,19 +316,23 @@ impl fmt::Display for Route {
 }
 
 /// Extents as a file and a range each.
-fn extents<S: serde::Serializer>(extents: &[Extent], serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(extents.iter().map(|extent| (extent.file, extent.range.start, extent.range.end)))
+fn serialize_extents<S: serde::Serializer>(
+    extents: &Extents,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    let extents = extents.as_slice().iter();
+    serializer.collect_seq(extents.map(|extent| (extent.file, extent.range.start, extent.range.end)))
 }
 
 impl fmt::Display for LoadPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let extents = || self.steps.iter().flat_map(|step| &step.extents);
+        let extents = || self.steps.iter().flat_map(|step| step.extents());
         let digits = extents().map(|extent| extent.range.end).max().unwrap_or(0).to_string().len();
         let has_several_files = extents().any(|extent| extent.file > 0);
         self.order.iter().map(|&position| &self.steps[position]).try_for_each(|step| {
             let (file, start) = step.start();
             let end = step
-                .extents
+                .extents()
                 .iter()
                 .rfind(|extent| extent.file == file)
                 .map_or(start, |extent| extent.range.end);

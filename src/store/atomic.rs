@@ -160,7 +160,9 @@ fn mode(existing: Option<&std::fs::Metadata>) -> u32 {
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, bytes: usize) -> std::io::Result<()> {
     use rustix::fs::FallocateFlags;
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
+    let reserved =
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64));
+    match reserved {
         // File systems that cannot reserve report a full disk when it comes to it.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         result => result.map_err(Into::into),

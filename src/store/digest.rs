@@ -1,15 +1,10 @@
 //! Digests of tensors, recorded in a file's metadata or by its format, and checked against its bytes.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use flate2::Crc;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-
-/// The metadata key of the digests: a JSON object of tensor name to the sha256 of its bytes, in hex.
-pub const DIGEST_KEY: &str = "safejax.sha256";
 
 /// The sha256 of a tensor's bytes as they are in the file, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -116,13 +111,4 @@ impl DigestCheck<'_> {
             problem: format!("its {kind} is {found}, and {recorded} was recorded"),
         })
     }
-}
-
-/// The digests of a record, by the names of the tensors.
-///
-/// # Errors
-/// [`Error::Tree`] when the record is not a JSON object of strings.
-pub(crate) fn read_digests(record: &str) -> Result<BTreeMap<String, String>> {
-    serde_json::from_str(record)
-        .map_err(|error| Error::Tree(format!("its record of digests cannot be read: {error}")))
 }

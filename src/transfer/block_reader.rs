@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::carry::TensorSource;
 use crate::cast::cast_into;
 use crate::error::{Context, Result};
-use crate::format::{Tensor, TensorReader};
+use crate::format::{Tensor, TensorReader, zeros};
 use crate::monitor::Tracker;
 use crate::plan::{Block, Change, LoadPlan, Piece, Step};
 use crate::store::DigestCheck;
@@ -125,7 +125,10 @@ impl<'a> BlockReader<'a> {
                 let read = timed(&mut self.stats.spent.read, || {
                     self.reader.read_stored(tensor, piece.source.start, parts)
                 });
-                if end - first == 1 { read.for_tensor(&step.name) } else { read }?;
+                if let Err(error) = read {
+                    self.name_tensor(&block.pieces[first..end], parts)?;
+                    return Err(error);
+                }
             } else if step.has_parts {
                 self.fill_by_windows(piece, memory[first]).for_tensor(&step.name)?;
             } else {
@@ -138,6 +141,18 @@ impl<'a> BlockReader<'a> {
 
     fn step(&self, piece: &Piece) -> (&'a Step, &'a Tensor) {
         (&self.plan.steps[piece.step], self.sources[piece.step].tensor)
+    }
+
+    /// Reads pieces one by one that cannot be read by one call, to say of which tensor that is true.
+    ///
+    /// # Errors
+    /// That of the first which cannot be read.
+    fn name_tensor(&self, pieces: &[Piece], parts: &mut [&mut [u8]]) -> Result<()> {
+        pieces.iter().zip(parts).try_for_each(|(piece, part)| {
+            let (step, tensor) = self.step(piece);
+            let read = self.reader.read_stored(tensor, piece.source.start, &mut [&mut **part]);
+            read.for_tensor(&step.name)
+        })
     }
 
     /// Where a piece is that needs no more than reading: the file, and its bytes there.
@@ -208,7 +223,7 @@ impl<'a> BlockReader<'a> {
         if step.change == Change::None {
             timed(&mut self.stats.spent.read, || self.reader.decode(tensor, check.as_mut(), target))?;
         } else {
-            let mut decoded = vec![0; step.bytes];
+            let mut decoded = zeros(step.bytes)?;
             timed(&mut self.stats.spent.read, || self.reader.decode(tensor, check.as_mut(), &mut decoded))?;
             self.apply_change(piece.step, &decoded, target)?;
         }

@@ -28,7 +28,7 @@ const TENSORS_PER_THREAD: usize = 1000;
 pub struct TensorSource<'a> {
     pub tensor: &'a Tensor,
     /// What it is held against, if it is to be checked.
-    pub digest: Option<Digest>,
+    pub digest: Option<Box<Digest>>,
 }
 
 /// What the threads of a load did, together.
@@ -120,7 +120,7 @@ fn prefetch(plan: &LoadPlan, checkpoint: &Checkpoint, prefetch: Prefetch) -> Res
         return Ok(());
     }
     let mut extents: Vec<Extent> = Vec::new();
-    for extent in plan.on_route(Route::Alias).flat_map(|position| &plan.steps[position].extents) {
+    for extent in plan.on_route(Route::Alias).flat_map(|position| plan.steps[position].extents()) {
         match extents.last_mut() {
             Some(last) if (last.file, last.range.end) == (extent.file, extent.range.start) => {
                 last.range.end = extent.range.end;

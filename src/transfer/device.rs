@@ -70,7 +70,7 @@ impl<'a> ClientDestination<'a> {
         sink.tracker.check()?;
         for piece in &block.pieces {
             let step = &sink.plan.steps[piece.step];
-            let [extent] = &step.extents[..] else { return Err(Error::Undelivered).for_tensor(&step.name) };
+            let [extent] = step.extents() else { return Err(Error::Undelivered).for_tensor(&step.name) };
             let bytes = self.checkpoint.blobs[extent.file].bytes().slice(extent.range.clone());
             reader.check_in_place(piece, &bytes)?;
             let data = bytes.clone();

@@ -10,9 +10,9 @@ use super::supply::{PartMemory, Supply};
 use super::workers;
 use crate::array::ArraySpec;
 use crate::error::{Context, Result};
-use crate::format::{CheckpointWriter, Layout};
+use crate::format::{CheckpointWriter, DIGEST_KEY, Layout, PART_BYTES};
 use crate::monitor::Tracker;
-use crate::store::{DIGEST_KEY, DigestState, WriteOptions, sha256};
+use crate::store::{DigestState, WriteOptions, sha256};
 
 /// A safetensors file that is about to be written.
 pub struct FilePlan {
@@ -40,9 +40,6 @@ impl Written {
         }
     }
 }
-
-/// What one thread writes at once, in bytes.
-const PART_BYTES: usize = 8 << 20;
 
 /// The most threads that write: more only wait for each other in the file system.
 const MAX_THREADS: usize = 4;

@@ -19,6 +19,9 @@ use crate::store::{WriteOptions, write_atomically};
 /// What the name of a checkpoint in several files must end with.
 const ENDING: &str = ".safetensors";
 
+/// The key of an index's metadata that has the bytes of all tensors.
+const TOTAL_KEY: &str = "total_size";
+
 /// What the files of a checkpoint are like.
 #[derive(Debug, Clone, Copy)]
 pub struct FileOptions {
@@ -73,7 +76,7 @@ impl CheckpointPlan {
     }
 
     /// Writes the files. Each takes its name when all are complete, and the index comes last. An index that is there goes
-    /// before: a checkpoint is the old one, the new one, or none.
+    /// before, and one file of all that is there goes after: a checkpoint is the old one, the new one, or none.
     ///
     /// # Errors
     /// The first failure; before the files take their names, those that were there stay.
@@ -90,16 +93,13 @@ impl CheckpointPlan {
         }
         let index = index_of(target);
         if let Some(index) = index.as_ref().filter(|_| self.options.max_shard_bytes.is_some()) {
-            match std::fs::remove_file(index) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", index, error));
-                }
-                _ => {}
-            }
+            remove(index)?;
         }
         writers.into_iter().try_for_each(CheckpointWriter::finish)?;
         if let (Some(index), true) = (&index, paths.len() > 1) {
             self.write_index(index, &paths)?;
+            // It would be taken for the checkpoint still.
+            remove(target)?;
         }
         Ok(all)
     }
@@ -141,7 +141,9 @@ impl CheckpointPlan {
         }
         let mut metadata: Map<String, Value> =
             self.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
-        metadata.insert("total_size".into(), self.total_bytes.into());
+        if let Some(other) = metadata.insert(TOTAL_KEY.into(), self.total_bytes.into()) {
+            tracing::warn!("the string {other} of the key `{TOTAL_KEY}` is left out: an index has its own");
+        }
         let document = json!({"metadata": metadata, "weight_map": map});
         write_atomically(index, self.options.write, |file| {
             std::io::Write::write_fmt(file, format_args!("{document:#}\n"))
@@ -170,6 +172,14 @@ fn share(sizes: &[u64], most: Option<u64>) -> Vec<Vec<usize>> {
         }
     }
     shares
+}
+
+/// Removes a file if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Some of the tensors of a supply.

@@ -152,11 +152,7 @@ impl Stream {
             start += bytes.len();
             let first = &sink.plan.steps[run[0].step];
             let passed = timed(&mut reader.stats.spent.pass, || self.pass_packed(sink, first, bytes));
-            let passed = match passed {
-                Err(error @ Error::Tensor { .. }) => Err(error),
-                other => other.for_tensor(&first.name),
-            };
-            for (step, buffer) in passed? {
+            for (step, buffer) in passed.for_tensor(&first.name)? {
                 sink.deliver(step, buffer);
             }
         }

@@ -1,18 +1,16 @@
-use bytes::Bytes;
+//! What pickles say, opcode by opcode, and what is refused of them.
 
-use super::*;
-use crate::convert::Source;
-use crate::load::Selection;
+use safejax::Error;
+use safejax::convert::{Source, open};
 
 fn source(bytes: &[u8]) -> Result<Source, String> {
-    let blob = Blob::in_memory("x", Bytes::copy_from_slice(bytes));
-    let opened = open("x", blob, Limits::default());
-    opened.and_then(|checkpoint| Source::new(checkpoint, &Selection::default())).map_err(
-        |error| match error {
-            Error::Malformed { problem, .. } => problem,
-            other => other.to_string(),
-        },
-    )
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.pkl");
+    std::fs::write(&path, bytes).unwrap();
+    open(&path, &Default::default()).map_err(|error| match error {
+        Error::Malformed { problem, .. } => problem,
+        other => other.to_string(),
+    })
 }
 
 fn problem(bytes: &[u8]) -> String {
@@ -45,7 +43,7 @@ fn what_follows_a_pickle_and_arrays_of_unknown_types_are_told_of() {
 
 #[test]
 fn damage_is_an_error() {
-    assert!(problem(b"\x80\x02").contains("cut off"));
+    assert!(problem(b"\x80\x02]").contains("cut off"));
     assert!(problem(b"\x80\x02.").contains("stack is empty"));
     assert!(problem(b"\x80\x02h\x00.").contains("nothing is remembered"));
     assert!(problem(b"\x80\x02]K\x01K\x01s.").contains("no dictionary"));
