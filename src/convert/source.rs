@@ -40,8 +40,8 @@ impl Source {
     /// Takes what is selected of a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Tree`] when the names or the structure record do not make a tree; [`Error::Template`];
-    /// [`Error::NotFound`] for a pattern that matches nothing; [`Error::Malformed`] where something is wanted that the
+    /// [`crate::Error::Tree`] when the names or the structure record do not make a tree; [`crate::Error::Template`];
+    /// [`crate::Error::NotFound`] for a pattern that matches nothing; [`crate::Error::Malformed`] where something is wanted that the
     /// file cannot have.
     pub fn new(checkpoint: Checkpoint, selection: &Selection) -> Result<Source> {
         let Selected { keys, framework, has_record, tensors } = select(&checkpoint, selection, &[])?;
@@ -133,7 +133,7 @@ impl Source {
     /// The bytes of the leaf at this position: row-major, little-endian, sub-byte elements packed.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Malformed`] when the data does not hold what the file says.
+    /// [`crate::Error::Io`]; [`crate::Error::Malformed`] when the data does not hold what the file says.
     pub fn read(&self, index: usize) -> Result<Bytes> {
         self.reader.read(&self.tensors[index])
     }
@@ -141,7 +141,7 @@ impl Source {
     /// As [`Source::read`]; holds the bytes against what the file records of them.
     ///
     /// # Errors
-    /// As for [`Source::read`]; [`Error::Malformed`] when they are not what was recorded.
+    /// As for [`Source::read`]; [`crate::Error::Malformed`] when they are not what was recorded.
     pub fn read_checked(&self, index: usize) -> Result<Bytes> {
         let Some(digest) = &self.digests[index] else { return self.read(index) };
         let mut check = digest.begin();
@@ -174,7 +174,7 @@ impl Source {
     /// Reads a leaf, into this memory if it has parts. After each part, `progress` is told its bytes, and may end the work.
     ///
     /// # Errors
-    /// As for [`Source::read`]; [`Error::InvalidArgument`] when the memory is not to be had; those of `progress`.
+    /// As for [`Source::read`]; [`crate::Error::InvalidArgument`] when the memory is not to be had; those of `progress`.
     pub fn read_lent<'a>(
         &self,
         index: usize,
