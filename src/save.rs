@@ -92,12 +92,7 @@ impl TreeToSave<'_> {
         let mut strings = record::strip(options.metadata.as_ref().unwrap_or(self.metadata));
         let framework = options.framework.unwrap_or(self.framework);
         match options.record {
-            Record::Structure => {
-                strings.extend(record::write(self.keys.def())?);
-                if framework != Framework::Plain {
-                    strings.insert(record::FRAMEWORK_KEY.into(), framework.to_string());
-                }
-            }
+            Record::Structure => strings.extend(record::write(self.keys.def(), framework)?),
             Record::NamesOnly => {
                 let names = self.keys.leaves().iter().map(|leaf| leaf.name.as_str());
                 let read_back = KeyMap::from_names_by(framework, names)?;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use safejax::KeyMap;
 use safejax::tree::record;
+use safejax::{Framework, KeyMap};
 
 fuzz_target!(|text: &str| {
     let metadata = BTreeMap::from([
@@ -13,7 +13,7 @@ fuzz_target!(|text: &str| {
         (record::TREE_KEY.to_owned(), text.to_owned()),
     ]);
     let Ok(Some(def)) = record::read(&metadata) else { return };
-    if let Ok(written) = record::write(&def) {
+    if let Ok(written) = record::write(&def, Framework::Plain) {
         assert_eq!(record::read(&written).unwrap(), Some(def.clone()));
     }
     let _ = KeyMap::new(def);

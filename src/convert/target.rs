@@ -17,7 +17,7 @@ use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
 use crate::transfer::Digests;
 use crate::transfer::{ByteSource, CheckpointPlan, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
-use crate::tree::{Framework, KeyMap, record};
+use crate::tree::{KeyMap, record};
 
 /// How a file is converted.
 #[derive(Debug, Clone)]
@@ -242,10 +242,7 @@ impl<'a> TypedSource<'a> {
 
     fn write_safetensors(&mut self, target: &Path, options: &ConvertOptions) -> Result<()> {
         let mut metadata = self.source.metadata();
-        metadata.extend(record::write(self.source.keys().def())?);
-        if self.source.framework() != Framework::Plain {
-            metadata.insert(record::FRAMEWORK_KEY.into(), self.source.framework().to_string());
-        }
+        metadata.extend(record::write(self.source.keys().def(), self.source.framework())?);
         let names = self.source.keys().leaves().iter().map(|leaf| leaf.name.clone());
         let specs = names.zip(self.specs.iter().cloned()).collect();
         let files = FileOptions {

@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::convention::Framework;
 use super::def::{LeafKind, TreeDef};
 use super::key_path::{DictKey, Key};
 use crate::error::{Error, Result};
@@ -44,11 +45,11 @@ const LEAF_KINDS: [(LeafKind, &str); 4] = [
     (LeafKind::Complex, "complex"),
 ];
 
-/// The record of a structure, as metadata entries.
+/// The record of a structure and of the framework whose names it has, as metadata entries.
 ///
 /// # Errors
 /// [`Error::Tree`] when it is nested too deep for JSON parsers.
-pub fn write(def: &TreeDef) -> Result<BTreeMap<String, String>> {
+pub fn write(def: &TreeDef, framework: Framework) -> Result<BTreeMap<String, String>> {
     let value = to_json(def);
     if json_depth(&value) > MAX_JSON_DEPTH {
         return Err(Error::Tree(format!(
@@ -56,7 +57,14 @@ pub fn write(def: &TreeDef) -> Result<BTreeMap<String, String>> {
              it, or save it without its structure"
         )));
     }
-    Ok(BTreeMap::from([(FORMAT_KEY.to_owned(), FORMAT.to_owned()), (TREE_KEY.to_owned(), value.to_string())]))
+    let mut entries = BTreeMap::from([
+        (FORMAT_KEY.to_owned(), FORMAT.to_owned()),
+        (TREE_KEY.to_owned(), value.to_string()),
+    ]);
+    if framework != Framework::Plain {
+        entries.insert(FRAMEWORK_KEY.to_owned(), framework.to_string());
+    }
+    Ok(entries)
 }
 
 /// The structure that is recorded in a file's metadata; `None` if there is no record.
@@ -394,9 +402,9 @@ mod tests {
     #[test]
     fn a_structure_that_is_too_deep_is_not_written() {
         let deep = (0..200).fold(TreeDef::LEAF, |child, _| TreeDef::List(vec![child]));
-        assert!(write(&deep).unwrap_err().to_string().contains("nested deeper"));
+        assert!(write(&deep, Framework::Plain).unwrap_err().to_string().contains("nested deeper"));
         let fits = (0..60).fold(TreeDef::LEAF, |child, _| TreeDef::List(vec![child]));
-        assert_eq!(read(&write(&fits).unwrap()).unwrap(), Some(fits));
+        assert_eq!(read(&write(&fits, Framework::Plain).unwrap()).unwrap(), Some(fits));
     }
 
     /// Any structure, of any kinds of nodes and keys.
@@ -445,7 +453,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_structure_survives_its_record(def in any_tree()) {
-            let record = write(&def).unwrap();
+            let record = write(&def, Framework::Plain).unwrap();
             if let Ok(PlainNode(plain)) = serde_json::from_str(&record[TREE_KEY]) {
                 prop_assert_eq!(&plain, &def);
             }
