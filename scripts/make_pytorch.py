@@ -31,6 +31,7 @@ def views():
         "part": base[1, 1:3],
         "every_second": tied[::2],
         "broadcast": torch.tensor([7.0]).expand(4, 2),
+        "repeated": torch.arange(6.0).reshape(2, 1, 3).expand(2, 4, 3),
         "tied.a": tied,
         "tied.b": tied,
         "empty": torch.zeros(0, 3),

@@ -15,7 +15,7 @@ pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
 
 use crate::error::{Context, Error, Result};
-use crate::format::{Checkpoint, Tensor};
+use crate::format::{Checkpoint, Format, Tensor};
 use crate::monitor::Tracker;
 use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
@@ -244,7 +244,13 @@ fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Op
             "{problem}; write it again with `safejax convert --digests`, or load it without the check"
         ),
     };
-    let is_always_checked = |tensor: &Tensor| tensor.encoding.deflated.is_some();
+    // What is compressed has its checksum with it, and so has the pickle that values of PyTorch's stand in.
+    let is_in_pickle = |tensor: &Tensor| {
+        let mut extents = tensor.extents().iter();
+        checkpoint.format() == Format::PyTorch
+            && extents.all(|extent| !checkpoint.blobs[extent.file].is_file())
+    };
+    let is_always_checked = |tensor: &Tensor| tensor.encoding.deflated.is_some() || is_in_pickle(tensor);
     if recorded.is_empty() && !selected.tensors.iter().all(|tensor| is_always_checked(tensor)) {
         return Err(missing("it records no digests".into()));
     }

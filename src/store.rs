@@ -10,7 +10,7 @@ mod reader;
 mod temporary;
 
 pub use atomic::WriteOptions;
-pub(crate) use atomic::{AtomicFile, write_atomically};
+pub(crate) use atomic::{AtomicFile, check_replaceable, write_atomically};
 pub(crate) use blob::{Blob, BlobCursor};
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
 pub use reader::Io;

@@ -82,3 +82,21 @@ fn plain_values_become_a_tree() {
     assert_eq!(&source.read(0).unwrap()[..], 5i64.to_le_bytes());
     assert_eq!(&source.read(1).unwrap()[..], [1]);
 }
+
+#[test]
+fn an_array_whose_dimensions_were_turned_is_what_numpy_reads() {
+    // NumPy 2.4.6: pickle.dumps({'perm': np.arange(24, dtype=np.uint8).reshape(2, 3, 4).transpose(1, 0, 2)}, 5)
+    let file = b"\x80\x05\x95\x9a\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x04perm\x94\x8c\x13numpy._core.numeric\x94\
+        \x8c\x0b_frombuffer\x94\x93\x94(\x96\x18\x00\x00\x00\x00\x00\x00\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08\
+        \t\n\x0b\x0c\r\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x94\x8c\x05numpy\x94\x8c\x05dtype\x94\x93\x94\
+        \x8c\x02u1\x94\x89\x88\x87\x94R\x94(K\x03\x8c\x01|\x94NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t\x94b\
+        K\x02K\x03K\x04\x87\x94\x8c\x01K\x94K\x01K\x00K\x02\x87\x94t\x94R\x94s.";
+    let perm = source(file).unwrap();
+    assert_eq!(perm.specs()[0].to_string(), "uint8[3,2,4]");
+    let expected: Vec<u8> = [0u8, 12, 4, 16, 8, 20].iter().flat_map(|&start| start..start + 4).collect();
+    assert_eq!(&perm.read(0).unwrap()[..], expected);
+    let wrong = file.windows(6).position(|six| six == b"K\x01K\x00K\x02").unwrap();
+    let mut twice = file.to_vec();
+    twice[wrong + 3] = 1;
+    assert!(problem(&twice).contains("no order of its dimensions"));
+}

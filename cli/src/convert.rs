@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
+use safejax::format::MAX_ALIGNMENT;
 use safejax::printable::{Count, File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
@@ -35,7 +36,8 @@ pub struct Convert {
     dtypes: Vec<(String, DType)>,
 
     /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096
-    #[arg(long, default_value_t = safejax::format::DEFAULT_ALIGNMENT)]
+    #[arg(long, value_name = "BYTES", default_value_t = safejax::format::DEFAULT_ALIGNMENT)]
+    #[arg(value_parser = parse_alignment)]
     align: usize,
 
     /// Record the sha256 of every tensor
@@ -60,7 +62,7 @@ pub struct Convert {
 
 /// A size in bytes, with a unit of thousands (kB, MB, GB, TB) or of 1024s (KiB, MiB, GiB, TiB), or none.
 fn parse_size(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, u64); 9] = [
+    const UNITS: [(&str, u64); 10] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
         ("GiB", 1 << 30),
@@ -70,11 +72,19 @@ fn parse_size(text: &str) -> Result<u64, String> {
         ("MB", 1_000_000),
         ("GB", 1_000_000_000),
         ("TB", 1_000_000_000_000),
+        ("B", 1),
     ];
     let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
     let (number, unit) = unit.unwrap_or((text, 1));
     let size = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     size.filter(|&size| size > 0).ok_or_else(|| "it is not a size such as 5GB, 500MB or 2GiB".into())
+}
+
+fn parse_alignment(text: &str) -> Result<usize, String> {
+    let alignment = text.parse().ok().filter(|bytes: &usize| bytes.is_power_of_two());
+    alignment
+        .filter(|bytes| (8..=MAX_ALIGNMENT).contains(bytes))
+        .ok_or_else(|| format!("it is not a power of two from 8 to {MAX_ALIGNMENT}"))
 }
 
 /// A type, for the tensors that match a pattern or for all.
@@ -96,25 +106,26 @@ impl Convert {
         options.max_shard_bytes = self.max_shard_size;
         options.write.sync = !self.no_sync;
         options.monitor = work_bar::watch();
-        if self.max_shard_size.is_some() {
-            let format = self.to.or(TargetFormat::of_name(&self.file));
-            if stream::is_dash(&self.file) || format.is_some_and(|format| format != TargetFormat::Safetensors)
-            {
-                bail!("--max-shard-size is for safetensors files with a name");
-            }
+        let format = self.to.or(TargetFormat::of_name(&self.file));
+        let is_other = format.is_some_and(|format| format != TargetFormat::Safetensors);
+        if self.max_shard_size.is_some() && (stream::is_dash(&self.file) || is_other) {
+            bail!("--max-shard-size is for safetensors files with a name");
+        }
+        if self.digests && is_other {
+            bail!("--digests is for safetensors files");
         }
         if stream::is_dash(&self.file) && self.to.is_none() {
             bail!("standard output has no name that says a format; give it with --to");
         }
         let report = stream::output(&self.file, |file| Ok(convert::convert(&source, file, &options)?))?;
         let text = || {
-            let mut text = format!(
-                "{}: {}, {} cast",
-                File(&self.file),
-                Count(report.tensors, "tensor"),
-                report.cast_tensors
-            );
-            if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
+            let mut text = format!("{}: {}", File(&self.file), Count(report.tensors, "tensor"));
+            if report.files > 1 {
+                let _ =
+                    write!(text, " in {} files, with an index of that name and .index.json", report.files);
+            }
+            let _ = write!(text, ", {} cast", report.cast_tensors);
+            if format == Some(TargetFormat::Safetensors) {
                 let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
             }
             text.push('\n');

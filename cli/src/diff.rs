@@ -14,6 +14,7 @@ use safejax::printable::{Count, Line, Name};
 use serde_json::json;
 
 use crate::output::{Output, OutputArgs};
+use crate::select::SelectArgs;
 use crate::stream;
 use crate::work_bar::WorkBar;
 
@@ -29,7 +30,10 @@ pub struct Diff {
     #[arg(long, value_name = "DIFFERENCE", value_parser = parse_tolerance)]
     tolerance: Option<f64>,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "What is taken of the first file")]
+    select: SelectArgs,
+
+    #[command(flatten, next_help_heading = "Output")]
     output: OutputArgs,
 }
 
@@ -51,9 +55,10 @@ struct Report {
 
 impl Diff {
     pub fn run(self) -> Result<Output> {
-        let selection = Selection::default();
-        let (first, second) =
-            (open(stream::input(&self.first)?, &selection)?, open(stream::input(&self.second)?, &selection)?);
+        let first = open(stream::input(&self.first)?, &self.select.selection())?;
+        let mut selection = Selection::default();
+        selection.limits = self.select.limits();
+        let second = open(stream::input(&self.second)?, &selection)?;
         let report = self.compare(&first, &second)?;
         let is_equal = report.structure.is_none()
             && report.only_in_first.is_empty()

@@ -9,12 +9,12 @@ use clap::Args;
 use safejax::Error;
 use safejax::compare::{NonFinite, non_finite};
 use safejax::convert::open;
-use safejax::load::Selection;
 use safejax::printable::{Count, Line, Name};
 use safejax::store::{Digest, DigestState};
 use serde_json::json;
 
 use crate::output::{Output, OutputArgs};
+use crate::select::SelectArgs;
 use crate::stream;
 use crate::work_bar::WorkBar;
 
@@ -22,6 +22,9 @@ use crate::work_bar::WorkBar;
 pub struct Verify {
     /// A checkpoint of any format that is read; of one in several files, the index, one of them or the directory
     file: PathBuf,
+
+    #[command(flatten)]
+    select: SelectArgs,
 
     /// Also look for elements that are NaN or infinite
     #[arg(long)]
@@ -39,7 +42,7 @@ impl Verify {
     pub fn run(mut self) -> Result<Output> {
         self.file = stream::input(&self.file)?;
         // Opening checks the header's rules, and the tree against the names.
-        let source = open(&self.file, &Selection::default())?;
+        let source = open(&self.file, &self.select.selection())?;
         let recorded = source.checkpoint().digests()?;
         let mut problems = Vec::new();
         let mut hashes = BTreeMap::new();
@@ -109,7 +112,11 @@ impl Verify {
                 Count(source.tensors().len(), "tensor"),
                 source.framework(),
                 if source.has_record() { "structure recorded" } else { "no structure record" },
-                Count(recorded.len(), "digest"),
+                if recorded.is_empty() {
+                    "no digests to check against".to_owned()
+                } else {
+                    Count(recorded.len(), "digest").to_string()
+                },
                 if problems.is_empty() { "; no problems" } else { "" }
             );
             text

@@ -229,9 +229,16 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
         // With the tree that no name tells.
         assert_eq!(again.to_host().unwrap(), params.to_host().unwrap());
     }
+    // Files of an older index do not stay, to be taken for a part of the checkpoint.
+    let shards = || {
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().contains("-of-")).count()
+    };
+    params.save_with(&target, &options.clone().max_shard_bytes(2 * largest as u64)).unwrap();
+    assert_eq!(shards(), Checkpoint::open(&index).unwrap().files().len());
     // What fits into one file is one, and no index of another stays beside it.
-    params.save_with(&target, &options.max_shard_bytes(1 << 30)).unwrap();
-    assert!(target.exists() && !index.exists());
+    params.save_with(&target, &options.clone().max_shard_bytes(1 << 30)).unwrap();
+    assert!(target.exists() && !index.exists() && shards() == 0);
     // Two checkpoints in a directory: neither is taken for the other.
     let save = |options: safejax::SaveOptions| params.save_with(&target, &options).unwrap();
     save(safejax::SaveOptions::default().max_shard_bytes(largest as u64));
@@ -240,6 +247,12 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     assert!(error.contains("two checkpoints, model.safetensors and model.safetensors.index.json"), "{error}");
     let error = safejax::serialize(&params).map(|_| ()).err();
     assert!(error.is_none());
+    // What cannot be replaced in the end is found before anything is written.
+    std::fs::create_dir_all(directory.path().join("taken/model.safetensors")).unwrap();
+    let taken = directory.path().join("taken/model.safetensors");
+    let error = params.save_with(&taken, &options.clone().max_shard_bytes(largest as u64)).unwrap_err();
+    assert!(error.to_string().contains("taken/model.safetensors"), "{error}");
+    assert_eq!(std::fs::read_dir(directory.path().join("taken")).unwrap().count(), 1);
     let wrong = directory.path().join("model.bin");
     let options = safejax::SaveOptions::default().max_shard_bytes(1);
     assert!(

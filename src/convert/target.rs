@@ -113,6 +113,8 @@ impl fmt::Display for TargetFormat {
 pub struct ConvertReport {
     /// Tensors in the file.
     pub tensors: usize,
+    /// The files that were written, without an index: more than one makes it.
+    pub files: usize,
     /// Tensors that were cast.
     pub cast_tensors: usize,
     /// Finite elements that became infinite, by tensor.
@@ -147,6 +149,12 @@ pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Resu
         }
     }
     source.warn_if_changed();
+    let strings = source.metadata();
+    if !strings.is_empty() && matches!(format, TargetFormat::Msgpack | TargetFormat::Npz | TargetFormat::Npy)
+    {
+        let keys: Vec<&str> = strings.keys().map(String::as_str).collect();
+        conversion.report.notes.push(format!("{format} has no place for the metadata ({})", keys.join(", ")));
+    }
     Ok(conversion.report)
 }
 
@@ -212,7 +220,7 @@ impl<'a> TypedSource<'a> {
             Ok(ArraySpec::new(dtype.for_tensor(&tensor.name)?, tensor.spec.shape.clone()))
         });
         let specs = specs.collect::<Result<Vec<_>>>()?;
-        let report = ConvertReport { tensors: specs.len(), ..ConvertReport::default() };
+        let report = ConvertReport { tensors: specs.len(), files: 1, ..ConvertReport::default() };
         let total = source.specs().iter().map(|spec| spec.packed_bytes().unwrap_or(0) as u64).sum();
         let tracker = Tracker::new(&options.monitor, total);
         Ok(TypedSource { source, specs, report, memory: Vec::new(), tracker })
@@ -258,6 +266,14 @@ impl<'a> TypedSource<'a> {
         let specs = self.source.specs().iter().zip(&self.specs);
         self.report.cast_tensors = specs.filter(|(from, to)| from.dtype != to.dtype).count();
         self.report.overflows = written.overflows;
+        self.report.files = written.files;
+        let is_sha256 = |leaf| matches!(self.source.recorded_digest(leaf), Some(Digest::Sha256(_)));
+        let has_digests = (0..self.specs.len()).any(is_sha256);
+        if has_digests && options.digests == Digests::None {
+            self.report
+                .notes
+                .push("the file has no digests, as what was read has; --digests records them".into());
+        }
         Ok(())
     }
 

@@ -45,7 +45,7 @@ impl Archive {
             Err(error) => Err(Error::Malformed {
                 origin: blob.origin().to_owned(),
                 format: "zip archive",
-                problem: format!("its directory cannot be read: {error}"),
+                problem: format!("its directory cannot be read, as of one that is cut off: {error}"),
             }),
         }
     }

@@ -100,8 +100,10 @@ pub(crate) fn gather(source: &[u8], spec: &ArraySpec, strides: &[usize], target:
         target.copy_from_slice(&source[..width]);
         return;
     };
-    // The dimension that is fastest in the source, and that which is fastest in the target: these two are tiled.
-    let fast = (0..last).min_by_key(|&dim| from[dim]).filter(|&dim| from[dim] < from[last]);
+    // The dimension that is fastest in the source, and that which is fastest in the target: these two are tiled. Where they
+    // are one, whole rows of it are copied, whatever repeats them.
+    let has_rows = from[last] == 1;
+    let fast = (0..last).min_by_key(|&dim| from[dim]).filter(|&dim| !has_rows && from[dim] < from[last]);
     let outer: Vec<usize> = (0..last).filter(|dim| Some(*dim) != fast).collect();
     let (rows, row_from, row_to) = fast.map_or((1, 0, 0), |dim| (shape[dim], from[dim], to[dim]));
     let side = (TILE_BYTES / width).max(1);
@@ -110,7 +112,7 @@ pub(crate) fn gather(source: &[u8], spec: &ArraySpec, strides: &[usize], target:
         let sum =
             |strides: &[usize]| -> usize { index.iter().zip(&outer).map(|(i, &dim)| i * strides[dim]).sum() };
         let (from_start, to_start) = (sum(&from), sum(&to));
-        if from[last] == 1 {
+        if has_rows {
             let (from, to, bytes) = (from_start * width, to_start * width, shape[last] * width);
             target[to..to + bytes].copy_from_slice(&source[from..from + bytes]);
         } else {
@@ -152,12 +154,12 @@ mod tests {
     proptest! {
         #[test]
         fn gathered_elements_are_those_that_the_strides_say(
-            dims in proptest::collection::vec((1usize..7, 0usize..4), 0..5),
+            dims in proptest::collection::vec((1usize..7, 0usize..9), 0..5),
             width in proptest::sample::select(vec![DType::U8, DType::U16, DType::F32, DType::C128]),
         ) {
             let shape: Vec<usize> = dims.iter().map(|(dim, _)| *dim).collect();
-            // Any strides, those of broadcast dimensions among them.
-            let strides: Vec<usize> = dims.iter().enumerate().map(|(i, (_, stride))| stride * (i + 1)).collect();
+            // Any strides, those of broadcast dimensions and of rows among them.
+            let strides: Vec<usize> = dims.iter().map(|(_, stride)| *stride).collect();
             let spec = ArraySpec::new(width, shape.clone());
             let bytes = width.bits() / 8;
             let source: Vec<u8> =

@@ -66,6 +66,9 @@ pub fn file_name(path: &Path) -> Option<String> {
     Some(found.to_owned())
 }
 
+/// What the names of checkpoints end with, most of the time.
+const ENDINGS: [&str; 8] = [".safetensors", ".msgpack", ".npz", ".pt", ".pth", ".bin", ".pkl", ".joblib"];
+
 /// What a directory is, and what to do.
 pub fn directory(path: &Path) -> String {
     let has = |name: &str| path.join(name).exists();
@@ -81,7 +84,7 @@ pub fn directory(path: &Path) -> String {
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| [".safetensors", ".msgpack", ".npz"].iter().any(|ending| name.ends_with(ending)))
+        .filter(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)))
         .collect();
     files.sort();
     match &files[..] {

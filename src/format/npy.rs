@@ -137,7 +137,7 @@ pub(super) struct Announced {
 /// Reads the beginning of a file.
 pub(super) fn read_header(head: &[u8], expected: Option<DType>) -> Result<Announced, HeaderProblem> {
     let (header, data) = split(head).map_err(HeaderProblem::Damaged)?;
-    let header = NpyHeader::parse(header).map_err(HeaderProblem::Damaged)?;
+    let header = NpyHeader::parse(header)?;
     let element = NpyElement::parse(&header.descr, expected).map_err(HeaderProblem::NoNumbers)?;
     let spec = ArraySpec::new(element.dtype, header.shape);
     let encoding = encoding_of(&spec, element.is_big_endian, header.is_fortran_order);
@@ -191,6 +191,9 @@ fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
     Ok((std::str::from_utf8(header).map_err(|_| "its header is not text")?, data))
 }
 
+/// What a message shows of a header that cannot be read.
+const SHOWN_CHARS: usize = 120;
+
 /// What the header says: a Python dictionary with three entries.
 struct NpyHeader {
     descr: String,
@@ -199,16 +202,22 @@ struct NpyHeader {
 }
 
 impl NpyHeader {
-    fn parse(text: &str) -> Result<NpyHeader, String> {
-        let unreadable = || format!("its header cannot be read: {}", text.trim());
+    fn parse(text: &str) -> Result<NpyHeader, HeaderProblem> {
+        let unreadable = || {
+            let start: String = text.trim().chars().take(SHOWN_CHARS).collect();
+            HeaderProblem::Damaged(format!("its header cannot be read: {start}"))
+        };
         // The entry's value, up to the end that its kind of value has.
         let value = |key: &str, close: char| {
             let (_, after) = text.split_once(&format!("'{key}':"))?;
             after.split_once(close).map(|(value, _)| value.trim())
         };
         let descr = value("descr", ',').ok_or_else(unreadable)?;
+        if descr.starts_with('[') {
+            return Err(HeaderProblem::NoNumbers("its elements are records, not numbers".into()));
+        }
         let descr = descr.strip_prefix('\'').and_then(|descr| descr.strip_suffix('\''));
-        let descr = descr.ok_or("its elements are records, not numbers")?.to_owned();
+        let descr = descr.ok_or_else(unreadable)?.to_owned();
         let is_fortran_order = match value("fortran_order", ',') {
             Some("True") => true,
             Some("False") => false,
@@ -218,10 +227,10 @@ impl NpyHeader {
         let dims = shape.split(',').map(str::trim).filter(|dim| !dim.is_empty());
         let shape: Vec<usize> = dims.map(str::parse).collect::<Result<_, _>>().map_err(|_| unreadable())?;
         if shape.len() > MAX_RANK {
-            return Err(format!(
-                "it has {} dimensions, and NumPy's arrays have at most {MAX_RANK}",
-                shape.len()
-            ));
+            let rank = shape.len();
+            return Err(HeaderProblem::Damaged(format!(
+                "it has {rank} dimensions, and NumPy's arrays have at most {MAX_RANK}"
+            )));
         }
         Ok(NpyHeader { descr, is_fortran_order, shape })
     }

@@ -13,7 +13,7 @@ use super::pickle::{self, Array, Elements, Pickled};
 use super::pool::Pool;
 use crate::error::{Context, Result};
 use crate::limits::Limits;
-use crate::store::{Blob, Crc32};
+use crate::store::{Blob, Crc32, Digest};
 use crate::tree::{Framework, KeyMap};
 
 /// The name of the pickle, in a directory that is named like the file was.
@@ -60,7 +60,11 @@ impl Members {
         let missing = || archive.malformed(self.format, format!("it has no member `{name}`"));
         let (index, member) = self.by_name.get(name).ok_or_else(missing)?;
         if let Compression::Stored = member.compression {
-            return Ok(archive.blob().bytes().slice(member.stored.clone()));
+            let content = archive.blob().bytes().slice(member.stored.clone());
+            let recorded = Digest::Crc32(Crc32 { head: Bytes::new(), sum: member.crc32 });
+            let damaged =
+                |_| archive.malformed(self.format, format!("`{name}`: its checksum differs: it is damaged"));
+            return recorded.check(&content).map_err(damaged).map(|()| content);
         }
         let mut read = || {
             limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
@@ -80,8 +84,16 @@ impl Members {
 pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<Checkpoint> {
     let members = Members::read(&mut archive)?;
     let order = format!("{root}byteorder");
-    let is_big_endian = members.by_name.contains_key(&order)
-        && members.content(&mut archive, &order, limits)?.starts_with(b"big");
+    let is_big_endian = match members.by_name.contains_key(&order) {
+        true => match &members.content(&mut archive, &order, limits)?[..] {
+            b"little" => false,
+            b"big" => true,
+            _ => {
+                return Err(archive.malformed(members.format, format!("`{order}` is neither little nor big")));
+            }
+        },
+        false => false,
+    };
     let data = members.content(&mut archive, &format!("{root}{PICKLE}"), limits)?;
     let malformed = |problem| archive.malformed(members.format, problem);
     let Pickled { def, arrays, left_out } = pickle::read(&data, limits, true).map_err(malformed)?;

@@ -9,7 +9,7 @@ use super::open::starts_with_all;
 use super::{msgpack, safetensors};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::printable::Name;
+use crate::printable::{Line, Name};
 use crate::store::Blob;
 use crate::tree::record;
 
@@ -85,6 +85,22 @@ pub(super) fn index_in_place_of(path: &Path) -> Option<PathBuf> {
 /// The index of the checkpoint that a file is one of several of; `None` for a file by itself. The files are named
 /// `STEM-00001-of-00003.safetensors`, and the index beside them `STEM.safetensors.index.json`.
 pub(super) fn index_of_shard(path: &Path) -> Option<PathBuf> {
+    let (index, count) = index_by_name(path)?;
+    let name = path.file_name()?.to_str()?;
+    let is_listed = files_of(&index).is_some_and(|files| files.contains(name));
+    if !is_listed && count > 1 {
+        let index = index.file_name().unwrap_or_default().to_string_lossy();
+        tracing::warn!(
+            "{} is named as one of {count} files, and no {} beside it lists it: it is read by itself",
+            Line(&path.display().to_string()),
+            Name(&index)
+        );
+    }
+    is_listed.then_some(index)
+}
+
+/// The index that a file's name asks for, and the number of files that it tells.
+fn index_by_name(path: &Path) -> Option<(PathBuf, u64)> {
     let name = path.file_name()?.to_str()?;
     let extension = path.extension()?.to_str()?;
     let stem = name.strip_suffix(extension)?.strip_suffix('.')?;
@@ -94,12 +110,25 @@ pub(super) fn index_of_shard(path: &Path) -> Option<PathBuf> {
     if !is_number(count) || !is_number(number) {
         return None;
     }
-    let index = path.with_file_name(format!("{stem}.{extension}.index.json"));
-    let lists = || -> Option<bool> {
-        let index: Index = serde_json::from_slice(&std::fs::read(&index).ok()?).ok()?;
-        Some(index.weight_map.values().any(|file| file == name))
-    };
-    lists().unwrap_or(false).then_some(index)
+    Some((path.with_file_name(format!("{stem}.{extension}.index.json")), count.parse().ok()?))
+}
+
+/// The files that an index lists; `None` where there is no index that can be read.
+fn files_of(index: &Path) -> Option<BTreeSet<String>> {
+    let index: Index = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
+    Some(index.weight_map.into_values().collect())
+}
+
+/// The files beside an index that it lists and that are named after it.
+pub(crate) fn shards_of(index: &Path) -> Vec<PathBuf> {
+    let files = files_of(index).unwrap_or_default().into_iter().filter(|file| is_name(file));
+    let files = files.map(|file| index.with_file_name(file));
+    files.filter(|file| index_by_name(file).is_some_and(|(of_name, _)| of_name == index)).collect()
+}
+
+/// Whether this is the name of a file in the same directory.
+fn is_name(file: &str) -> bool {
+    Path::new(file).components().count() == 1 && !file.contains('/') && !file.starts_with("..")
 }
 
 /// Opens the files that an index lists.
@@ -119,7 +148,7 @@ pub(super) fn open(path: &Path, index: &[u8], limits: Limits) -> Result<Checkpoi
     let files: Vec<String> = files.into_iter().collect();
     for file in &files {
         // The files are beside the index, and nowhere else.
-        if Path::new(file).components().count() != 1 || file.contains('/') || file.starts_with("..") {
+        if !is_name(file) {
             return Err(malformed(format!("`{}` is not the name of a file beside it", Name(file))));
         }
     }
@@ -207,8 +236,16 @@ fn join(origin: &str, files: &[String], shards: Vec<Checkpoint>, index: Index) -
         blobs.extend(shard.blobs);
         digest_records.extend(shard.digest_records);
         for (key, value) in shard.metadata {
-            if has_one_tree || key != record::TREE_KEY {
-                metadata.entry(key).or_insert(value);
+            if !has_one_tree && key == record::TREE_KEY {
+                continue;
+            }
+            let kept = metadata.entry(key.clone()).or_insert_with(|| value.clone());
+            if *kept != value && key != safetensors::DIGEST_KEY {
+                tracing::warn!(
+                    "the files say different things of `{}`; what {} says is left out",
+                    Name(&key),
+                    files[file]
+                );
             }
         }
     }

@@ -41,14 +41,8 @@ impl AtomicFile {
     /// regular file.
     pub fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
         let target = destination(target);
+        check_replaceable(&target)?;
         let existing = target.metadata().ok();
-        if existing.as_ref().is_some_and(|metadata| !metadata.is_file()) {
-            return Err(Error::io(
-                "write",
-                &target,
-                std::io::Error::other("it exists and is not a regular file"),
-            ));
-        }
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
         let directory = directory_of(&target);
         let file = TemporaryFile::create(directory, mode).map_err(|error| {
@@ -149,6 +143,18 @@ fn destination(target: &Path) -> PathBuf {
     }
     // Links in a circle: the system says so when the file is made.
     path
+}
+
+/// Refuses to replace what is there and no regular file.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn check_replaceable(target: &Path) -> Result<()> {
+    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let problem = std::io::Error::other("it exists and is not a regular file");
+        return Err(Error::io("write", target, problem));
+    }
+    Ok(())
 }
 
 /// The mode of the file that is replaced, or that which any new file gets.

@@ -29,6 +29,8 @@ pub struct Written {
     /// Finite elements that a cast made infinite, by tensor.
     pub overflows: BTreeMap<String, usize>,
     digests: BTreeMap<String, String>,
+    /// How many files there are of it.
+    pub files: usize,
 }
 
 impl Written {

@@ -12,9 +12,10 @@ use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, INDEX_ENDING};
+use crate::format::{CheckpointWriter, INDEX_ENDING, shards_of};
 use crate::monitor::{Monitor, Tracker};
-use crate::store::{WriteOptions, write_atomically};
+use crate::printable::Line;
+use crate::store::{WriteOptions, check_replaceable, write_atomically};
 
 /// What the name of a checkpoint in several files must end with.
 const ENDING: &str = ".safetensors";
@@ -76,13 +77,18 @@ impl CheckpointPlan {
     }
 
     /// Writes the files. Each takes its name when all are complete, and the index comes last. An index that is there goes
-    /// before, and one file of all that is there goes after: a checkpoint is the old one, the new one, or none.
+    /// before, and one file of all that is there goes after, with files of the old index that are not of the new one: a
+    /// checkpoint is the old one, the new one, or none.
     ///
     /// # Errors
     /// The first failure; before the files take their names, those that were there stay.
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
         let tracker = Tracker::new(monitor, self.total_bytes);
         let paths = self.paths(target)?;
+        if paths.len() > 1 {
+            // Both are replaced last, and then it would be too late.
+            index_of(target).iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
+        }
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
         for ((file, positions), path) in self.files.iter().zip(&paths) {
@@ -91,17 +97,36 @@ impl CheckpointPlan {
             writers.push(writer);
             all.overflows.extend(written.overflows);
         }
-        let index = index_of(target);
-        if let Some(index) = index.as_ref().filter(|_| self.options.max_shard_bytes.is_some()) {
-            remove(index)?;
+        match index_of(target) {
+            Some(index) if self.options.max_shard_bytes.is_some() => {
+                self.replace(target, &index, writers, &paths)?;
+            }
+            index => {
+                writers.into_iter().try_for_each(CheckpointWriter::finish)?;
+                index.filter(|index| index.exists()).inspect(|index| warn_of_index(index, target));
+            }
         }
+        all.files = paths.len();
+        Ok(all)
+    }
+
+    /// Gives the files their names, and removes what was there of the checkpoint before.
+    fn replace(
+        &self,
+        target: &Path,
+        index: &Path,
+        writers: Vec<CheckpointWriter>,
+        paths: &[PathBuf],
+    ) -> Result<()> {
+        let before = shards_of(index);
+        remove(index)?;
         writers.into_iter().try_for_each(CheckpointWriter::finish)?;
-        if let (Some(index), true) = (&index, paths.len() > 1) {
-            self.write_index(index, &paths)?;
-            // It would be taken for the checkpoint still.
+        if paths.len() > 1 {
+            self.write_index(index, paths)?;
+            // It would be taken for the checkpoint still, as others of the old files would for a part of it.
             remove(target)?;
         }
-        Ok(all)
+        before.iter().filter(|shard| !paths.contains(shard)).try_for_each(|shard| remove(shard))
     }
 
     /// The file in memory; of one that would be several, an error.
@@ -172,6 +197,15 @@ fn share(sizes: &[u64], most: Option<u64>) -> Vec<Vec<usize>> {
         }
     }
     shares
+}
+
+/// A file was written beside several of the same name, which may be the checkpoint that it was made of.
+fn warn_of_index(index: &Path, target: &Path) {
+    let (index, target) = (index.display().to_string(), target.display().to_string());
+    let (index, target) = (Line(&index), Line(&target));
+    tracing::warn!(
+        "{index} is another checkpoint beside {target}; remove it, and its files, if the new file replaces it"
+    );
 }
 
 /// Removes a file if it is there.

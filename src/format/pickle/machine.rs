@@ -10,6 +10,7 @@ use super::tensor::tensor;
 use super::values::{Array, ByteString, Dict, Elements, Id, Object, Storage, Value};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
+use crate::format::encoding::row_major;
 use crate::format::npy;
 use crate::limits::{Limits, MAX_RANK};
 
@@ -267,6 +268,11 @@ impl<'a> Machine<'a> {
     fn push_storage(&mut self, name: Id) -> Result<(), String> {
         let values: Vec<&Value> =
             self.items(name).unwrap_or_default().iter().map(|&id| &self.values[id]).collect();
+        if let [_, Value::Global(Global::Unknown(kind)), ..] = &values[..] {
+            // Of quantised tensors, for one. Who makes a tensor of it is told.
+            let why = format!("its storage is a {kind}");
+            return self.push(Value::NoNumbers(why));
+        }
         let [_, Value::Global(Global::Storage(dtype)), key, _, Value::Int(elements)] = &values[..] else {
             return Err("it refers to something beside it that is no storage of PyTorch's".into());
         };
@@ -475,9 +481,17 @@ impl<'a> Machine<'a> {
                 Some(content) => self.array(vec![], descr, content.clone(), false),
                 None => Ok(Value::NoNumbers("it is a scalar that is no number".into())),
             },
+            // Since NumPy 2.4: the array as it lies in memory, and the order of its dimensions.
             (
                 Global::FromBuffer,
-                [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), order],
+                [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), order, Value::Tuple(axes)],
+            ) if text(order).as_deref() == Some("K") => {
+                self.turned_array(&self.dims(shape)?, &self.dims(axes)?, descr, content.clone())
+            }
+            (
+                Global::FromBuffer,
+                [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), order]
+                | [Value::Bytes(content), Value::DType(descr), Value::Tuple(shape), order, Value::None],
             ) => {
                 let is_fortran_order = text(order).as_deref() == Some("F");
                 self.array(self.dims(shape)?, descr, content.clone(), is_fortran_order)
@@ -618,6 +632,27 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         shape.iter().map(dim).collect::<Option<_>>().ok_or_else(|| "a shape is not one of sizes".to_owned())
+    }
+
+    /// An array that lies in memory row-major in this shape, of which each dimension is the one that `axes` says.
+    fn turned_array(
+        &self,
+        stored: &[usize],
+        axes: &[usize],
+        descr: &str,
+        content: ByteString,
+    ) -> Result<Value, String> {
+        let mut sorted = axes.to_vec();
+        sorted.sort_unstable();
+        if !sorted.into_iter().eq(0..stored.len()) {
+            return Err("an array is turned by what is no order of its dimensions".into());
+        }
+        let turned = |of: &[usize]| -> Vec<usize> { axes.iter().map(|&axis| of[axis]).collect() };
+        let mut value = self.array(turned(stored), descr, content, false)?;
+        if let Value::Array(array) = &mut value {
+            array.encoding.strides = Some(turned(&row_major(stored)));
+        }
+        Ok(value)
     }
 
     fn array(
