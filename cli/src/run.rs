@@ -10,10 +10,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use safejax::convert::{ConvertOptions, Source, TargetFormat, convert};
 use safejax::format::npy;
+use safejax::load::Selection;
 use safejax::printable::{File, Line};
 use safejax::{
-    Argument, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params, Program,
+    Argument, Checkpoint, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params,
+    Program,
 };
 use serde_json::json;
 
@@ -33,8 +36,8 @@ pub struct Run {
     #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = parse_argument)]
     arguments: Vec<(ArgumentKey, Given)>,
 
-    /// Where the outputs go: .npy for a single one, .safetensors for any tree of them, `-` for standard output in one of
-    /// these; small ones are printed otherwise
+    /// Where the outputs go: .npy for a single one, .safetensors, .npz or .msgpack for any tree of them, `-` for standard
+    /// output (.npy or .safetensors); small ones are printed otherwise
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
@@ -333,10 +336,13 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
     if stream::is_dash(path) {
         return Ok(());
     }
-    if !has_extension(path, "npy") && !has_extension(path, "safetensors") {
-        bail!("--out {} ends neither in .npy nor in .safetensors", File(path));
-    }
-    if has_extension(path, "npy") && outputs.len() != 1 {
+    let format = match TargetFormat::of_name(path) {
+        None | Some(TargetFormat::Json) => {
+            bail!("--out {} does not end in .npy, .safetensors, .npz or .msgpack", File(path))
+        }
+        Some(format) => format,
+    };
+    if format == TargetFormat::Npy && outputs.len() != 1 {
         bail!(
             "an .npy file holds one array, and `{}` has {} outputs; name a .safetensors file",
             function.name(),
@@ -344,7 +350,8 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
         );
     }
     let unnamed = |aval: &&safejax::program::Aval| aval.dtype.safetensors_name().is_none();
-    if has_extension(path, "safetensors")
+    // The others are made of it.
+    if format != TargetFormat::Npy
         && let Some(aval) = outputs.iter().find(unnamed)
     {
         bail!("the safetensors format cannot hold the output {aval}");
@@ -371,14 +378,17 @@ fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {
             .and_then(|()| stdout.flush())
             .context("standard output cannot be written");
     }
-    if has_extension(path, "npy") {
+    let format = TargetFormat::of_name(path);
+    if format == Some(TargetFormat::Npy) {
         let output =
             outputs.single().context("an .npy file holds one array; name a .safetensors file instead")?;
         return Ok(npy::write(path, &output.to_host()?)?);
     }
-    Ok(outputs.to_params().save(path)?)
-}
-
-fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    if format == Some(TargetFormat::Safetensors) {
+        return Ok(outputs.to_params().save(path)?);
+    }
+    let checkpoint = Checkpoint::from_bytes(safejax::serialize(&outputs.to_params())?)?;
+    let source = Source::new(checkpoint, &Selection::default())?;
+    convert(&source, path, &ConvertOptions::default())?;
+    Ok(())
 }

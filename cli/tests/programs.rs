@@ -132,6 +132,14 @@ fn run_takes_files_and_writes_them() {
     assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= tolerance()));
     let tree = directory.path().join("logits.safetensors");
     succeeds(&mut run(&tree));
+    for name in ["logits.npz", "logits.msgpack"] {
+        let other = directory.path().join(name);
+        succeeds(&mut run(&other));
+        // The same program, once more: the same bits.
+        let converted = directory.path().join(format!("converted-{name}"));
+        succeeds(safejax().arg("convert").args([&tree, &converted]));
+        succeeds(safejax().arg("diff").args([&other, &converted]));
+    }
     let params = Params::load(client(), &tree).unwrap();
     assert_eq!(params.get("0").unwrap().to_vec::<f32>().unwrap(), logits);
 }
@@ -164,7 +172,7 @@ fn run_refuses_a_target_before_it_computes() {
         fails(&mut command)
     };
     assert!(run("y.npy").contains("has 2 outputs"));
-    assert!(run("y.npz").contains("ends neither in .npy nor in .safetensors"));
+    assert!(run("y.txt").contains("does not end in .npy, .safetensors, .npz or .msgpack"));
     assert!(run("/nonexistent/y.safetensors").contains("there is no such directory"));
 }
 
