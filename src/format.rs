@@ -33,6 +33,6 @@ pub use checkpoint::{Extent, Format, LeftOut, Tensor};
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;
-pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout, MAX_ALIGNMENT};
-pub(crate) use sharded::{INDEX_ENDING, shards_of};
+pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout, check_alignment};
+pub(crate) use sharded::{index_of, shards_of};
 pub(crate) use tensor_reader::{TensorReader, zeros};

@@ -3,7 +3,6 @@
 pub(crate) mod options;
 pub(crate) mod report;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ pub use options::Verification;
 pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::format::{Checkpoint, Format, Tensor};
 use crate::monitor::Tracker;
 use crate::params::{DeviceArray, ParamTree, Params};
@@ -35,16 +34,6 @@ pub(crate) struct PlannedLoad<'a> {
     keys: KeyMap,
     framework: Framework,
     has_record: bool,
-}
-
-/// What was loaded, onto whatever kind of device.
-pub(crate) struct Loaded<B> {
-    pub keys: KeyMap,
-    /// In the order of the leaves.
-    pub buffers: Vec<B>,
-    /// The user's strings.
-    pub metadata: BTreeMap<String, String>,
-    pub framework: Framework,
 }
 
 /// What a load of this checkpoint with these options would do.
@@ -102,9 +91,7 @@ impl Params {
         let to = placement(client, options)?;
         let planned =
             PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
-        let (loaded, report) = planned
-            .carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))?;
-        Ok((loaded.into_params(Ok)?, report))
+        planned.carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))
     }
 }
 
@@ -115,19 +102,6 @@ impl<A: DeviceArray> ParamTree<A> {
             self.keys().def().clone(),
             self.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
         )
-    }
-}
-
-impl<B> Loaded<B> {
-    /// The parameters, of what `array` makes of each buffer.
-    ///
-    /// # Errors
-    /// Those of `array`, naming the leaf.
-    pub fn into_params<A: DeviceArray>(self, array: impl Fn(B) -> Result<A>) -> Result<ParamTree<A>> {
-        let leaves = self.keys.leaves().iter().zip(self.buffers);
-        let arrays = leaves.map(|(leaf, buffer)| array(buffer).for_tensor(&leaf.name));
-        let arrays = arrays.collect::<Result<_>>()?;
-        Ok(ParamTree::from_parts(self.keys, arrays).with_metadata(self.metadata, self.framework))
     }
 }
 
@@ -165,7 +139,7 @@ impl<'a> PlannedLoad<'a> {
     pub fn carry_out<D: Destination>(
         self,
         destination: impl FnOnce(&LoadPlan) -> Result<D>,
-    ) -> Result<(Loaded<D::Buffer>, LoadReport)> {
+    ) -> Result<(ParamTree<D::Buffer>, LoadReport)> {
         let PlannedLoad { checkpoint, options, plan, framework, has_record, .. } = self;
         let total_bytes = plan.steps.iter().map(|step| step.bytes as u64).sum();
         let tracker = Tracker::new(&options.monitor, total_bytes);
@@ -189,7 +163,7 @@ impl<'a> PlannedLoad<'a> {
         checkpoint.warn_if_changed();
         tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
         let metadata = record::strip(checkpoint.metadata());
-        Ok((Loaded { keys: self.keys, buffers, metadata, framework }, report))
+        Ok((ParamTree::from_parts(self.keys, buffers).with_metadata(metadata, framework), report))
     }
 }
 

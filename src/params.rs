@@ -36,6 +36,36 @@ pub struct ParamTree<A> {
     framework: Framework,
 }
 
+impl<A> ParamTree<A> {
+    /// A key map and the buffers of its leaves, in its order.
+    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<A>) -> ParamTree<A> {
+        assert_eq!(keys.len(), buffers.len(), "a tree has a buffer for each leaf");
+        ParamTree { keys, buffers, ..ParamTree::default() }
+    }
+
+    pub(crate) fn with_metadata(
+        mut self,
+        metadata: BTreeMap<String, String>,
+        framework: Framework,
+    ) -> ParamTree<A> {
+        self.metadata = metadata;
+        self.framework = framework;
+        self
+    }
+
+    /// The tree of what `array` makes of every buffer.
+    ///
+    /// # Errors
+    /// The first error of `array`, naming its leaf.
+    #[cfg(feature = "xla")]
+    pub(crate) fn try_convert<B>(self, array: impl Fn(A) -> Result<B>) -> Result<ParamTree<B>> {
+        let leaves = self.keys.leaves().iter().zip(self.buffers);
+        let buffers = leaves.map(|(leaf, buffer)| array(buffer).for_tensor(&leaf.name));
+        let buffers = buffers.collect::<Result<_>>()?;
+        Ok(ParamTree { keys: self.keys, buffers, metadata: self.metadata, framework: self.framework })
+    }
+}
+
 impl<A: DeviceArray> ParamTree<A> {
     /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.
     ///
@@ -55,22 +85,6 @@ impl<A: DeviceArray> ParamTree<A> {
     pub fn from_tree(tree: Tree<A>) -> Result<ParamTree<A>> {
         let (def, buffers) = tree.flatten();
         Ok(ParamTree::from_parts(KeyMap::new(def)?, buffers))
-    }
-
-    /// A key map and the buffers of its leaves, in its order.
-    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<A>) -> ParamTree<A> {
-        assert_eq!(keys.len(), buffers.len(), "a tree has a buffer for each leaf");
-        ParamTree { keys, buffers, ..ParamTree::default() }
-    }
-
-    pub(crate) fn with_metadata(
-        mut self,
-        metadata: BTreeMap<String, String>,
-        framework: Framework,
-    ) -> ParamTree<A> {
-        self.metadata = metadata;
-        self.framework = framework;
-        self
     }
 
     /// The buffer of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as

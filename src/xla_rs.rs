@@ -44,7 +44,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
 use crate::load::{LoadOptions, LoadReport, PlannedLoad};
 use crate::params::{DeviceArray, ParamTree};
-use crate::save::{SaveOptions, TreeToSave};
+use crate::save::SaveOptions;
 use device::XlaDestination;
 use supply::XlaSupply;
 
@@ -146,9 +146,9 @@ impl XlaParams {
             )));
         }
         let planned = PlannedLoad::new(checkpoint, options, || device::target(options.transfer))?;
-        let (loaded, report) =
+        let (params, report) =
             planned.carry_out(|plan| XlaDestination::new(client, device, plan, options.transfer))?;
-        Ok((loaded.into_params(XlaBuffer::new)?, report))
+        Ok((params.try_convert(XlaBuffer::new)?, report))
     }
 
     /// Saves to a file, atomically: the file's name stands for the old content or the new. Blocks until the bytes are
@@ -166,9 +166,8 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        let tree = TreeToSave::new(self);
-        let supply = XlaSupply { buffers: self.buffers(), dtypes: tree.dtypes(options)? };
-        tree.write(&supply, path.as_ref(), options)
+        let buffers = self.buffers();
+        self.write_from(path.as_ref(), options, |dtypes| XlaSupply { buffers, dtypes })
     }
 
     /// The bytes of a safetensors file of these parameters.
@@ -176,9 +175,8 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn serialize(&self) -> Result<Vec<u8>> {
-        let (tree, options) = (TreeToSave::new(self), SaveOptions::default());
-        let supply = XlaSupply { buffers: self.buffers(), dtypes: tree.dtypes(&options)? };
-        tree.to_bytes(&supply, &options)
+        let buffers = self.buffers();
+        self.bytes_from(&SaveOptions::default(), |dtypes| XlaSupply { buffers, dtypes })
     }
 
     /// The buffers of these leaves, in this order, for computations that take them in another order than JAX's.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
-use safejax::format::MAX_ALIGNMENT;
+use safejax::format::check_alignment;
 use safejax::printable::{Count, File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
@@ -81,10 +81,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 fn parse_alignment(text: &str) -> Result<usize, String> {
-    let alignment = text.parse().ok().filter(|bytes: &usize| bytes.is_power_of_two());
-    alignment
-        .filter(|bytes| (8..=MAX_ALIGNMENT).contains(bytes))
-        .ok_or_else(|| format!("it is not a power of two from 8 to {MAX_ALIGNMENT}"))
+    let alignment = text.parse().map_err(|_| "it is not a number of bytes")?;
+    check_alignment(alignment).map_err(|error| error.to_string())?;
+    Ok(alignment)
 }
 
 /// A type, for the tensors that match a pattern or for all.

@@ -41,8 +41,8 @@ impl Source {
     ///
     /// # Errors
     /// [`crate::Error::Tree`] when the names or the structure record do not make a tree; [`crate::Error::Template`];
-    /// [`crate::Error::NotFound`] for a pattern that matches nothing; [`crate::Error::Malformed`] where something is wanted that the
-    /// file cannot have.
+    /// [`crate::Error::NotFound`] for a pattern that matches nothing; [`crate::Error::Malformed`] where something is wanted
+    /// that the file cannot have.
     pub fn new(checkpoint: Checkpoint, selection: &Selection) -> Result<Source> {
         let Selected { keys, framework, has_record, tensors } = select(&checkpoint, selection, &[])?;
         let mut recorded = checkpoint.digests()?;
@@ -145,7 +145,7 @@ impl Source {
     pub fn read_checked(&self, index: usize) -> Result<Bytes> {
         let Some(digest) = &self.digests[index] else { return self.read(index) };
         let mut check = digest.begin();
-        let bytes = self.reader.read_checked(&self.tensors[index], &mut check)?;
+        let bytes = self.reader.read_with(&self.tensors[index], Some(&mut check))?;
         check.finish()?;
         Ok(bytes)
     }
@@ -204,10 +204,7 @@ impl Source {
         progress(0)?;
         let mut check = digest.map(Digest::begin);
         if !self.has_parts(index) {
-            let bytes = match &mut check {
-                Some(check) => self.reader.read_checked(&self.tensors[index], check)?,
-                None => self.read(index)?,
-            };
+            let bytes = self.reader.read_with(&self.tensors[index], check.as_mut())?;
             check.map_or(Ok(()), DigestCheck::finish)?;
             progress(bytes.len() as u64)?;
             return Ok(LeafBytes::Owned(bytes));

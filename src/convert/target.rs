@@ -15,8 +15,9 @@ use crate::monitor::{Monitor, Tracker};
 use crate::plan::{check_casts, loaded_dtype};
 use crate::store::{Digest, WriteOptions};
 use crate::sub_byte;
-use crate::transfer::Digests;
-use crate::transfer::{ByteSource, CheckpointPlan, FileChange, FileOptions, ReadPart, Supply, TensorBytes};
+use crate::transfer::{
+    ByteSource, CheckpointPlan, Digests, FileChange, FileOptions, ReadPart, Supply, TensorBytes,
+};
 use crate::tree::{KeyMap, record};
 
 /// How a file is converted.
@@ -266,7 +267,7 @@ impl<'a> TypedSource<'a> {
         let specs = self.source.specs().iter().zip(&self.specs);
         self.report.cast_tensors = specs.filter(|(from, to)| from.dtype != to.dtype).count();
         self.report.overflows = written.overflows;
-        self.report.files = written.files;
+        self.report.files = plan.file_count();
         let is_sha256 = |leaf| matches!(self.source.recorded_digest(leaf), Some(Digest::Sha256(_)));
         let has_digests = (0..self.specs.len()).any(is_sha256);
         if has_digests && options.digests == Digests::None {

@@ -323,11 +323,7 @@ impl Checkpoint {
         let tensor = self.tensor(name)?;
         let reader = TensorReader::new(self)?;
         if !tensor.has_parts() {
-            let elements = match check {
-                Some(check) => reader.read_checked(tensor, check)?,
-                None => reader.read(tensor)?,
-            };
-            return elements.chunks(PART_BYTES).try_for_each(take);
+            return reader.read_with(tensor, check)?.chunks(PART_BYTES).try_for_each(take);
         }
         let size = tensor.bytes();
         let mut part = vec![0; size.min(PART_BYTES)];

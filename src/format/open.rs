@@ -16,11 +16,10 @@ use crate::store::Blob;
 pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
     let checkpoint = open_unchecked(path, limits)?;
     // Tensors may share what is stored, or repeat it.
-    let stored = checkpoint.blobs.iter().map(|blob| blob.bytes().len() as u64).sum();
     let expanded = checkpoint.tensors().iter().try_fold(0u64, |sum, tensor| {
         Ok::<_, Error>(sum.saturating_add(tensor.spec.packed_bytes().for_tensor(&tensor.name)? as u64))
     })?;
-    limits.check_expansion(stored, expanded).map_err(|problem| Error::Malformed {
+    limits.check_expansion(checkpoint.file_bytes() as u64, expanded).map_err(|problem| Error::Malformed {
         origin: checkpoint.origin().to_owned(),
         format: "checkpoint",
         problem,

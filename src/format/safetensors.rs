@@ -6,7 +6,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 
-pub use layout::{DEFAULT_ALIGNMENT, Layout, MAX_ALIGNMENT};
+pub use layout::{DEFAULT_ALIGNMENT, Layout, check_alignment};
 pub use writer::CheckpointWriter;
 
 use super::checkpoint::{Checkpoint, Format, Tensor};

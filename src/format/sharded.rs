@@ -17,7 +17,7 @@ use crate::tree::record;
 const MAP_KEY: &str = "weight_map";
 
 /// What the name of an index of safetensors files ends with.
-pub(crate) const INDEX_ENDING: &str = ".safetensors.index.json";
+const INDEX_ENDING: &str = ".safetensors.index.json";
 
 /// What the name of an index of Flax's files ends with.
 const FLAX_INDEX_ENDING: &str = ".msgpack.index.json";
@@ -77,9 +77,13 @@ pub(super) fn index_in(directory: &Path) -> Result<Option<PathBuf>> {
 /// The index of the checkpoint of this name, where there is no one file of it: `STEM.safetensors.index.json` for
 /// `STEM.safetensors`.
 pub(super) fn index_in_place_of(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
-    let index = path.with_file_name(format!("{name}{INDEX_ENDING}"));
-    (!path.exists() && index.exists()).then_some(index)
+    index_of(path).filter(|index| !path.exists() && index.exists())
+}
+
+/// What the index of a safetensors checkpoint of this name is called; `None` for another name.
+pub(crate) fn index_of(path: &Path) -> Option<PathBuf> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+    Some(path.with_file_name(format!("{stem}{INDEX_ENDING}")))
 }
 
 /// The index of the checkpoint that a file is one of several of; `None` for a file by itself. The files are named

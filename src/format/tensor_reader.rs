@@ -129,15 +129,11 @@ impl TensorReader {
         self.read_with(tensor, None)
     }
 
-    /// As [`TensorReader::read`]. What the file holds of the elements goes through the check.
+    /// As [`TensorReader::read`]. What the file holds of the elements goes through the check, if there is one.
     ///
     /// # Errors
     /// As for [`TensorReader::decode`].
-    pub fn read_checked(&self, tensor: &Tensor, check: &mut DigestCheck<'_>) -> Result<Bytes> {
-        self.read_with(tensor, Some(check))
-    }
-
-    fn read_with(&self, tensor: &Tensor, check: Option<&mut DigestCheck<'_>>) -> Result<Bytes> {
+    pub fn read_with(&self, tensor: &Tensor, check: Option<&mut DigestCheck<'_>>) -> Result<Bytes> {
         let mut bytes = zeros(tensor.decoded_bytes()?)?;
         self.decode(tensor, check, &mut bytes)?;
         let dtype = tensor.spec.dtype;

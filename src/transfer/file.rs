@@ -29,13 +29,11 @@ pub struct Written {
     /// Finite elements that a cast made infinite, by tensor.
     pub overflows: BTreeMap<String, usize>,
     digests: BTreeMap<String, String>,
-    /// How many files there are of it.
-    pub files: usize,
 }
 
 impl Written {
-    /// Adds what another thread learned.
-    fn add(&mut self, other: Written) {
+    /// Adds what was learned by another thread, or of another file.
+    pub fn add(&mut self, other: Written) {
         self.digests.extend(other.digests);
         for (name, elements) in other.overflows {
             *self.overflows.entry(name).or_default() += elements;

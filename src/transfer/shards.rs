@@ -12,7 +12,7 @@ use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, INDEX_ENDING, shards_of};
+use crate::format::{CheckpointWriter, index_of, shards_of};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
 use crate::store::{WriteOptions, check_replaceable, write_atomically};
@@ -71,6 +71,11 @@ impl CheckpointPlan {
         Ok(CheckpointPlan { options, files, metadata, names, total_bytes: sizes.iter().sum() })
     }
 
+    /// How many files there are, without the index.
+    pub fn file_count(&self) -> usize {
+        self.files.len()
+    }
+
     /// Tensors that could not be aligned.
     pub fn unaligned(&self) -> usize {
         self.files.iter().map(|(file, _)| file.layout().unaligned().count()).sum()
@@ -84,10 +89,10 @@ impl CheckpointPlan {
     /// The first failure; before the files take their names, those that were there stay.
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
         let tracker = Tracker::new(monitor, self.total_bytes);
-        let paths = self.paths(target)?;
+        let (paths, index) = (self.paths(target)?, index_of(target));
         if paths.len() > 1 {
             // Both are replaced last, and then it would be too late.
-            index_of(target).iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
+            index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
         }
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
@@ -95,9 +100,9 @@ impl CheckpointPlan {
             let part = ShardSupply { supply, positions };
             let (writer, written) = file.write_unnamed(path, self.options.write, &part, &tracker)?;
             writers.push(writer);
-            all.overflows.extend(written.overflows);
+            all.add(written);
         }
-        match index_of(target) {
+        match index {
             Some(index) if self.options.max_shard_bytes.is_some() => {
                 self.replace(target, &index, writers, &paths)?;
             }
@@ -106,7 +111,6 @@ impl CheckpointPlan {
                 index.filter(|index| index.exists()).inspect(|index| warn_of_index(index, target));
             }
         }
-        all.files = paths.len();
         Ok(all)
     }
 
@@ -174,12 +178,6 @@ impl CheckpointPlan {
             std::io::Write::write_fmt(file, format_args!("{document:#}\n"))
         })
     }
-}
-
-/// The index of a checkpoint of this name.
-fn index_of(target: &Path) -> Option<PathBuf> {
-    let stem = target.file_name()?.to_str()?.strip_suffix(ENDING)?;
-    Some(target.with_file_name(format!("{stem}{INDEX_ENDING}")))
 }
 
 /// The positions of the tensors of each file, in order.

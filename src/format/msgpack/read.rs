@@ -26,7 +26,7 @@ pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<F
 
 /// A node with its leaves still in it, in the file's order.
 enum Node {
-    FlaxLeaf(LeafKind, FlaxLeaf),
+    Leaf(LeafKind, FlaxLeaf),
     None,
     Str(String),
     Bytes(Vec<u8>),
@@ -41,7 +41,7 @@ impl Node {
             Node::None => Ok(TreeDef::None),
             Node::Str(text) => Ok(TreeDef::Str(text)),
             Node::Bytes(bytes) => Ok(TreeDef::Bytes(bytes)),
-            Node::FlaxLeaf(kind, leaf) => {
+            Node::Leaf(kind, leaf) => {
                 leaves.push(leaf);
                 Ok(TreeDef::Leaf(kind))
             }
@@ -239,7 +239,7 @@ impl Parser<'_> {
         match kind {
             EXT_NDARRAY | EXT_NUMPY_SCALAR => {
                 let (spec, range) = inner.array()?;
-                Ok(Node::FlaxLeaf(
+                Ok(Node::Leaf(
                     LeafKind::Array,
                     FlaxLeaf { spec, content: LeafContent::Ranges(self.file, vec![range]) },
                 ))
@@ -335,7 +335,7 @@ impl Parser<'_> {
             }
         }
         let dim = |(_, node): &(DictKey, Node)| match node {
-            Node::FlaxLeaf(LeafKind::Int, FlaxLeaf { content: LeafContent::Scalar(bytes), .. }) => {
+            Node::Leaf(LeafKind::Int, FlaxLeaf { content: LeafContent::Scalar(bytes), .. }) => {
                 let bytes: [u8; 8] = bytes.as_slice().try_into().ok()?;
                 usize::try_from(i64::from_le_bytes(bytes)).ok()
             }
@@ -348,7 +348,7 @@ impl Parser<'_> {
         let mut ranges = Vec::new();
         let mut dtype = None;
         for (_, chunk) in chunks {
-            let Node::FlaxLeaf(_, FlaxLeaf { spec, content: LeafContent::Ranges(_, range) }) = chunk else {
+            let Node::Leaf(_, FlaxLeaf { spec, content: LeafContent::Ranges(_, range) }) = chunk else {
                 return Err(wrong("has a chunk that is no array"));
             };
             if *dtype.get_or_insert(spec.dtype) != spec.dtype {
@@ -363,15 +363,12 @@ impl Parser<'_> {
         if found != expected {
             return Err(wrong(&format!("is {spec}, {expected} bytes, but its chunks have {found}")));
         }
-        Ok(Node::FlaxLeaf(
-            LeafKind::Array,
-            FlaxLeaf { spec, content: LeafContent::Ranges(self.file, ranges) },
-        ))
+        Ok(Node::Leaf(LeafKind::Array, FlaxLeaf { spec, content: LeafContent::Ranges(self.file, ranges) }))
     }
 }
 
 fn scalar(kind: LeafKind, dtype: DType, bytes: Vec<u8>) -> Node {
-    Node::FlaxLeaf(kind, FlaxLeaf { spec: ArraySpec::new(dtype, []), content: LeafContent::Scalar(bytes) })
+    Node::Leaf(kind, FlaxLeaf { spec: ArraySpec::new(dtype, []), content: LeafContent::Scalar(bytes) })
 }
 
 #[cfg(test)]

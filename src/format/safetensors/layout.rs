@@ -44,6 +44,18 @@ pub struct Placed {
     pub range: Range<usize>,
 }
 
+/// Refuses an alignment that is not a power of two from 8 to 4096 bytes.
+///
+/// # Errors
+/// [`Error::InvalidArgument`].
+pub fn check_alignment(alignment: usize) -> Result<()> {
+    if alignment.is_power_of_two() && (8..=MAX_ALIGNMENT).contains(&alignment) {
+        return Ok(());
+    }
+    let problem = format!("an alignment of {alignment} is not a power of two from 8 to {MAX_ALIGNMENT}");
+    Err(Error::InvalidArgument(problem))
+}
+
 impl Layout {
     /// Plans a file of these tensors and metadata.
     ///
@@ -56,11 +68,7 @@ impl Layout {
         metadata: &BTreeMap<String, String>,
         alignment: usize,
     ) -> Result<Layout> {
-        if !alignment.is_power_of_two() || !(8..=MAX_ALIGNMENT).contains(&alignment) {
-            return Err(Error::InvalidArgument(format!(
-                "an alignment of {alignment} is not a power of two from 8 to {MAX_ALIGNMENT}"
-            )));
-        }
+        check_alignment(alignment)?;
         let sizes: Vec<usize> =
             tensors.iter().map(|(name, spec)| size_in_file(spec).for_tensor(name)).collect::<Result<_>>()?;
         let order = order_of(tensors, &sizes, alignment);
