@@ -19,7 +19,7 @@ use crate::monitor::Tracker;
 use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
 use crate::plan::{Selected, Target, Wanted, select};
-use crate::store::{Blob, Digest, Io};
+use crate::store::{Digest, Io, SharedBlob};
 use crate::transfer::{self, ClientDestination, Destination, Sink, TensorSource};
 use crate::tree::{Framework, KeyMap, record};
 
@@ -176,15 +176,18 @@ fn plan_of(
 ) -> Result<LoadPlan> {
     let blobs = &checkpoint.blobs;
     let io = match options.transfer.io {
-        _ if !blobs.iter().any(Blob::is_file) => Io::Mapped,
-        Io::Auto if blobs.iter().any(Blob::is_remote) => Io::Positional,
+        _ if blobs.iter().all(|blob| blob.is_memory()) => Io::Mapped,
+        Io::Auto if blobs.iter().any(|blob| blob.is_remote()) => Io::Positional,
         io => io,
     };
     let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
-    let addresses: Vec<usize> = blobs.iter().map(|blob| blob.bytes().as_ptr().addr()).collect();
+    // A file that nothing is used of in place is not mapped.
+    let is_in_place = target.use_map && target.alias_alignment.is_some();
+    let address = |blob: &SharedBlob| if is_in_place { Some(blob.map()?.as_ptr().addr()) } else { None };
+    let addresses: Vec<Option<usize>> = blobs.iter().map(address).collect();
     let wanted = selected.named_tensors().map(|(name, tensor)| {
         let address = match tensor.extents() {
-            [extent] => Some(addresses[extent.file].wrapping_add(extent.range.start)),
+            [extent] => addresses[extent.file].map(|start| start.wrapping_add(extent.range.start)),
             _ => None,
         };
         Wanted { name, tensor, address }
@@ -200,7 +203,9 @@ fn plan_of(
         _ => blobs.iter().zip(&copied).any(|(blob, ranges)| !ranges.is_empty() && blob.is_waited_for(ranges)),
     };
     let copies_nothing = copied.iter().all(Vec::is_empty);
-    let takes_map = io == Io::Auto && (copies_nothing || (target.copies_map && !plan.is_waited_for));
+    let takes_map = io == Io::Auto
+        && (copies_nothing || (target.copies_map && !plan.is_waited_for))
+        && blobs.iter().all(|blob| blob.map().is_some());
     plan.io = if takes_map { Io::Mapped } else { wanted };
     Ok(plan)
 }
@@ -222,7 +227,7 @@ fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Op
     let is_in_pickle = |tensor: &Tensor| {
         let mut extents = tensor.extents().iter();
         checkpoint.format() == Format::PyTorch
-            && extents.all(|extent| !checkpoint.blobs[extent.file].is_file())
+            && extents.all(|extent| checkpoint.blobs[extent.file].is_memory())
     };
     let is_always_checked = |tensor: &Tensor| tensor.encoding.deflated.is_some() || is_in_pickle(tensor);
     if recorded.is_empty() && !selected.tensors.iter().all(|tensor| is_always_checked(tensor)) {

@@ -5,13 +5,18 @@
 
 mod atomic;
 mod blob;
+mod cursor;
 mod digest;
+mod direct;
+mod file;
 mod reader;
 mod temporary;
 
 pub use atomic::WriteOptions;
 pub(crate) use atomic::{AtomicFile, check_replaceable, write_atomically};
-pub(crate) use blob::{Blob, BlobCursor};
+pub(crate) use blob::{Blob, MemoryBlob, SharedBlob, zeros};
+pub(crate) use cursor::Cursor;
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
+pub(crate) use file::FileBlob;
 pub use reader::Io;
 pub(crate) use reader::Reader;

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Context, Result};
-use crate::format::{Checkpoint, Format, LeftOut, PART_BYTES, Tensor, TensorReader, zeros};
+use crate::format::{Checkpoint, Format, LeftOut, PART_BYTES, Tensor, TensorReader};
 use crate::plan::{Selected, Selection, select};
+use crate::store::zeros;
 use crate::store::{Digest, DigestCheck};
 use crate::sub_byte::unpack;
 use crate::tree::{Framework, KeyMap, Node, Tree, record};

@@ -7,12 +7,12 @@ use std::ops::Range;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::store::{Blob, BlobCursor};
+use crate::store::{Cursor, SharedBlob};
 
 /// A zip archive whose directory has been read.
 pub(super) struct Archive {
-    blob: Blob,
-    zip: ZipArchive<BlobCursor>,
+    blob: SharedBlob,
+    zip: ZipArchive<Cursor>,
 }
 
 /// One member of an archive.
@@ -39,8 +39,8 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Malformed`].
-    pub fn open(blob: Blob) -> Result<Archive> {
-        match ZipArchive::new(blob.cursor()) {
+    pub fn open(blob: SharedBlob) -> Result<Archive> {
+        match ZipArchive::new(Cursor::new(SharedBlob::clone(&blob))) {
             Ok(zip) => Ok(Archive { blob, zip }),
             Err(error) => Err(Error::Malformed {
                 origin: blob.origin().to_owned(),
@@ -55,7 +55,7 @@ impl Archive {
     }
 
     /// The file.
-    pub fn blob(&self) -> &Blob {
+    pub fn blob(&self) -> &SharedBlob {
         &self.blob
     }
 
@@ -84,7 +84,7 @@ impl Archive {
     }
 
     fn read_member(&mut self, index: usize) -> Result<Member, String> {
-        let file_bytes = self.blob.bytes().len();
+        let file_bytes = self.blob.size();
         let file = self.zip.by_index_raw(index).map_err(|error| error.to_string())?;
         let compression = match file.compression() {
             CompressionMethod::Stored => Compression::Stored,

@@ -13,7 +13,7 @@ use super::{TensorReader, open, safetensors};
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Blob, Crc32, Digest, DigestCheck};
+use crate::store::{Crc32, Digest, DigestCheck, MemoryBlob, SharedBlob};
 use crate::tree::{Framework, TreeDef};
 
 /// What of a tensor is read, or written, at once, in bytes.
@@ -22,14 +22,15 @@ pub const PART_BYTES: usize = 8 << 20;
 /// A checkpoint of any format that is read, in one file or several, or in memory: opened and checked, without its data
 /// being read.
 ///
-/// Files are mapped: nothing of the data is read until it is used. **Another process that truncates a
-/// file while it is open makes what uses it in place fault** (`SIGBUS`), as with any memory map; replace files by
-/// renaming, as this crate does, and the old content stays whole for those who have it open.
+/// What the files say of their tensors is read when they are opened, and nothing of the data until it is used. What uses
+/// it in place uses a map of the file. **Another process that truncates a file meanwhile makes that fault** (`SIGBUS`), as
+/// with any memory map; replace files by renaming, as this crate does, and the old content stays whole for those who have
+/// it open.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub(super) origin: String,
     pub(super) format: Format,
-    pub(crate) blobs: Vec<Blob>,
+    pub(crate) blobs: Vec<SharedBlob>,
     pub(super) tensors: Vec<Tensor>,
     /// The positions of the tensors in the order of their names.
     pub(super) by_name: Vec<usize>,
@@ -220,11 +221,16 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Malformed`] when the bytes are not a valid safetensors file.
     pub fn from_bytes(data: impl Into<Bytes>) -> Result<Checkpoint> {
-        safetensors::parse(Blob::in_memory("the safetensors data in memory", data.into()))
+        safetensors::parse(MemoryBlob::shared("the safetensors data in memory", data.into()))
     }
 
     /// A checkpoint of these tensors.
-    pub(super) fn new(origin: &str, format: Format, blobs: Vec<Blob>, tensors: Vec<Tensor>) -> Checkpoint {
+    pub(super) fn new(
+        origin: &str,
+        format: Format,
+        blobs: Vec<SharedBlob>,
+        tensors: Vec<Tensor>,
+    ) -> Checkpoint {
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
         by_name.sort_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
         Checkpoint { by_name, ..Checkpoint::without_order(origin, format, blobs, tensors) }
@@ -234,7 +240,7 @@ impl Checkpoint {
     pub(super) fn without_order(
         origin: &str,
         format: Format,
-        blobs: Vec<Blob>,
+        blobs: Vec<SharedBlob>,
         tensors: Vec<Tensor>,
     ) -> Checkpoint {
         Checkpoint {
@@ -262,7 +268,7 @@ impl Checkpoint {
 
     /// Its files, by name. Of what a file holds compressed, the content counts as a file of its own.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.blobs.iter().map(Blob::origin)
+        self.blobs.iter().map(|blob| blob.origin())
     }
 
     /// The tensors: of safetensors files in the order of their bytes, else in JAX's order.
@@ -292,10 +298,13 @@ impl Checkpoint {
     /// [`Error::NotFound`] with the names that look alike; those of [`Checkpoint::read`].
     pub fn bytes(&self, name: &str) -> Result<Bytes> {
         let tensor = self.tensor(name)?;
-        match (tensor.extents(), tensor.encoding == Encoding::default()) {
-            ([extent], true) => Ok(self.blobs[extent.file].bytes().slice(extent.range.clone())),
-            _ => TensorReader::new(self)?.read(tensor),
+        if let [extent] = tensor.extents()
+            && tensor.encoding == Encoding::default()
+            && let Some(data) = self.blobs[extent.file].map()
+        {
+            return Ok(data.slice(extent.range.clone()));
         }
+        TensorReader::new(self)?.read(tensor)
     }
 
     /// The elements of the tensor of this name, read now into memory of their own: as [`Checkpoint::bytes`], but they do
@@ -338,7 +347,7 @@ impl Checkpoint {
     /// Logs a warning for each file that was written to since it was opened: what was read of it may be neither the old
     /// nor the new content.
     pub fn warn_if_changed(&self) {
-        self.blobs.iter().for_each(Blob::warn_if_changed);
+        self.blobs.iter().for_each(|blob| blob.warn_if_changed());
     }
 
     /// The strings that the file holds beside the tensors (`__metadata__` in safetensors files).
@@ -370,13 +379,13 @@ impl Checkpoint {
 
     /// The bytes of all its files together.
     pub fn file_bytes(&self) -> usize {
-        self.blobs.iter().map(|blob| blob.bytes().len()).sum()
+        self.blobs.iter().map(|blob| blob.size()).sum()
     }
 
     /// Where the data of its first file starts, in bytes: of a safetensors file, the size of the header and of its length.
     pub fn data_start(&self) -> usize {
         let extents = self.tensors.iter().flat_map(|tensor| tensor.extents());
         let starts = extents.filter(|extent| extent.file == 0).map(|extent| extent.range.start);
-        starts.min().unwrap_or_else(|| self.blobs.first().map_or(0, |blob| blob.bytes().len()))
+        starts.min().unwrap_or_else(|| self.blobs.first().map_or(0, |blob| blob.size()))
     }
 }

@@ -5,40 +5,46 @@ use std::io::Read;
 use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
+use super::problem::Problem;
+use crate::error::Error;
 use crate::limits::Limits;
+use crate::store::{Cursor, SharedBlob};
 
 /// Bytes that tell what a compressed file holds.
 const START_BYTES: u64 = 512;
 
-/// What reads the content of a file of a known kind of compression.
-fn decoder(data: &[u8]) -> Option<Box<dyn Read + '_>> {
-    match data {
-        [0x1f, 0x8b, ..] => Some(Box::new(MultiGzDecoder::new(data))),
+/// What reads the content of a file that begins so, if it is of a known kind of compression.
+fn decoder<'a>(head: &[u8], file: impl Read + 'a) -> Option<Box<dyn Read + 'a>> {
+    match head {
+        [0x1f, 0x8b, ..] => Some(Box::new(MultiGzDecoder::new(file))),
         // RFC 1950: deflate with a window of 32 kB, and a check of these two bytes.
         [0x78, flags, ..] if (0x7800 + u16::from(*flags)).is_multiple_of(31) => {
-            Some(Box::new(ZlibDecoder::new(data)))
+            Some(Box::new(ZlibDecoder::new(file)))
         }
         _ => None,
     }
 }
 
-/// The beginning of the content, if the file is compressed.
-pub fn start(data: &[u8]) -> Option<Vec<u8>> {
+/// The beginning of the content, if a file that begins so is compressed.
+pub fn start(head: &[u8]) -> Option<Vec<u8>> {
     let mut start = Vec::new();
-    decoder(data)?.take(START_BYTES).read_to_end(&mut start).ok()?;
+    decoder(head, head)?.take(START_BYTES).read_to_end(&mut start).ok()?;
     Some(start)
 }
 
 /// The content of a file that is compressed; `None` for one that is not.
-pub fn expand(data: &[u8], limits: Limits) -> Option<Result<Bytes, String>> {
-    let most = limits.most_expanded(data.len() as u64);
-    let content = read_all(decoder(data)?.take(most.saturating_add(1)));
-    Some(content.map_err(|error| format!("what is compressed in it cannot be read: {error}")).and_then(
-        |content| {
-            limits.check_expansion(data.len() as u64, content.len() as u64)?;
-            Ok(content.into())
-        },
-    ))
+pub fn expand(head: &[u8], blob: &SharedBlob, limits: Limits) -> Option<Result<Bytes, Problem>> {
+    let size = blob.size() as u64;
+    let file = decoder(head, Cursor::new(SharedBlob::clone(blob)))?;
+    Some(match read_all(file.take(limits.most_expanded(size).saturating_add(1))) {
+        Ok(content) => {
+            limits.check_expansion(size, content.len() as u64).map(|()| content.into()).map_err(Problem::from)
+        }
+        Err(error) => Err(match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => format!("what is compressed in it cannot be read: {error}").into(),
+        }),
+    })
 }
 
 /// All that comes. The memory grows by a quarter at a time: doubled, it could take twice what may be read.

@@ -17,7 +17,7 @@ use super::pool::Pool;
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::Blob;
+use crate::store::SharedBlob;
 use crate::tree::{Framework, KeyMap, TreeDef};
 
 /// Extension types, as `flax.serialization._MsgpackExtType` numbers them.
@@ -27,6 +27,9 @@ const EXT_NUMPY_SCALAR: i8 = 3;
 
 /// The key of a map that stands for an array in chunks.
 const CHUNKED: &str = "__msgpack_chunked_array__";
+
+/// What a file is, for errors.
+const FORMAT: &str = "Flax msgpack file";
 
 /// Where a leaf's bytes are.
 #[derive(Debug, Clone)]
@@ -48,13 +51,13 @@ struct FlaxLeaf {
 ///
 /// # Errors
 /// [`Error::Malformed`].
-pub(super) fn open(origin: &str, blobs: Vec<Blob>, limits: Limits) -> Result<Checkpoint> {
-    let malformed =
-        |problem| Error::Malformed { origin: origin.to_owned(), format: "Flax msgpack file", problem };
+pub(super) fn open(origin: &str, blobs: Vec<SharedBlob>, limits: Limits) -> Result<Checkpoint> {
+    let malformed = |problem| Error::Malformed { origin: origin.to_owned(), format: FORMAT, problem };
     let mut joined: Option<TreeDef> = None;
     let mut by_path = BTreeMap::new();
     for (file, blob) in blobs.iter().enumerate() {
-        let (def, leaves) = read::read(blob.bytes(), file, limits).map_err(malformed)?;
+        let read = read::read(SharedBlob::clone(blob), file, limits);
+        let (def, leaves) = read.map_err(|problem| problem.into_error(origin, FORMAT))?;
         by_path.extend(def.paths().into_iter().zip(leaves));
         joined = Some(match joined {
             None => def,

@@ -6,13 +6,13 @@ use super::checkpoint::Checkpoint;
 use super::leaves::Leaves;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Blob, WriteOptions};
+use crate::store::{SharedBlob, WriteOptions};
 
 const MISSING: &str = "this build does not know Flax's msgpack: build safejax with its feature `msgpack`";
 
 /// # Errors
 /// [`Error::Malformed`], always.
-pub(super) fn open(origin: &str, _: Vec<Blob>, _: Limits) -> Result<Checkpoint> {
+pub(super) fn open(origin: &str, _: Vec<SharedBlob>, _: Limits) -> Result<Checkpoint> {
     Err(Error::Malformed { origin: origin.to_owned(), format: "Flax msgpack file", problem: MISSING.into() })
 }
 

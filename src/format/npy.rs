@@ -6,14 +6,17 @@
 use std::io::Write;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
-use super::encoding::{Encoding, column_major, gather};
-use super::open_blob;
+use super::encoding::{Encoding, column_major};
+use super::problem::Problem;
+use super::{TensorReader, open_blob};
 use crate::array::{ArraySpec, HostArray};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::limits::MAX_RANK;
-use crate::store::{Blob, WriteOptions, write_atomically};
+use crate::store::{Blob, MemoryBlob, SharedBlob, WriteOptions, write_atomically, zeros};
 use crate::tree::{Framework, KeyMap, TreeDef};
 
 /// Reads an array from a file. `expected` says what untyped bytes are; without it, two-byte ones are taken
@@ -22,12 +25,7 @@ use crate::tree::{Framework, KeyMap, TreeDef};
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] when it is not an `.npy` file of numbers, or is cut off.
 pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray> {
-    let path = path.as_ref();
-    parse(open_blob(path)?.bytes(), expected).map_err(|problem| Error::Malformed {
-        origin: path.display().to_string(),
-        format: "npy file",
-        problem,
-    })
+    parse(open_blob(path.as_ref())?, expected)
 }
 
 /// Reads an array from the bytes of a file. As [`read`].
@@ -35,11 +33,7 @@ pub fn read(path: impl AsRef<Path>, expected: Option<DType>) -> Result<HostArray
 /// # Errors
 /// [`Error::Malformed`].
 pub fn from_bytes(file: &[u8], expected: Option<DType>) -> Result<HostArray> {
-    parse(file, expected).map_err(|problem| Error::Malformed {
-        origin: "the npy data in memory".into(),
-        format: "npy file",
-        problem,
-    })
+    parse(MemoryBlob::shared("the npy data in memory", Bytes::copy_from_slice(file)), expected)
 }
 
 /// An array as the bytes of a file.
@@ -51,43 +45,50 @@ pub fn to_bytes(array: &HostArray) -> Result<Vec<u8>> {
     Ok([header.as_slice(), array.bytes()].concat())
 }
 
-/// The array in the bytes of a file.
-fn parse(file: &[u8], expected: Option<DType>) -> Result<HostArray, String> {
-    let Announced { spec, data_start, encoding } =
-        read_header(file, expected).map_err(HeaderProblem::into_text)?;
-    let data = check_size(file, data_start, &spec)?;
-    let mut bytes = data.to_vec();
-    if let Some(strides) = &encoding.strides {
-        gather(data, &spec, strides, &mut bytes);
-    }
-    encoding.make_little_endian(spec.dtype, &mut bytes);
-    HostArray::from_bytes(spec, bytes).map_err(|error| error.to_string())
+/// The array that is all of a file.
+fn parse(blob: SharedBlob, expected: Option<DType>) -> Result<HostArray> {
+    let checkpoint = open_as(blob, expected)?;
+    let tensor = &checkpoint.tensors()[0];
+    let mut bytes = zeros(tensor.decoded_bytes()?)?;
+    TensorReader::new(&checkpoint)?.decode(tensor, None, &mut bytes)?;
+    HostArray::from_bytes(tensor.spec.clone(), bytes)
 }
 
-/// The data of a file that is all there is after its header.
-fn check_size<'a>(file: &'a [u8], data_start: usize, spec: &ArraySpec) -> Result<&'a [u8], String> {
-    let data = &file[data_start..];
-    let size = spec.host_bytes().map_err(|error| error.to_string())?;
-    if data.get(size..).is_some_and(|rest| rest.starts_with(MAGIC)) {
-        return Err("another array follows the first, as repeated `numpy.save` and Equinox's `tree_serialise_leaves` \
-                    write them, without names; load the file in Python, and save the arrays as safetensors"
-            .into());
+/// Holds what a file announces against what follows its header.
+fn check_size(blob: &dyn Blob, announced: &Announced) -> Result<(), Problem> {
+    let Announced { spec, data_start, .. } = announced;
+    let (size, found) = (spec.host_bytes()?, blob.size() - data_start);
+    if found == size {
+        return Ok(());
     }
-    if data.len() != size {
-        return Err(format!("{spec} takes {size} bytes, but {} follow the header", data.len()));
+    if found > size {
+        let start = data_start + size;
+        if blob.read(start..blob.size().min(start + MAGIC.len()))? == MAGIC {
+            return Err("another array follows the first, as repeated `numpy.save` and Equinox's `tree_serialise_leaves` \
+                        write them, without names; load the file in Python, and save the arrays as safetensors"
+                .into());
+        }
     }
-    Ok(data)
+    Err(format!("{spec} takes {size} bytes, but {found} follow the header").into())
 }
 
 /// A file as a checkpoint: a tree of one leaf.
-pub(super) fn open(blob: Blob) -> Result<Checkpoint> {
-    let origin = blob.origin().to_owned();
-    let malformed = |problem| Error::Malformed { origin: origin.clone(), format: "npy file", problem };
-    let header = read_header(blob.bytes(), None).map_err(|problem| malformed(problem.into_text()))?;
-    check_size(blob.bytes(), header.data_start, &header.spec).map_err(malformed)?;
+pub(super) fn open(blob: SharedBlob) -> Result<Checkpoint> {
+    open_as(blob, None)
+}
+
+/// As [`open`]; `expected` says what untyped bytes are.
+fn open_as(blob: SharedBlob, expected: Option<DType>) -> Result<Checkpoint> {
+    let announced = || -> Result<Announced, Problem> {
+        let announced = read_header(&blob.head(HEADER_BYTES)?, expected).map_err(HeaderProblem::into_text)?;
+        check_size(&*blob, &announced).map(|()| announced)
+    };
+    let announced = announced().map_err(|problem| problem.into_error(blob.origin(), "npy file"))?;
+    let Announced { spec, data_start, encoding } = announced;
     let name = KeyMap::new(TreeDef::LEAF)?.leaves()[0].name.clone();
-    let extents = Extents::One(Extent { file: 0, range: header.data_start..blob.bytes().len() });
-    let tensor = Tensor { name, spec: header.spec, extents, encoding: header.encoding, checksum: None };
+    let extents = Extents::One(Extent { file: 0, range: data_start..blob.size() });
+    let tensor = Tensor { name, spec, extents, encoding, checksum: None };
+    let origin = blob.origin().to_owned();
     let mut checkpoint = Checkpoint::new(&origin, Format::Npy, vec![blob], vec![tensor]);
     checkpoint.structure = RecordedStructure::Tree(TreeDef::LEAF, Framework::Plain);
     Ok(checkpoint)
@@ -167,6 +168,9 @@ pub(super) fn text_scalar(file: &[u8]) -> Option<String> {
     };
     Some(text.trim_end_matches('\0').to_owned())
 }
+
+/// The header of a file is within its first bytes; NumPy itself reads no more than 10,000.
+pub(super) const HEADER_BYTES: usize = 65_536 + 16;
 
 /// With what every version of the format begins; a byte each for major and minor version follow.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
@@ -350,9 +354,9 @@ mod tests {
 
     #[test]
     fn order_and_endianness_are_made_native() {
-        let array = parse(&file("|u1", true, "(2, 3)", &[1, 4, 2, 5, 3, 6]), None).unwrap();
+        let array = from_bytes(&file("|u1", true, "(2, 3)", &[1, 4, 2, 5, 3, 6]), None).unwrap();
         assert_eq!(&array.bytes()[..], [1, 2, 3, 4, 5, 6]);
-        let array = parse(&file(">i2", false, "(2,)", &[0, 1, 1, 0]), None).unwrap();
+        let array = from_bytes(&file(">i2", false, "(2,)", &[0, 1, 1, 0]), None).unwrap();
         assert_eq!(array.to_vec::<i16>().unwrap(), [1, 256]);
     }
 
@@ -374,7 +378,7 @@ mod tests {
                 fortran[place] = position as u32;
             }
             let bytes = bytemuck::cast_slice(&fortran);
-            let ordered = parse(
+            let ordered = from_bytes(
                 &file("<u4", true, &format!("{shape:?}").replace('[', "(").replace(']', ")"), bytes),
                 None,
             );
@@ -396,20 +400,22 @@ mod tests {
     #[test]
     fn bytes_without_a_type_take_the_one_that_is_expected() {
         let bytes = file("<V2", false, "()", &[0x80, 0x3f]);
-        assert_eq!(parse(&bytes, None).unwrap().spec().dtype, DType::BF16);
-        assert_eq!(parse(&bytes, Some(DType::BF16)).unwrap().spec().dtype, DType::BF16);
-        assert!(parse(&file("|V1", false, "()", &[0]), None).unwrap_err().contains("no type"));
-        assert!(parse(&bytes, Some(DType::F32)).is_err());
+        assert_eq!(from_bytes(&bytes, None).unwrap().spec().dtype, DType::BF16);
+        assert_eq!(from_bytes(&bytes, Some(DType::BF16)).unwrap().spec().dtype, DType::BF16);
+        assert!(
+            from_bytes(&file("|V1", false, "()", &[0]), None).unwrap_err().to_string().contains("no type")
+        );
+        assert!(from_bytes(&bytes, Some(DType::F32)).is_err());
     }
 
     #[test]
     fn a_damaged_file_is_an_error() {
         let whole = file("<f4", false, "(2,)", &[0; 8]);
         for length in 0..whole.len() {
-            assert!(parse(&whole[..length], None).is_err(), "cut to {length} bytes");
+            assert!(from_bytes(&whole[..length], None).is_err(), "cut to {length} bytes");
         }
-        assert!(parse(&file("<f4", false, "(9223372036854775807, 8)", &[]), None).is_err());
-        assert!(parse(&file("|O", false, "(1,)", &[0; 8]), None).is_err());
+        assert!(from_bytes(&file("<f4", false, "(9223372036854775807, 8)", &[]), None).is_err());
+        assert!(from_bytes(&file("|O", false, "(1,)", &[0; 8]), None).is_err());
     }
 
     #[test]

@@ -15,14 +15,11 @@ use super::leaves::Leaves;
 use super::npy;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Crc32, WriteOptions, write_atomically};
+use crate::store::{Crc32, SharedBlob, WriteOptions, write_atomically};
 use crate::tree::{Framework, Key, KeyMap, KeyPath, TreeDef};
 
 /// The ending of an array's name in the archive.
 const ENDING: &str = ".npy";
-
-/// The header of an `.npy` file is within its first bytes; NumPy itself reads no more than 10,000.
-const HEADER_BYTES: u64 = 65_536 + 16;
 
 /// What a member of the archive holds.
 enum MemberContent {
@@ -67,7 +64,7 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
     let def = with_texts(keys, texts).def().clone();
     let tensors = order.iter().map(|&position| arrays[position].clone()).collect();
     let mut checkpoint =
-        Checkpoint::new(archive.origin(), Format::Npz, vec![archive.blob().clone()], tensors);
+        Checkpoint::new(archive.origin(), Format::Npz, vec![SharedBlob::clone(archive.blob())], tensors);
     checkpoint.structure = RecordedStructure::Tree(def, Framework::Plain);
     checkpoint.left_out = left_out;
     Ok(checkpoint)
@@ -82,10 +79,10 @@ fn read_member(
 ) -> Result<MemberContent, String> {
     limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
     let mut head = Vec::new();
-    let read = archive.content(index)?.take(HEADER_BYTES).read_to_end(&mut head);
+    let read = archive.content(index)?.take(npy::HEADER_BYTES as u64).read_to_end(&mut head);
     let read = read.map_err(|error| format!("it cannot be read: {error}"));
     // At the end of a short member its checksum is held against it. That of an array is a matter for who reads the array.
-    if head.len() < member.bytes.min(HEADER_BYTES as usize) {
+    if head.len() < member.bytes.min(npy::HEADER_BYTES) {
         read?;
     } else if let Some(text) = npy::text_scalar(&head) {
         return read.map(|_| MemberContent::Text(text));
@@ -181,7 +178,7 @@ fn write_entry<W: Write + Seek>(
     let mut written = Ok(());
     let read = leaves.with_bytes(index, &mut |bytes| {
         // Entries over 4 GB need the larger form of the archive.
-        let large = bytes.len() as u64 >= u64::from(u32::MAX) - HEADER_BYTES;
+        let large = bytes.len() as u64 >= u64::from(u32::MAX) - npy::HEADER_BYTES as u64;
         let entry =
             SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(large);
         let start = archive.start_file(format!("{name}{ENDING}"), entry).map_err(std::io::Error::other);

@@ -7,7 +7,7 @@ use super::checkpoint::{Checkpoint, Format};
 use super::{compressed, foreign, msgpack, npy, npz, pickle, pytorch, safetensors, sharded};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
-use crate::store::Blob;
+use crate::store::{FileBlob, MemoryBlob, SharedBlob};
 
 /// Opens a checkpoint of any format.
 ///
@@ -41,17 +41,17 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
         return open_unchecked(&index, limits);
     }
     let blob = open_blob(path)?;
-    let data = blob.bytes().clone();
-    if sharded::is_index(&data) {
-        return sharded::open(path, &data, limits);
+    let head = blob.head(SEARCHED_BYTES)?;
+    if sharded::is_index(&head) {
+        return sharded::open(path, &blob.read(0..blob.size())?, limits);
     }
     let origin = blob.origin().to_owned();
     let malformed =
         |problem: String| Error::Malformed { origin: origin.clone(), format: "checkpoint", problem };
-    if let Some(problem) = pytorch::refusal(&data) {
+    if let Some(problem) = pytorch::refusal(&head) {
         return Err(malformed(problem.into()));
     }
-    match detect(&data).or_else(|| of_name(path, &data)) {
+    match detect(&head).or_else(|| of_name(path, &head)) {
         Some(Format::Npy) => npy::open(blob),
         Some(Format::Npz | Format::PyTorch) => {
             let archive = Archive::open(blob)?;
@@ -61,12 +61,12 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
             }
         }
         Some(Format::Msgpack) => msgpack::open(&origin, vec![blob], limits),
-        Some(Format::Pickle) => match compressed::expand(&data, limits) {
+        Some(Format::Pickle) => match compressed::expand(&head, &blob, limits) {
             Some(expanded) => {
-                let expanded = expanded.map_err(malformed)?;
-                pickle::open(&origin, Blob::in_memory(&origin, expanded), limits)
+                let expanded = expanded.map_err(|problem| problem.into_error(&origin, "checkpoint"))?;
+                pickle::open(MemoryBlob::shared(&origin, expanded), limits)
             }
-            None => pickle::open(&origin, blob, limits),
+            None => pickle::open(blob, limits),
         },
         Some(Format::Safetensors) | None => safetensors::parse(blob).map_err(|error| match error {
             Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
@@ -82,12 +82,12 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Malformed`] for a directory.
-pub(crate) fn open_blob(path: &Path) -> Result<Blob> {
+pub(crate) fn open_blob(path: &Path) -> Result<SharedBlob> {
     if path.is_dir() {
         let (origin, problem) = (path.display().to_string(), foreign::directory(path));
         return Err(Error::Malformed { origin, format: "checkpoint", problem });
     }
-    Blob::open(path)
+    FileBlob::open(path)
 }
 
 /// The format of a file, without reading more of it than is needed; `None` for none that holds arrays.
@@ -105,17 +105,17 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
         return sniff(index);
     }
     let blob = open_blob(path)?;
-    let data = blob.bytes();
-    if sharded::is_index(data) {
-        let is_flax = starts_with_all(data, &[b".msgpack\""]);
+    let head = blob.head(SEARCHED_BYTES)?;
+    if sharded::is_index(&head) {
+        let is_flax = starts_with_all(&head, &[b".msgpack\""]);
         return Ok(Some(if is_flax { Format::Msgpack } else { Format::Safetensors }));
     }
-    match detect(data).or_else(|| of_name(path, data)) {
-        Some(Format::Npz) if Archive::open(blob.clone()).is_ok_and(|zip| pytorch::root(&zip).is_some()) => {
+    match detect(&head).or_else(|| of_name(path, &head)) {
+        Some(Format::Npz) if Archive::open(blob).is_ok_and(|zip| pytorch::root(&zip).is_some()) => {
             Ok(Some(Format::PyTorch))
         }
         Some(format) => Ok(Some(format)),
-        None => match foreign::file(data).or_else(|| foreign::file_name(path)) {
+        None => match foreign::file(&head).or_else(|| foreign::file_name(path)) {
             Some(problem) => {
                 Err(Error::Malformed { origin: path.display().to_string(), format: "checkpoint", problem })
             }
@@ -124,40 +124,40 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
     }
 }
 
-/// The format that these bytes begin like; of a zip archive, npz. What begins like nothing can still be a damaged
-/// safetensors file.
-fn detect(data: &[u8]) -> Option<Format> {
-    if data.starts_with(npy::MAGIC) {
+/// The format of a file that begins so; of a zip archive, npz. What begins like nothing can still be a damaged safetensors
+/// file.
+fn detect(head: &[u8]) -> Option<Format> {
+    if head.starts_with(npy::MAGIC) {
         return Some(Format::Npy);
     }
     // A zip archive begins with its first entry, or, when empty, with its end.
-    if data.starts_with(b"PK\x03\x04") || data.starts_with(b"PK\x05\x06") {
+    if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(Format::Npz);
     }
     // A safetensors file begins with a length below 100 MB, so that bytes 4 to 7 are zero and byte 8 is `{`.
-    let is_safetensors = data.get(4..8).is_some_and(|high| high == [0; 4]) && data.get(8) == Some(&b'{');
+    let is_safetensors = head.get(4..8).is_some_and(|high| high == [0; 4]) && head.get(8) == Some(&b'{');
     if is_safetensors {
         return Some(Format::Safetensors);
     }
-    if begins_with_map(data) && !data.starts_with(foreign::HDF5) {
+    if begins_with_map(head) && !head.starts_with(foreign::HDF5) {
         // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
-        let is_pickle = pickle::begins_with_pickle(data);
+        let is_pickle = pickle::begins_with_pickle(head);
         return Some(if is_pickle { Format::Pickle } else { Format::Msgpack });
     }
-    let is_pickle = pickle::begins_with_pickle(data)
-        || compressed::start(data).is_some_and(|start| pickle::begins_with_pickle(&start));
+    let is_pickle = pickle::begins_with_pickle(head)
+        || compressed::start(head).is_some_and(|start| pickle::begins_with_pickle(&start));
     is_pickle.then_some(Format::Pickle)
 }
 
 /// Whether bytes begin with a map of msgpack, as every Flax file does.
-fn begins_with_map(data: &[u8]) -> bool {
+fn begins_with_map(head: &[u8]) -> bool {
     // fixmap, map 16, map 32
-    data.first().is_some_and(|&byte| (0x80..=0x8f).contains(&byte) || byte == 0xde || byte == 0xdf)
+    head.first().is_some_and(|&byte| (0x80..=0x8f).contains(&byte) || byte == 0xde || byte == 0xdf)
 }
 
 /// The format that a file's name ends like, of one whose content says nothing.
-fn of_name(path: &Path, data: &[u8]) -> Option<Format> {
-    if foreign::file(data).is_some() {
+fn of_name(path: &Path, head: &[u8]) -> Option<Format> {
+    if foreign::file(head).is_some() {
         return None;
     }
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
@@ -169,11 +169,10 @@ fn of_name(path: &Path, data: &[u8]) -> Option<Format> {
     }
 }
 
-/// Bytes at the beginning of a file in which a mark is looked for.
-const SEARCHED_BYTES: usize = 1 << 16;
+/// The beginning of a file that tells its format, in bytes.
+pub(super) const SEARCHED_BYTES: usize = 1 << 16;
 
-/// Whether all of these texts are near the beginning of a file.
-pub(super) fn starts_with_all(data: &[u8], texts: &[&[u8]]) -> bool {
-    let start = data.get(..data.len().min(SEARCHED_BYTES)).unwrap_or_default();
-    texts.iter().all(|text| start.windows(text.len()).any(|window| window == *text))
+/// Whether all of these texts are in the beginning of a file.
+pub(super) fn starts_with_all(head: &[u8], texts: &[&[u8]]) -> bool {
+    texts.iter().all(|text| head.windows(text.len()).any(|window| window == *text))
 }

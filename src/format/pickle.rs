@@ -2,6 +2,8 @@
 //! but containers, strings, numbers and arrays. Functions and classes are names to it: a few are known, and stand for a
 //! container or an array; every other is refused where it stands in the tree. Nothing of the file is ever run.
 
+mod calls;
+mod escapes;
 mod globals;
 mod machine;
 mod optax;
@@ -11,9 +13,10 @@ mod values;
 
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedStructure, Tensor};
 use super::pool::Pool;
-use crate::error::{Error, Result};
+use super::problem::Problem;
+use crate::error::Result;
 use crate::limits::Limits;
-use crate::store::Blob;
+use crate::store::SharedBlob;
 use crate::tree::{Framework, KeyMap, TreeDef};
 use machine::Machine;
 use tree::TreeBuilder;
@@ -29,12 +32,14 @@ pub(super) struct Pickled {
 }
 
 /// Reads the tree of a pickle. It may refer to storages beside it if there are any.
-pub(super) fn read(data: &[u8], limits: Limits, has_storages: bool) -> Result<Pickled, String> {
-    let mut machine = Machine::new(data, limits, has_storages);
+pub(super) fn read(blob: SharedBlob, limits: Limits, has_storages: bool) -> Result<Pickled, Problem> {
+    let mut machine = Machine::new(blob, limits, has_storages);
     let root = machine.run()?;
-    let (def, arrays, mut left_out) = TreeBuilder::new(&machine.values, data, limits).build(root)?;
-    if machine.rest() > 0 {
-        let why = format!("{} bytes follow the first pickle, perhaps another one", machine.rest());
+    let (def, arrays, mut left_out) =
+        TreeBuilder::new(&machine.values, machine.bytes.blob(), limits).build(root)?;
+    let rest = machine.bytes.rest();
+    if rest > 0 {
+        let why = format!("{rest} bytes follow the first pickle, perhaps another one");
         left_out.push(LeftOut::new("(the rest of the file)", why));
     }
     Ok(Pickled { def, arrays, left_out })
@@ -49,11 +54,15 @@ pub(super) fn place(content: &ByteString, file: usize, pool: &mut Pool<'_>) -> E
 }
 
 /// A pickle as a checkpoint.
-pub(super) fn open(origin: &str, blob: Blob, limits: Limits) -> Result<Checkpoint> {
-    let malformed =
-        |problem| Error::Malformed { origin: origin.to_owned(), format: "pickled tree of arrays", problem };
-    let Pickled { def, arrays, left_out } = read(blob.bytes(), limits, false).map_err(malformed)?;
-    let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
+pub(super) fn open(blob: SharedBlob, limits: Limits) -> Result<Checkpoint> {
+    let origin = &blob.origin().to_owned();
+    let pickled = read(SharedBlob::clone(&blob), limits, false);
+    let pickled = pickled.and_then(|pickled| {
+        let keys = KeyMap::new(pickled.def.clone()).map_err(|error| error.to_string())?;
+        Ok((keys, pickled))
+    });
+    let (keys, Pickled { arrays, left_out, .. }) =
+        pickled.map_err(|problem| problem.into_error(origin, "pickled tree of arrays"))?;
     let mut pool = Pool::new(origin, vec![blob]);
     let tensor = |(leaf, array): (&crate::tree::Leaf, Array)| {
         let extents = match &array.elements {

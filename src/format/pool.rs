@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use bytes::{Bytes, BytesMut};
 
 use super::checkpoint::{Extent, Extents};
-use crate::store::Blob;
+use crate::store::{MemoryBlob, SharedBlob};
 
 /// The largest content that shares memory with others, in bytes.
-const SHARED_BYTES: usize = 4096;
+pub(super) const SHARED_BYTES: usize = 4096;
 
 /// The files of a checkpoint, and memory for what is in none of them.
 pub(super) struct Pool<'a> {
     origin: &'a str,
-    blobs: Vec<Blob>,
+    blobs: Vec<SharedBlob>,
     /// The position of the memory that small contents share: after the files.
     shared_file: usize,
     shared: BytesMut,
@@ -22,9 +22,9 @@ pub(super) struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    pub fn new(origin: &'a str, mut blobs: Vec<Blob>) -> Pool<'a> {
+    pub fn new(origin: &'a str, mut blobs: Vec<SharedBlob>) -> Pool<'a> {
         let shared_file = blobs.len();
-        blobs.push(Blob::in_memory(origin, Bytes::new()));
+        blobs.push(MemoryBlob::shared(origin, Bytes::new()));
         Pool { origin, blobs, shared_file, shared: BytesMut::new(), own: HashMap::new() }
     }
 
@@ -37,15 +37,15 @@ impl<'a> Pool<'a> {
         }
         let Pool { own, blobs, origin, .. } = self;
         let file = *own.entry((content.as_ptr().addr(), content.len())).or_insert_with(|| {
-            blobs.push(Blob::in_memory(origin, content.clone()));
+            blobs.push(MemoryBlob::shared(origin, content.clone()));
             blobs.len() - 1
         });
         Extents::One(Extent { file, range: 0..content.len() })
     }
 
     /// The files, and the memory after them.
-    pub fn into_blobs(mut self) -> Vec<Blob> {
-        self.blobs[self.shared_file] = Blob::in_memory(self.origin, self.shared.freeze());
+    pub fn into_blobs(mut self) -> Vec<SharedBlob> {
+        self.blobs[self.shared_file] = MemoryBlob::shared(self.origin, self.shared.freeze());
         self.blobs
     }
 }

@@ -13,7 +13,7 @@ use super::pickle::{self, Array, Elements, Pickled};
 use super::pool::Pool;
 use crate::error::{Context, Result};
 use crate::limits::Limits;
-use crate::store::{Blob, Crc32, Digest};
+use crate::store::{Crc32, Digest, MemoryBlob, SharedBlob};
 use crate::tree::{Framework, KeyMap};
 
 /// The name of the pickle, in a directory that is named like the file was.
@@ -60,7 +60,7 @@ impl Members {
         let missing = || archive.malformed(self.format, format!("it has no member `{name}`"));
         let (index, member) = self.by_name.get(name).ok_or_else(missing)?;
         if let Compression::Stored = member.compression {
-            let content = archive.blob().bytes().slice(member.stored.clone());
+            let content = archive.blob().read(member.stored.clone())?;
             let recorded = Digest::Crc32(Crc32 { head: Bytes::new(), sum: member.crc32 });
             let damaged =
                 |_| archive.malformed(self.format, format!("`{name}`: its checksum differs: it is damaged"));
@@ -96,11 +96,13 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
     };
     let data = members.content(&mut archive, &format!("{root}{PICKLE}"), limits)?;
     let malformed = |problem| archive.malformed(members.format, problem);
-    let Pickled { def, arrays, left_out } = pickle::read(&data, limits, true).map_err(malformed)?;
-    let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
     let origin = archive.origin().to_owned();
-    let pickle = Blob::in_memory(&origin, data.clone());
-    let mut pool = Pool::new(&origin, vec![archive.blob().clone(), pickle]);
+    let pickle = MemoryBlob::shared(&origin, data);
+    let pickled = pickle::read(SharedBlob::clone(&pickle), limits, true);
+    let Pickled { def, arrays, left_out } =
+        pickled.map_err(|problem| problem.into_error(&origin, members.format))?;
+    let keys = KeyMap::new(def).map_err(|error| malformed(error.to_string()))?;
+    let mut pool = Pool::new(&origin, vec![SharedBlob::clone(archive.blob()), pickle]);
     let mut tensors = Vec::with_capacity(arrays.len());
     for (leaf, array) in keys.leaves().iter().zip(arrays) {
         let Array { spec, elements, encoding } = array;

@@ -11,10 +11,11 @@ pub use writer::CheckpointWriter;
 
 use super::checkpoint::{Checkpoint, Format, Tensor};
 use super::foreign;
+use super::open::SEARCHED_BYTES;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::store::Blob;
+use crate::store::SharedBlob;
 
 /// The metadata key of the digests: a JSON object of tensor name to the sha256 of its bytes, in hex.
 pub const DIGEST_KEY: &str = "safejax.sha256";
@@ -32,14 +33,18 @@ pub(super) fn read_digests(record: &str) -> Result<BTreeMap<String, String>> {
 ///
 /// # Errors
 /// [`Error::Malformed`], naming the tensor and the rule that is broken, or what else the file is.
-pub(super) fn parse(blob: Blob) -> Result<Checkpoint> {
+pub(super) fn parse(blob: SharedBlob) -> Result<Checkpoint> {
     let origin = blob.origin().to_owned();
     let malformed = |format, problem| Error::Malformed { origin: origin.clone(), format, problem };
-    let header = header::read(blob.bytes()).map_err(|problem| match foreign::file(blob.bytes()) {
-        Some(problem) => malformed("checkpoint", problem),
-        None => malformed("safetensors file", problem),
-    })?;
-    let data_start = header.data_start;
+    let no_header = |problem| match blob.head(SEARCHED_BYTES).map(|head| foreign::file(&head)) {
+        Ok(Some(problem)) => malformed("checkpoint", problem),
+        Ok(None) => malformed("safetensors file", problem),
+        Err(error) => error,
+    };
+    let range = header::range(&blob.head(header::START_BYTES)?, blob.size()).map_err(no_header)?;
+    let text = blob.read(range.clone())?;
+    let header = header::read(&text, blob.size() - range.end).map_err(no_header)?;
+    let data_start = range.end;
     let tensor = |(name, entry): (String, header::TensorEntry)| match DType::from_safetensors(entry.dtype) {
         // That the offsets lie within the file was checked, so they fit.
         Some(dtype) => {

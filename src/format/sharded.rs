@@ -10,7 +10,7 @@ use super::{msgpack, safetensors};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::printable::{Line, Name};
-use crate::store::Blob;
+use crate::store::{FileBlob, SharedBlob};
 use crate::tree::record;
 
 /// The key of an index that says which tensor is in which file.
@@ -162,7 +162,7 @@ pub(super) fn open(path: &Path, index: &[u8], limits: Limits) -> Result<Checkpoi
     }
     let paths: Vec<PathBuf> = files.iter().map(|file| path.with_file_name(file)).collect();
     if all_end_with(".msgpack") {
-        let blobs = paths.iter().map(|path| Blob::open(path)).collect::<Result<Vec<_>>>()?;
+        let blobs = paths.iter().map(|path| FileBlob::open(path)).collect::<Result<Vec<SharedBlob>>>()?;
         let checkpoint = msgpack::open(&origin, blobs, limits)?;
         for name in index.weight_map.keys() {
             let name = name.replace('/', ".");
@@ -189,7 +189,7 @@ fn open_side_by_side(paths: &[PathBuf]) -> Result<Vec<Checkpoint>> {
     let mut shards = Vec::with_capacity(paths.len());
     for paths in paths.chunks(OPENED_AT_ONCE) {
         let opened: Vec<Result<Checkpoint>> = std::thread::scope(|scope| {
-            let open = |path: &PathBuf| Blob::open(path).and_then(safetensors::parse);
+            let open = |path: &PathBuf| FileBlob::open(path).and_then(safetensors::parse);
             let threads: Vec<_> = paths.iter().map(|path| scope.spawn(move || open(path))).collect();
             let results = threads.into_iter().zip(paths);
             results

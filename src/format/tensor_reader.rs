@@ -9,7 +9,7 @@ use flate2::read::DeflateDecoder;
 use super::checkpoint::{Checkpoint, Extent, Tensor};
 use super::encoding::{Deflated, gather};
 use crate::error::{Error, Result};
-use crate::store::{DigestCheck, Io, Reader};
+use crate::store::{DigestCheck, Io, Reader, zeros};
 use crate::sub_byte;
 
 /// The tensors of a checkpoint, read in one way. From several threads at once.
@@ -51,7 +51,7 @@ impl TensorReader {
     /// # Errors
     /// [`Error::Io`] where the file system has no direct reads.
     pub fn by(checkpoint: &Checkpoint, io: Io) -> Result<TensorReader> {
-        let readers = checkpoint.blobs.iter().map(|blob| blob.reader(io)).collect::<Result<_>>()?;
+        let readers = checkpoint.blobs.iter().map(|blob| Reader::new(blob, io)).collect::<Result<_>>()?;
         Ok(TensorReader { origin: checkpoint.origin().to_owned(), readers })
     }
 
@@ -228,19 +228,6 @@ fn skip(content: &mut impl Read, bytes: usize, crc: &mut Crc) -> std::io::Result
         left -= now;
     }
     Ok(())
-}
-
-/// So many bytes of memory.
-///
-/// # Errors
-/// [`Error::InvalidArgument`] when it is not to be had.
-pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
-    let mut memory = Vec::new();
-    let reserved = memory.try_reserve_exact(bytes);
-    reserved
-        .map_err(|error| Error::InvalidArgument(format!("{bytes} bytes do not fit into memory: {error}")))?;
-    memory.resize(bytes, 0);
-    Ok(memory)
 }
 
 /// What the files hold of a tensor, as a stream.

@@ -34,9 +34,18 @@ impl Program {
     /// [`Error::Io`]; [`Error::Malformed`] when it is none of the formats.
     pub fn open(path: impl AsRef<Path>) -> Result<Program> {
         let path = path.as_ref();
-        // A copy, since a program is small and its file may change while it is compiled.
-        let bytes = Bytes::copy_from_slice(bounded(path, open_blob(path)?.bytes())?);
-        Program::parse(path.display().to_string(), bytes)
+        let blob = open_blob(path)?;
+        if blob.size() > MAX_PROGRAM_BYTES {
+            return Err(Error::Malformed {
+                origin: blob.origin().to_owned(),
+                format: "program",
+                problem: format!(
+                    "it has {} bytes, and a program has at most {MAX_PROGRAM_BYTES}",
+                    blob.size()
+                ),
+            });
+        }
+        Program::parse(blob.origin().to_owned(), blob.read(0..blob.size())?)
     }
 
     /// Takes a program that is in memory.
@@ -135,17 +144,6 @@ const MAX_PROGRAM_BYTES: usize = 1 << 31;
 
 /// How far into a file is looked for a mark of its format, in bytes.
 const SEARCHED_BYTES: usize = 1 << 20;
-
-fn bounded<'a>(path: &Path, bytes: &'a Bytes) -> Result<&'a Bytes> {
-    if bytes.len() <= MAX_PROGRAM_BYTES {
-        return Ok(bytes);
-    }
-    Err(Error::Malformed {
-        origin: path.display().to_string(),
-        format: "program",
-        problem: format!("it has {} bytes, and a program has at most {MAX_PROGRAM_BYTES}", bytes.len()),
-    })
-}
 
 /// The bundle that a safetensors file is; `None` for any other file.
 fn bundle_in(bytes: &Bytes) -> Option<Result<Bundle, String>> {

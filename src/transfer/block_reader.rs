@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::carry::TensorSource;
 use crate::cast::cast_into;
 use crate::error::{Context, Result};
-use crate::format::{Tensor, TensorReader, zeros};
+use crate::format::{Tensor, TensorReader};
 use crate::monitor::Tracker;
 use crate::plan::{Block, Change, LoadPlan, Piece, Step};
-use crate::store::DigestCheck;
+use crate::store::{DigestCheck, zeros};
 use crate::sub_byte;
 
 /// Bytes of the file that are checked or changed at a time: few enough to be in the second level cache still.

@@ -129,9 +129,11 @@ fn prefetch(plan: &LoadPlan, checkpoint: &Checkpoint, prefetch: Prefetch) -> Res
         }
     }
     for Extent { file, range } in extents {
-        match prefetch {
-            Prefetch::Populate => checkpoint.blobs[file].populate(range)?,
-            _ => checkpoint.blobs[file].will_need(range)?,
+        match (checkpoint.blobs[file].as_file(), prefetch) {
+            (Some(file), Prefetch::Populate) => file.populate(range)?,
+            (Some(file), _) => file.will_need(range)?,
+            // It is in memory.
+            (None, _) => {}
         }
     }
     Ok(())

@@ -71,7 +71,9 @@ impl<'a> ClientDestination<'a> {
         for piece in &block.pieces {
             let step = &sink.plan.steps[piece.step];
             let [extent] = step.extents() else { return Err(Error::Undelivered).for_tensor(&step.name) };
-            let bytes = self.checkpoint.blobs[extent.file].bytes().slice(extent.range.clone());
+            let data = self.checkpoint.blobs[extent.file].map();
+            let data = data.ok_or(Error::Undelivered).for_tensor(&step.name)?;
+            let bytes = data.slice(extent.range.clone());
             reader.check_in_place(piece, &bytes)?;
             let data = bytes.clone();
             let make = || self.client.buffer_from_host(&step.spec, data, self.to, HostSemantics::Alias);

@@ -1,23 +1,28 @@
-//! The parser: it finds the leaves' places in the bytes and copies none of them.
+//! The parser: it finds the leaves' places in the bytes and reads none of them.
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use rmp::Marker;
 
 use super::{CHUNKED, EXT_COMPLEX, EXT_NDARRAY, EXT_NUMPY_SCALAR, FlaxLeaf, LeafContent};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::complex::complex_scalar;
+use crate::format::problem::Problem;
 use crate::limits::{Limits, MAX_RANK};
+use crate::store::{Cursor, SharedBlob};
 use crate::tree::{DictKey, LeafKind, MAX_DEPTH, TreeDef};
 
+type Result<T> = std::result::Result<T, Problem>;
+
 /// The structure of a file, and its leaves in JAX's order.
-pub fn read(data: &Bytes, file: usize, limits: Limits) -> Result<(TreeDef, Vec<FlaxLeaf>), String> {
-    let mut parser = Parser { data, position: 0, file, limits, nodes: 0 };
+pub fn read(blob: SharedBlob, file: usize, limits: Limits) -> Result<(TreeDef, Vec<FlaxLeaf>)> {
+    let size = blob.size();
+    let mut parser = Parser { bytes: Cursor::new(blob), file, limits, nodes: 0 };
     let node = parser.node(0)?;
-    if parser.position != data.len() {
-        return Err(format!("the tree ends at byte {}, but the file has {}", parser.position, data.len()));
+    if parser.bytes.rest() > 0 {
+        let end = parser.bytes.position();
+        return Err(format!("the tree ends at byte {end}, but the file has {size}").into());
     }
     let mut leaves = Vec::new();
     let def = node.into_def(&mut leaves)?;
@@ -36,7 +41,7 @@ enum Node {
 
 impl Node {
     /// The structure; the leaves are appended in its order.
-    fn into_def(self, leaves: &mut Vec<FlaxLeaf>) -> Result<TreeDef, String> {
+    fn into_def(self, leaves: &mut Vec<FlaxLeaf>) -> Result<TreeDef> {
         match self {
             Node::None => Ok(TreeDef::None),
             Node::Str(text) => Ok(TreeDef::Str(text)),
@@ -47,158 +52,154 @@ impl Node {
             }
             Node::List(items) => {
                 let items = items.into_iter().map(|item| item.into_def(leaves));
-                Ok(TreeDef::List(items.collect::<Result<_, _>>()?))
+                Ok(TreeDef::List(items.collect::<Result<_>>()?))
             }
             Node::Map(mut entries) => {
                 entries.sort_by(|a, b| a.0.cmp(&b.0));
                 let entries = entries.into_iter().map(|(key, node)| Ok((key, node.into_def(leaves)?)));
-                let entries = entries.collect::<Result<Vec<_>, String>>()?;
-                TreeDef::dict(entries).map_err(|error| error.to_string())
+                let entries = entries.collect::<Result<Vec<_>>>()?;
+                TreeDef::dict(entries).map_err(|error| error.to_string().into())
             }
         }
     }
 }
 
-struct Parser<'a> {
-    data: &'a [u8],
-    position: usize,
+struct Parser {
+    bytes: Cursor,
     file: usize,
     limits: Limits,
     /// Nodes so far.
     nodes: usize,
 }
 
-impl Parser<'_> {
-    fn take(&mut self, count: usize) -> Result<&[u8], String> {
-        let end = self.position.checked_add(count).filter(|end| *end <= self.data.len());
-        let end = end.ok_or_else(|| {
-            format!(
-                "{count} bytes should follow at byte {}, but {} do; the file is cut off",
-                self.position,
-                self.data.len() - self.position
-            )
-        })?;
-        let taken = &self.data[self.position..end];
-        self.position = end;
-        Ok(taken)
+impl Parser {
+    /// Where it is.
+    fn position(&self) -> usize {
+        self.bytes.position()
     }
 
-    /// A big-endian number of this many bytes.
-    fn number(&mut self, bytes: usize) -> Result<u64, String> {
-        Ok(self.take(bytes)?.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    /// The bytes of a big-endian number.
+    fn number<const N: usize>(&mut self) -> Result<u64> {
+        Ok(self.bytes.array::<N>()?.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
     /// A length of this many bytes.
-    fn length(&mut self, bytes: usize) -> Result<usize, String> {
+    fn length<const N: usize>(&mut self) -> Result<usize> {
         // At most 32 bits.
-        Ok(self.number(bytes)? as usize)
+        Ok(self.number::<N>()? as usize)
     }
 
-    fn marker(&mut self) -> Result<Marker, String> {
-        Ok(Marker::from_u8(self.take(1)?[0]))
+    fn marker(&mut self) -> Result<Marker> {
+        let [byte] = self.bytes.array()?;
+        Ok(Marker::from_u8(byte))
     }
 
-    fn node(&mut self, depth: usize) -> Result<Node, String> {
+    fn node(&mut self, depth: usize) -> Result<Node> {
         if depth > MAX_DEPTH {
-            return Err(format!("it is nested deeper than {MAX_DEPTH} levels at byte {}", self.position));
+            let problem = format!("it is nested deeper than {MAX_DEPTH} levels at byte {}", self.position());
+            return Err(problem.into());
         }
         self.nodes += 1;
         self.limits.check_nodes(self.nodes)?;
-        let start = self.position;
+        let start = self.position();
         let marker = self.marker()?;
         match marker {
             Marker::Null => Ok(Node::None),
             Marker::FixMap(count) => self.map(usize::from(count), depth),
-            Marker::Map16 => self.length(2).and_then(|count| self.map(count, depth)),
-            Marker::Map32 => self.length(4).and_then(|count| self.map(count, depth)),
+            Marker::Map16 => self.length::<2>().and_then(|count| self.map(count, depth)),
+            Marker::Map32 => self.length::<4>().and_then(|count| self.map(count, depth)),
             Marker::FixArray(count) => self.list(usize::from(count), depth),
-            Marker::Array16 => self.length(2).and_then(|count| self.list(count, depth)),
-            Marker::Array32 => self.length(4).and_then(|count| self.list(count, depth)),
+            Marker::Array16 => self.length::<2>().and_then(|count| self.list(count, depth)),
+            Marker::Array32 => self.length::<4>().and_then(|count| self.list(count, depth)),
             Marker::True | Marker::False => {
                 Ok(scalar(LeafKind::Bool, DType::Bool, vec![u8::from(matches!(marker, Marker::True))]))
             }
             Marker::F32 => {
-                let value = f32::from_bits(self.number(4)? as u32);
+                let value = f32::from_bits(self.number::<4>()? as u32);
                 Ok(scalar(LeafKind::Float, DType::F64, f64::from(value).to_le_bytes().to_vec()))
             }
-            Marker::F64 => Ok(scalar(LeafKind::Float, DType::F64, self.number(8)?.to_le_bytes().to_vec())),
+            Marker::F64 => {
+                Ok(scalar(LeafKind::Float, DType::F64, self.number::<8>()?.to_le_bytes().to_vec()))
+            }
             marker => {
                 if let Some(integer) = self.integer(marker)? {
                     return Ok(scalar(LeafKind::Int, DType::I64, integer.to_le_bytes().to_vec()));
                 }
                 if let Some(length) = self.string(marker)? {
-                    let text = std::str::from_utf8(self.take(length)?);
+                    let text = String::from_utf8(self.bytes.read_vec(length)?);
                     let text = text.map_err(|_| format!("the string at byte {start} is not UTF-8"))?;
-                    return Ok(Node::Str(text.to_owned()));
+                    return Ok(Node::Str(text));
                 }
                 if let Some(length) = self.binary(marker)? {
-                    return Ok(Node::Bytes(self.take(length)?.to_vec()));
+                    return Ok(Node::Bytes(self.bytes.read_vec(length)?));
                 }
                 match self.extension(marker)? {
                     Some((kind, length)) => self.extension_node(kind, length),
-                    None => Err(format!("the byte 0x{:02x} at {start} begins nothing", marker.to_u8())),
+                    None => {
+                        Err(format!("the byte 0x{:02x} at {start} begins nothing", marker.to_u8()).into())
+                    }
                 }
             }
         }
     }
 
     /// The value behind the marker of an integer; `None` for another marker.
-    fn integer(&mut self, marker: Marker) -> Result<Option<i64>, String> {
-        let start = self.position;
+    fn integer(&mut self, marker: Marker) -> Result<Option<i64>> {
+        let start = self.position();
         Ok(Some(match marker {
             Marker::FixPos(value) => i64::from(value),
             Marker::FixNeg(value) => i64::from(value),
-            Marker::U8 => self.number(1)? as i64,
-            Marker::U16 => self.number(2)? as i64,
-            Marker::U32 => self.number(4)? as i64,
-            Marker::U64 => i64::try_from(self.number(8)?)
+            Marker::U8 => self.number::<1>()? as i64,
+            Marker::U16 => self.number::<2>()? as i64,
+            Marker::U32 => self.number::<4>()? as i64,
+            Marker::U64 => i64::try_from(self.number::<8>()?)
                 .map_err(|_| format!("the integer at byte {start} does not fit into 64 bits with a sign"))?,
-            Marker::I8 => i64::from(self.number(1)? as i8),
-            Marker::I16 => i64::from(self.number(2)? as i16),
-            Marker::I32 => i64::from(self.number(4)? as i32),
-            Marker::I64 => self.number(8)? as i64,
+            Marker::I8 => i64::from(self.number::<1>()? as i8),
+            Marker::I16 => i64::from(self.number::<2>()? as i16),
+            Marker::I32 => i64::from(self.number::<4>()? as i32),
+            Marker::I64 => self.number::<8>()? as i64,
             _ => return Ok(None),
         }))
     }
 
     /// The length behind the marker of a string; `None` for another marker.
-    fn string(&mut self, marker: Marker) -> Result<Option<usize>, String> {
+    fn string(&mut self, marker: Marker) -> Result<Option<usize>> {
         Ok(Some(match marker {
             Marker::FixStr(length) => usize::from(length),
-            Marker::Str8 => self.length(1)?,
-            Marker::Str16 => self.length(2)?,
-            Marker::Str32 => self.length(4)?,
+            Marker::Str8 => self.length::<1>()?,
+            Marker::Str16 => self.length::<2>()?,
+            Marker::Str32 => self.length::<4>()?,
             _ => return Ok(None),
         }))
     }
 
     /// The length behind the marker of bytes; `None` for another marker.
-    fn binary(&mut self, marker: Marker) -> Result<Option<usize>, String> {
+    fn binary(&mut self, marker: Marker) -> Result<Option<usize>> {
         Ok(Some(match marker {
-            Marker::Bin8 => self.length(1)?,
-            Marker::Bin16 => self.length(2)?,
-            Marker::Bin32 => self.length(4)?,
+            Marker::Bin8 => self.length::<1>()?,
+            Marker::Bin16 => self.length::<2>()?,
+            Marker::Bin32 => self.length::<4>()?,
             _ => return Ok(None),
         }))
     }
 
     /// The type and length behind the marker of an extension; `None` for another marker.
-    fn extension(&mut self, marker: Marker) -> Result<Option<(i8, usize)>, String> {
+    fn extension(&mut self, marker: Marker) -> Result<Option<(i8, usize)>> {
         let length = match marker {
             Marker::FixExt1 => 1,
             Marker::FixExt2 => 2,
             Marker::FixExt4 => 4,
             Marker::FixExt8 => 8,
             Marker::FixExt16 => 16,
-            Marker::Ext8 => self.length(1)?,
-            Marker::Ext16 => self.length(2)?,
-            Marker::Ext32 => self.length(4)?,
+            Marker::Ext8 => self.length::<1>()?,
+            Marker::Ext16 => self.length::<2>()?,
+            Marker::Ext32 => self.length::<4>()?,
             _ => return Ok(None),
         };
-        Ok(Some((self.number(1)? as i8, length)))
+        Ok(Some((self.number::<1>()? as i8, length)))
     }
 
-    fn map(&mut self, count: usize, depth: usize) -> Result<Node, String> {
+    fn map(&mut self, count: usize, depth: usize) -> Result<Node> {
         let mut entries: Vec<(DictKey, Node)> = Vec::new();
         for position in 0..count {
             let key = self.key()?;
@@ -210,7 +211,7 @@ impl Parser<'_> {
         Ok(Node::Map(entries))
     }
 
-    fn list(&mut self, count: usize, depth: usize) -> Result<Node, String> {
+    fn list(&mut self, count: usize, depth: usize) -> Result<Node> {
         let mut items = Vec::new();
         for _ in 0..count {
             items.push(self.node(depth + 1)?);
@@ -218,8 +219,8 @@ impl Parser<'_> {
         Ok(Node::List(items))
     }
 
-    fn key(&mut self) -> Result<DictKey, String> {
-        let start = self.position;
+    fn key(&mut self) -> Result<DictKey> {
+        let start = self.position();
         let marker = self.marker()?;
         if let Some(integer) = self.integer(marker)? {
             return Ok(DictKey::Int(integer));
@@ -227,38 +228,40 @@ impl Parser<'_> {
         let length = self.string(marker)?.ok_or_else(|| {
             format!("a key was expected at byte {start}, and there is 0x{:02x}", marker.to_u8())
         })?;
-        let text = std::str::from_utf8(self.take(length)?);
-        Ok(DictKey::Str(text.map_err(|_| format!("the key at byte {start} is not UTF-8"))?.to_owned()))
+        let text = String::from_utf8(self.bytes.read_vec(length)?);
+        Ok(DictKey::Str(text.map_err(|_| format!("the key at byte {start} is not UTF-8"))?))
     }
 
-    fn extension_node(&mut self, kind: i8, length: usize) -> Result<Node, String> {
-        let start = self.position;
-        self.take(length)?;
-        let data = &self.data[..start + length];
-        let inner = Parser { data, position: start, file: self.file, limits: self.limits, nodes: 0 };
-        match kind {
+    /// What an extension holds: a message of its own, which ends where it does.
+    fn extension_node(&mut self, kind: i8, length: usize) -> Result<Node> {
+        let start = self.position();
+        self.bytes.check(length)?;
+        let outer_end = self.bytes.end_after(length);
+        let node = match kind {
             EXT_NDARRAY | EXT_NUMPY_SCALAR => {
-                let (spec, range) = inner.array()?;
-                Ok(Node::Leaf(
-                    LeafKind::Array,
-                    FlaxLeaf { spec, content: LeafContent::Ranges(self.file, vec![range]) },
-                ))
+                let (spec, range) = self.array()?;
+                let content = LeafContent::Ranges(self.file, vec![range]);
+                Node::Leaf(LeafKind::Array, FlaxLeaf { spec, content })
             }
-            EXT_COMPLEX => inner.complex(),
+            EXT_COMPLEX => self.complex()?,
             kind => {
-                Err(format!("the extension at byte {start} is of type {kind}, which Flax does not write"))
+                let problem =
+                    format!("the extension at byte {start} is of type {kind}, which Flax does not write");
+                return Err(problem.into());
             }
-        }
+        };
+        self.bytes.leave(outer_end);
+        Ok(node)
     }
 
     /// An array's inner message: shape, type's name, bytes.
-    fn array(mut self) -> Result<(ArraySpec, Range<usize>), String> {
-        let start = self.position;
-        let wrong = |what: &str| format!("the array at byte {start} {what}");
+    fn array(&mut self) -> Result<(ArraySpec, Range<usize>)> {
+        let start = self.position();
+        let wrong = |what: &str| Problem::Content(format!("the array at byte {start} {what}"));
         let Marker::FixArray(3) = self.marker()? else { return Err(wrong("is not [shape, type, bytes]")) };
         let count = match self.marker()? {
             Marker::FixArray(count) => usize::from(count),
-            Marker::Array16 => self.length(2)?,
+            Marker::Array16 => self.length::<2>()?,
             _ => return Err(wrong("has no shape")),
         };
         if count > MAX_RANK {
@@ -284,24 +287,24 @@ impl Parser<'_> {
         if length != expected {
             return Err(wrong(&format!("is {spec}, {expected} bytes, but has {length}")));
         }
-        let range = self.position..self.position + length;
-        self.take(length)?;
-        if self.position != self.data.len() {
+        let range = self.bytes.skip(length)?;
+        if self.bytes.rest() > 0 {
             return Err(wrong("is followed by something else"));
         }
         Ok((spec, range))
     }
 
     /// A complex scalar: real and imaginary part.
-    fn complex(mut self) -> Result<Node, String> {
-        let start = self.position;
-        let wrong = || format!("the complex number at byte {start} is not [real, imaginary]");
+    fn complex(&mut self) -> Result<Node> {
+        let start = self.position();
+        let wrong =
+            || Problem::Content(format!("the complex number at byte {start} is not [real, imaginary]"));
         let Marker::FixArray(2) = self.marker()? else { return Err(wrong()) };
         let mut parts = [0.0; 2];
         for part in &mut parts {
             *part = match self.marker()? {
-                Marker::F64 => f64::from_bits(self.number(8)?),
-                Marker::F32 => f64::from(f32::from_bits(self.number(4)? as u32)),
+                Marker::F64 => f64::from_bits(self.number::<8>()?),
+                Marker::F32 => f64::from(f32::from_bits(self.number::<4>()? as u32)),
                 marker => self.integer(marker)?.ok_or_else(wrong)? as f64,
             };
         }
@@ -310,9 +313,9 @@ impl Parser<'_> {
     }
 
     /// The rest of a map that stands for an array in chunks, whose first key has been read.
-    fn chunked(&mut self, count: usize, depth: usize) -> Result<Node, String> {
-        let start = self.position;
-        let wrong = |what: &str| format!("the array in chunks at byte {start} {what}");
+    fn chunked(&mut self, count: usize, depth: usize) -> Result<Node> {
+        let start = self.position();
+        let wrong = |what: &str| Problem::Content(format!("the array in chunks at byte {start} {what}"));
         if count != 3 || !matches!(self.marker()?, Marker::True) {
             return Err(wrong("is not a map of a mark, a shape and chunks"));
         }
@@ -373,10 +376,17 @@ fn scalar(kind: LeafKind, dtype: DType, bytes: Vec<u8>) -> Node {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::store::MemoryBlob;
+
+    fn parse(bytes: &[u8]) -> Result<(TreeDef, Vec<FlaxLeaf>)> {
+        read(MemoryBlob::shared("memory", Bytes::copy_from_slice(bytes)), 0, Limits::default())
+    }
 
     fn problem(bytes: &[u8]) -> String {
-        read(&Bytes::copy_from_slice(bytes), 0, Limits::default()).unwrap_err()
+        parse(bytes).unwrap_err().to_string()
     }
 
     /// A list of so many times nothing.
@@ -410,17 +420,17 @@ mod tests {
             problem(&file).contains("float32[1152921504606846976], 4611686018427387904 bytes, but has 0")
         );
         for length in 0..file.len() {
-            assert!(read(&Bytes::copy_from_slice(&file[..length]), 0, Limits::default()).is_err());
+            assert!(parse(&file[..length]).is_err());
         }
     }
 
     #[test]
     fn native_values_become_scalars() {
-        let bytes = Bytes::from_static(&[
+        let bytes = [
             0x86, 0xa1, b'a', 0xc3, 0xa1, b'b', 0xff, 0xa1, b'c', 0xc0, 0xa1, b'd', 0x90, 0xa1, b'e', 0xa1,
             b'x', 0xa1, b'f', 0xc4, 2, 0, 1,
-        ]);
-        let (def, leaves) = read(&bytes, 0, Limits::default()).unwrap();
+        ];
+        let (def, leaves) = parse(&bytes).unwrap();
         assert_eq!(def.to_string(), "{'a': *, 'b': *, 'c': None, 'd': [], 'e': \"x\", 'f': <2 bytes>}");
         let specs: Vec<String> = leaves.iter().map(|leaf| leaf.spec.to_string()).collect();
         assert_eq!(specs, ["bool[]", "int64[]"]);

@@ -12,15 +12,20 @@ use crate::dtype::DType;
 use crate::format::checkpoint::LeftOut;
 use crate::format::complex::complex_scalar;
 use crate::format::encoding::Encoding;
+use crate::format::pool::SHARED_BYTES;
+use crate::format::problem::Problem;
 use crate::limits::Limits;
+use crate::store::SharedBlob;
 use crate::tree::{DictKey, Key, KeyPath, LeafKind, MAX_DEPTH, TreeDef};
+
+type Result<T> = std::result::Result<T, Problem>;
 
 /// What a training state holds that is no part of the tree.
 const FUNCTIONS_OF_TRAIN_STATE: [&str; 2] = ["apply_fn", "tx"];
 
-/// The text that a tree may have, in times of the file's size, and beyond that in bytes.
-const TEXTS_OF_FILE: usize = 4;
-const FREE_TEXT: usize = 1 << 20;
+/// What a tree may copy of its file, in times of its size, and beyond that in bytes.
+const COPIES_OF_FILE: usize = 4;
+const FREE_COPIES: usize = 1 << 20;
 
 /// Values that a tree may have beyond those that its file made, and bytes of it: what is shared must not multiply itself.
 const MORE_VISITS: usize = 1 << 16;
@@ -28,41 +33,41 @@ const MORE_VISITS: usize = 1 << 16;
 /// Makes a tree of values. What is shared stands in it as often as it is referred to.
 pub struct TreeBuilder<'a> {
     values: &'a [Value],
-    data: &'a [u8],
+    file: &'a SharedBlob,
     limits: Limits,
     /// In JAX's order.
     leaves: Vec<Array>,
     left_out: Vec<LeftOut>,
     visits: usize,
-    /// Bytes of text that stand in the tree: of a real file, each stands there once or twice.
-    text_bytes: usize,
+    /// Bytes of text, and of small arrays, that are copied into the tree: of a real file, each is once or twice.
+    copied: usize,
     /// Where in the tree it is.
     path: Vec<Key>,
 }
 
 impl<'a> TreeBuilder<'a> {
-    pub fn new(values: &'a [Value], data: &'a [u8], limits: Limits) -> TreeBuilder<'a> {
+    pub fn new(values: &'a [Value], file: &'a SharedBlob, limits: Limits) -> TreeBuilder<'a> {
         let (leaves, left_out, path) = (Vec::new(), Vec::new(), Vec::new());
-        TreeBuilder { values, data, limits, leaves, left_out, visits: 0, text_bytes: 0, path }
+        TreeBuilder { values, file, limits, leaves, left_out, visits: 0, copied: 0, path }
     }
 
     /// The tree, its arrays in JAX's order, and what of it is no array.
-    pub fn build(mut self, root: Id) -> Result<(TreeDef, Vec<Array>, Vec<LeftOut>), String> {
+    pub fn build(mut self, root: Id) -> Result<(TreeDef, Vec<Array>, Vec<LeftOut>)> {
         let def = self.def(root)?.unwrap_or(TreeDef::None);
         Ok((def, self.leaves, self.left_out))
     }
 
     /// The structure of a value; `None` of what is left out.
-    fn def(&mut self, id: Id) -> Result<Option<TreeDef>, String> {
+    fn def(&mut self, id: Id) -> Result<Option<TreeDef>> {
         self.visits += 1;
         self.limits.check_nodes(self.visits)?;
-        if self.visits > self.values.len() + self.data.len() + MORE_VISITS {
+        if self.visits > self.values.len() + self.file.size() + MORE_VISITS {
             return Err("it refers to its own parts too often".into());
         }
         if self.path.len() > MAX_DEPTH {
-            return Err(format!("it is nested deeper than {MAX_DEPTH} levels"));
+            return Err(format!("it is nested deeper than {MAX_DEPTH} levels").into());
         }
-        let (values, data) = (self.values, self.data);
+        let (values, file) = (self.values, self.file);
         Ok(Some(match &values[id] {
             Value::None => TreeDef::None,
             Value::Bool(value) => self.scalar(LeafKind::Bool, DType::Bool, &[u8::from(*value)]),
@@ -73,16 +78,17 @@ impl<'a> TreeBuilder<'a> {
                 self.scalar(kind, dtype, &bytes)
             }
             Value::Array(array) => {
+                self.count_copy(array)?;
                 self.leaves.push((**array).clone());
                 TreeDef::LEAF
             }
             Value::Bytes(content) => {
                 self.count_text(content)?;
-                TreeDef::Bytes(content.of(data).to_vec())
+                TreeDef::Bytes(content.read(file)?.to_vec())
             }
             value @ (Value::Str(content) | Value::RawStr(content)) => {
                 self.count_text(content)?;
-                TreeDef::Str(value.text(data).unwrap_or_default().into_owned())
+                TreeDef::Str(value.read_text(file)?.unwrap_or_default())
             }
             Value::List(items) => TreeDef::List(self.sequence(items)?),
             Value::Tuple(items) => TreeDef::Tuple(self.sequence(items)?),
@@ -94,9 +100,23 @@ impl<'a> TreeBuilder<'a> {
         }))
     }
 
-    fn count_text(&mut self, content: &ByteString) -> Result<(), String> {
-        self.text_bytes = self.text_bytes.saturating_add(content.of(self.data).len());
-        if self.text_bytes > TEXTS_OF_FILE * self.data.len() + FREE_TEXT {
+    fn count_text(&mut self, content: &ByteString) -> Result<()> {
+        self.count(content.len())
+    }
+
+    /// Counts the elements of an array that were read already: a copy of them goes into the memory for small ones.
+    fn count_copy(&mut self, array: &Array) -> Result<()> {
+        match &array.elements {
+            Elements::Here(ByteString::Decoded(bytes)) if bytes.len() <= SHARED_BYTES => {
+                self.count(bytes.len())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        self.copied = self.copied.saturating_add(bytes);
+        if self.copied > COPIES_OF_FILE * self.file.size() + FREE_COPIES {
             return Err("it repeats its own parts too often".into());
         }
         Ok(())
@@ -112,13 +132,13 @@ impl<'a> TreeBuilder<'a> {
     }
 
     /// Leaves out what cannot be held.
-    fn leave_out(&mut self, why: String) -> Result<Option<TreeDef>, String> {
+    fn leave_out(&mut self, why: String) -> Result<Option<TreeDef>> {
         self.left_out.push(LeftOut::new(self.name(), why));
         Ok(None)
     }
 
     /// Leaves out what a tree cannot have, and refuses the file where it is wanted.
-    fn refuse(&mut self, value: &Value) -> Result<Option<TreeDef>, String> {
+    fn refuse(&mut self, value: &Value) -> Result<Option<TreeDef>> {
         let refusal = self.here(format!(
             "is {}, which is neither a container nor an array; leave it out (`--exclude`), or load the file in Python, if \
              you trust it, and save the arrays as safetensors",
@@ -135,7 +155,7 @@ impl<'a> TreeBuilder<'a> {
         TreeDef::Leaf(kind)
     }
 
-    fn below(&mut self, key: Key, id: Id) -> Result<Option<TreeDef>, String> {
+    fn below(&mut self, key: Key, id: Id) -> Result<Option<TreeDef>> {
         self.path.push(key);
         let def = self.def(id);
         self.path.pop();
@@ -143,13 +163,13 @@ impl<'a> TreeBuilder<'a> {
     }
 
     /// The items, with `None` in the place of what is left out.
-    fn sequence(&mut self, items: &[Id]) -> Result<Vec<TreeDef>, String> {
+    fn sequence(&mut self, items: &[Id]) -> Result<Vec<TreeDef>> {
         let item =
             |(index, &item): (usize, &Id)| Ok(self.below(Key::Index(index), item)?.unwrap_or(TreeDef::None));
         items.iter().enumerate().map(item).collect()
     }
 
-    fn dict(&mut self, dict: &Dict) -> Result<TreeDef, String> {
+    fn dict(&mut self, dict: &Dict) -> Result<TreeDef> {
         // What is set twice has its last value, in its first place.
         let mut places: BTreeMap<DictKey, usize> = BTreeMap::new();
         let mut entries: Vec<(DictKey, Id)> = Vec::new();
@@ -173,25 +193,26 @@ impl<'a> TreeBuilder<'a> {
             }
         }
         let def = if dict.is_ordered { TreeDef::ordered_dict(children) } else { TreeDef::dict(children) };
-        def.map_err(|error| self.here(format!("cannot be a dictionary of a tree: {error}")))
+        def.map_err(|error| self.here(format!("cannot be a dictionary of a tree: {error}")).into())
     }
 
-    fn key(&mut self, id: Id) -> Result<DictKey, String> {
+    fn key(&mut self, id: Id) -> Result<DictKey> {
         if let Value::Str(content) | Value::RawStr(content) = &self.values[id] {
             self.count_text(content)?;
         }
         match &self.values[id] {
             Value::Int(key) => Ok(DictKey::Int(*key)),
-            value => match value.text(self.data) {
-                Some(key) => Ok(DictKey::Str(key.into_owned())),
+            value => match value.read_text(self.file)? {
+                Some(key) => Ok(DictKey::Str(key)),
                 None => {
-                    Err(self.here(format!("has a key that is {}, neither string nor integer", value.kind())))
+                    let problem = format!("has a key that is {}, neither string nor integer", value.kind());
+                    Err(self.here(problem).into())
                 }
             },
         }
     }
 
-    fn object(&mut self, object: &Object) -> Result<TreeDef, String> {
+    fn object(&mut self, object: &Object) -> Result<TreeDef> {
         if let Global::OptaxState(position) = object.class {
             return self.named_tuple(optax::STATES[position], &object.arguments);
         }
@@ -209,20 +230,21 @@ impl<'a> TreeBuilder<'a> {
         Ok(TreeDef::Custom { name: object.class.name().to_owned(), auxiliary: "null".into(), children })
     }
 
-    fn named_tuple(&mut self, (name, fields): (&str, &[&str]), values: &[Id]) -> Result<TreeDef, String> {
+    fn named_tuple(&mut self, (name, fields): (&str, &[&str]), values: &[Id]) -> Result<TreeDef> {
         if fields.len() != values.len() {
-            return Err(self.here(format!(
+            let problem = format!(
                 "is a {name} of {} values, and those that are known have {}; load the file in Python, and save the \
                  arrays as safetensors",
                 values.len(),
                 fields.len()
-            )));
+            );
+            return Err(self.here(problem).into());
         }
         let field = |(field, &id): (&&str, &Id)| {
             let def = self.below(Key::Attribute((*field).to_owned()), id)?;
             Ok(((*field).to_owned(), def.unwrap_or(TreeDef::None)))
         };
-        let fields = fields.iter().zip(values).map(field).collect::<Result<_, String>>()?;
+        let fields = fields.iter().zip(values).map(field).collect::<Result<_>>()?;
         Ok(TreeDef::NamedTuple { name: name.to_owned(), fields })
     }
 }

@@ -10,6 +10,8 @@ use super::globals::Global;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::encoding::Encoding;
+use crate::format::problem::Problem;
+use crate::store::SharedBlob;
 
 /// A value, by its position among all that the file has made. What the file refers to twice is one value, so that what is
 /// put into it later is seen from everywhere.
@@ -42,6 +44,9 @@ pub struct Storage {
     pub elements: usize,
 }
 
+/// What is wrong with a string that is no text.
+pub const NOT_UTF8: &str = "a string is not UTF-8";
+
 /// Where bytes or characters are.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ByteString {
@@ -52,11 +57,19 @@ pub enum ByteString {
 }
 
 impl ByteString {
-    /// The bytes themselves.
-    pub fn of<'a>(&'a self, data: &'a [u8]) -> &'a [u8] {
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
         match self {
-            ByteString::Range(range) => &data[range.clone()],
-            ByteString::Decoded(bytes) => bytes,
+            ByteString::Range(range) => range.len(),
+            ByteString::Decoded(bytes) => bytes.len(),
+        }
+    }
+
+    /// The bytes themselves, read from the file if they are only there.
+    pub fn read(&self, file: &SharedBlob) -> Result<Bytes, Problem> {
+        match self {
+            ByteString::Range(range) => Ok(file.read(range.clone())?),
+            ByteString::Decoded(bytes) => Ok(bytes.clone()),
         }
     }
 }
@@ -137,13 +150,25 @@ impl Value {
         }
     }
 
-    /// Its text, if it is a string of either kind.
-    pub fn text<'a>(&'a self, data: &'a [u8]) -> Option<Cow<'a, str>> {
+    /// Its text, if it is a string of either kind that was read when it came, as every short one is: a name, a type.
+    pub fn short_text(&self) -> Option<Cow<'_, str>> {
         match self {
             // It was checked when it was read.
-            Value::Str(content) => Some(String::from_utf8_lossy(content.of(data))),
-            Value::RawStr(content) => Some(latin1(content.of(data))),
+            Value::Str(ByteString::Decoded(bytes)) => Some(String::from_utf8_lossy(bytes)),
+            Value::RawStr(ByteString::Decoded(bytes)) => Some(latin1(bytes)),
             _ => None,
+        }
+    }
+
+    /// Its text, if it is a string of either kind, read from the file if it is only there.
+    pub fn read_text(&self, file: &SharedBlob) -> Result<Option<String>, Problem> {
+        match self {
+            Value::Str(content) => {
+                let text = String::from_utf8(content.read(file)?.into());
+                Ok(Some(text.map_err(|_| NOT_UTF8)?))
+            }
+            Value::RawStr(content) => Ok(Some(latin1(&content.read(file)?).into_owned())),
+            _ => Ok(None),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::ops::Range;
 
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -19,8 +20,6 @@ pub const MAX_HEADER_BYTES: usize = 100_000_000;
 /// A header, read and checked.
 #[derive(Debug)]
 pub struct Header {
-    /// Where the tensors' data starts.
-    pub data_start: usize,
     /// The tensors by name, in the order of their bytes.
     pub tensors: Vec<(String, TensorEntry)>,
     /// The positions of the tensors in the order of their names.
@@ -62,11 +61,16 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Er
     deserializer.deserialize_seq(Collect)
 }
 
-/// Reads and checks the header, by the rules of the safetensors crate's own reader and one more: names, of tensors and
-/// of metadata, stand once. Says what is wrong with it otherwise.
-pub fn read(file: &[u8]) -> Result<Header, String> {
-    let text = header_text(file)?;
-    let HeaderObject { mut tensors, metadata } = serde_json::from_str(&text).map_err(|error| {
+/// Reads and checks the header's text, after which so many bytes of data follow, by the rules of the safetensors crate's own
+/// reader and one more: names, of tensors and of metadata, stand once. Says what is wrong with it otherwise.
+pub fn read(text: &[u8], data_bytes: usize) -> Result<Header, String> {
+    let text = std::str::from_utf8(text).map_err(|error| {
+        format!(
+            "the header is not UTF-8 at byte {}; it is a file of another kind or damaged",
+            error.valid_up_to()
+        )
+    })?;
+    let HeaderObject { mut tensors, metadata } = serde_json::from_str(text).map_err(|error| {
         format!("the header is not a JSON object of tensors: {error} (column counts from the header's start)")
     })?;
     // Tensors without bytes may lie between others, or all at one place.
@@ -78,9 +82,8 @@ pub fn read(file: &[u8]) -> Result<Header, String> {
         let name = &tensors[pair[0]].0;
         return Err(Twice(name).to_string());
     }
-    let data_start = LENGTH_BYTES + text.len();
-    match broken_rule(&tensors, file.len() - data_start) {
-        None => Ok(Header { data_start, tensors, by_name, metadata }),
+    match broken_rule(&tensors, data_bytes) {
+        None => Ok(Header { tensors, by_name, metadata }),
         Some(problem) => Err(problem),
     }
 }
@@ -98,20 +101,19 @@ impl fmt::Display for Twice<'_> {
     }
 }
 
-/// The bytes of a file of text that a message shows.
-const SHOWN_BYTES: usize = 24;
+/// The beginning of a file that [`range`] looks at, in bytes: the length, or what a message shows of a file of text.
+pub const START_BYTES: usize = 24;
 
-/// The header's text, with everything about its length checked.
-fn header_text(file: &[u8]) -> Result<String, String> {
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+/// Where the header's text is in a file of this size that begins so, with everything about its length checked.
+pub fn range(head: &[u8], file_bytes: usize) -> Result<Range<usize>, String> {
+    let Some(length) = head.first_chunk::<LENGTH_BYTES>() else {
         return Err(format!(
-            "it has {} bytes, and the header's length alone takes {LENGTH_BYTES}; it is empty or cut off",
-            file.len()
+            "it has {file_bytes} bytes, and the header's length alone takes {LENGTH_BYTES}; it is empty or cut off"
         ));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES as u64 {
-        let start: String = file.iter().take(SHOWN_BYTES).map(|&byte| char::from(byte)).collect();
+        let start: String = head.iter().take(START_BYTES).map(|&byte| char::from(byte)).collect();
         let is_text = start.chars().all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace());
         if is_text {
             return Err(format!("it is text, which begins with `{start}`"));
@@ -121,19 +123,14 @@ fn header_text(file: &[u8]) -> Result<String, String> {
              is probably a file of another kind"
         ));
     }
-    let Some(header) = rest.get(..length as usize) else {
+    let end = LENGTH_BYTES + length as usize;
+    if end > file_bytes {
         return Err(format!(
             "the header should have {length} bytes, but only {} follow its length; the file is cut off",
-            rest.len()
+            file_bytes - LENGTH_BYTES
         ));
-    };
-    // A copy: what is text must not change afterwards, as the bytes of a map can.
-    String::from_utf8(header.to_vec()).map_err(|error| {
-        format!(
-            "the header is not UTF-8 at byte {}; it is a file of another kind or damaged",
-            error.utf8_error().valid_up_to()
-        )
-    })
+    }
+    Ok(LENGTH_BYTES..end)
 }
 
 /// What is wrong with tensors that are in the order of their offsets, if anything.
@@ -278,18 +275,25 @@ mod tests {
         file
     }
 
+    /// Where the data starts, and the header.
+    fn parse(file: &[u8]) -> Result<(usize, Header), String> {
+        let range = range(file, file.len())?;
+        let header = read(&file[range.clone()], file.len() - range.end)?;
+        Ok((range.end, header))
+    }
+
     fn problem(header: &str, data_bytes: usize) -> String {
-        read(&file(header, data_bytes)).unwrap_err()
+        parse(&file(header, data_bytes)).unwrap_err()
     }
 
     #[test]
     fn a_valid_file_is_read() {
         let header = r#"{"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}   "#;
-        let read = read(&file(header, 8)).unwrap();
-        assert_eq!(read.data_start, 8 + header.len());
+        let (data_start, read) = parse(&file(header, 8)).unwrap();
+        assert_eq!(data_start, 8 + header.len());
         assert_eq!(read.tensors.len(), 1);
         assert_eq!(read.metadata["a"], "b");
-        assert!(super::read(&file(r#"{"__metadata__":null}"#, 0)).unwrap().metadata.is_empty());
+        assert!(parse(&file(r#"{"__metadata__":null}"#, 0)).unwrap().1.metadata.is_empty());
     }
 
     #[test]
@@ -297,9 +301,9 @@ mod tests {
         let header = r#"{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
         let whole = file(header, 8);
         for length in 0..whole.len() {
-            assert!(read(&whole[..length]).is_err(), "cut to {length} bytes");
+            assert!(parse(&whole[..length]).is_err(), "cut to {length} bytes");
         }
-        assert!(read(&whole).is_ok());
+        assert!(parse(&whole).is_ok());
     }
 
     #[test]
@@ -378,14 +382,14 @@ mod tests {
                 header.splice(position..position + 1, with.chars());
             }
             let file = file(&header.into_iter().collect::<String>(), 12 - cut);
-            let ours = read(&file);
+            let ours = parse(&file);
             match safetensors::SafeTensors::read_metadata(&file) {
                 // Theirs keeps the last of two of one name.
                 Err(_) => prop_assert!(ours.is_err()),
                 Ok((length, theirs)) => match ours {
                     Err(problem) => prop_assert!(problem.contains("stands twice"), "{problem}"),
-                    Ok(ours) => {
-                        prop_assert_eq!(ours.data_start, LENGTH_BYTES + length);
+                    Ok((data_start, ours)) => {
+                        prop_assert_eq!(data_start, LENGTH_BYTES + length);
                         prop_assert_eq!(ours.tensors.len(), theirs.tensors().len());
                         for (name, entry) in &ours.tensors {
                             let theirs = theirs.info(name).unwrap();
@@ -405,11 +409,11 @@ mod tests {
     fn a_header_that_is_too_long_is_refused_before_it_is_read() {
         let mut file = u64::MAX.to_le_bytes().to_vec();
         file.extend([0; 64]);
-        assert!(read(&file).unwrap_err().contains("over the limit"));
+        assert!(parse(&file).unwrap_err().contains("over the limit"));
         file[..8].copy_from_slice(&1000u64.to_le_bytes());
-        assert!(read(&file).unwrap_err().contains("only 64 follow"));
+        assert!(parse(&file).unwrap_err().contains("only 64 follow"));
         file[..8].copy_from_slice(&4u64.to_le_bytes());
         file[8] = 0xff;
-        assert!(read(&file).unwrap_err().contains("not UTF-8 at byte 0"));
+        assert!(parse(&file).unwrap_err().contains("not UTF-8 at byte 0"));
     }
 }
