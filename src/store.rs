@@ -14,6 +14,8 @@ mod temporary;
 
 pub use atomic::WriteOptions;
 pub(crate) use atomic::{AtomicFile, check_replaceable, write_atomically};
+#[cfg(test)]
+pub(crate) use blob::cut_off;
 pub(crate) use blob::{Blob, MemoryBlob, SharedBlob, zeros};
 pub(crate) use cursor::Cursor;
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};

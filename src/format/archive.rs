@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::ops::Range;
 
+use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::store::{Cursor, SharedBlob};
 
@@ -42,11 +44,9 @@ impl Archive {
     pub fn open(blob: SharedBlob) -> Result<Archive> {
         match ZipArchive::new(Cursor::new(SharedBlob::clone(&blob))) {
             Ok(zip) => Ok(Archive { blob, zip }),
-            Err(error) => Err(Error::Malformed {
-                origin: blob.origin().to_owned(),
-                format: "zip archive",
-                problem: format!("its directory cannot be read, as of one that is cut off: {error}"),
-            }),
+            Err(error) => Err(problem_of(error)
+                .at("its directory cannot be read, as of one that is cut off")
+                .into_error(blob.origin(), "zip archive")),
         }
     }
 
@@ -79,20 +79,22 @@ impl Archive {
     /// [`Error::Malformed`].
     pub fn member(&mut self, index: usize) -> Result<Member> {
         self.read_member(index).map_err(|problem| {
-            self.malformed("zip archive", format!("member {index} cannot be read: {problem}"))
+            let problem = problem.at(format!("member {index} cannot be read"));
+            problem.into_error(self.origin(), "zip archive")
         })
     }
 
-    fn read_member(&mut self, index: usize) -> Result<Member, String> {
+    fn read_member(&mut self, index: usize) -> Result<Member, Problem> {
         let file_bytes = self.blob.size();
-        let file = self.zip.by_index_raw(index).map_err(|error| error.to_string())?;
+        let file = self.zip.by_index_raw(index).map_err(problem_of)?;
         let compression = match file.compression() {
             CompressionMethod::Stored => Compression::Stored,
             CompressionMethod::Deflated => Compression::Deflated,
             other => {
                 return Err(format!(
                     "it is compressed with {other}, which is not read; store it, or deflate it"
-                ));
+                )
+                .into());
             }
         };
         if file.encrypted() {
@@ -102,18 +104,25 @@ impl Archive {
         let start = size(file.data_start().ok_or("it has no content")?)?;
         let stored = start..start.saturating_add(size(file.compressed_size())?);
         if stored.end > file_bytes {
-            return Err(format!("it ends at byte {}, but the file has {file_bytes}", stored.end));
+            return Err(format!("it ends at byte {}, but the file has {file_bytes}", stored.end).into());
         }
         let bytes = size(file.size())?;
         if matches!(compression, Compression::Stored) && stored.len() != bytes {
-            return Err(format!("it is stored in {} bytes, and has {bytes}", stored.len()));
+            return Err(format!("it is stored in {} bytes, and has {bytes}", stored.len()).into());
         }
-        let name = file.name().map_err(|error| error.to_string())?.into_owned();
+        let name = file.name().map_err(problem_of)?.into_owned();
         Ok(Member { name, is_directory: file.is_dir(), compression, stored, bytes, crc32: file.crc32() })
     }
 
     /// The content of a member.
-    pub fn content(&mut self, index: usize) -> Result<impl Read, String> {
-        self.zip.by_index(index).map_err(|error| format!("it cannot be read: {error}"))
+    pub fn content(&mut self, index: usize) -> Result<impl Read, Problem> {
+        self.zip.by_index(index).map_err(|error| problem_of(error).at("it cannot be read"))
+    }
+}
+
+fn problem_of(error: ZipError) -> Problem {
+    match error {
+        ZipError::Io(error) => Problem::of_stream(error, "it is damaged"),
+        error => Problem::Content(error.to_string()),
     }
 }

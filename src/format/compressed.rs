@@ -6,7 +6,6 @@ use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 
 use super::problem::Problem;
-use crate::error::Error;
 use crate::limits::Limits;
 use crate::store::{Cursor, SharedBlob};
 
@@ -40,10 +39,7 @@ pub fn expand(head: &[u8], blob: &SharedBlob, limits: Limits) -> Option<Result<B
         Ok(content) => {
             limits.check_expansion(size, content.len() as u64).map(|()| content.into()).map_err(Problem::from)
         }
-        Err(error) => Err(match error.downcast::<Error>() {
-            Ok(error) => error.into(),
-            Err(error) => format!("what is compressed in it cannot be read: {error}").into(),
-        }),
+        Err(error) => Err(Problem::of_stream(error, "what is compressed in it cannot be read")),
     })
 }
 

@@ -13,6 +13,7 @@ use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedSt
 use super::encoding::Deflated;
 use super::leaves::Leaves;
 use super::npy;
+use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::store::{Crc32, SharedBlob, WriteOptions, write_atomically};
@@ -46,7 +47,10 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
             Ok(MemberContent::Array(tensor)) => arrays.push(Tensor { name: key.to_owned(), ..*tensor }),
             Ok(MemberContent::Text(text)) => texts.push((key.to_owned(), text)),
             Ok(MemberContent::Other(why)) => left_out.push(LeftOut::new(key, why)),
-            Err(problem) => left_out.push(LeftOut::refused(key, &problem, format!("`{key}`: {problem}"))),
+            Err(Problem::Content(problem)) => {
+                left_out.push(LeftOut::refused(key, &problem, format!("`{key}`: {problem}")));
+            }
+            Err(Problem::Unreadable(error)) => return Err(error),
         }
     }
     let malformed = |problem| archive.malformed("npz file", problem);
@@ -76,11 +80,11 @@ fn read_member(
     index: usize,
     member: &Member,
     limits: Limits,
-) -> Result<MemberContent, String> {
+) -> Result<MemberContent, Problem> {
     limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
     let mut head = Vec::new();
     let read = archive.content(index)?.take(npy::HEADER_BYTES as u64).read_to_end(&mut head);
-    let read = read.map_err(|error| format!("it cannot be read: {error}"));
+    let read = read.map_err(|error| Problem::of_stream(error, "it cannot be read"));
     // At the end of a short member its checksum is held against it. That of an array is a matter for who reads the array.
     if head.len() < member.bytes.min(npy::HEADER_BYTES) {
         read?;
@@ -90,7 +94,7 @@ fn read_member(
     let header = match npy::read_header(&head, None) {
         Ok(header) => header,
         Err(npy::HeaderProblem::NoNumbers(why)) => return Ok(MemberContent::Other(why)),
-        Err(npy::HeaderProblem::Damaged(problem)) => return Err(problem),
+        Err(npy::HeaderProblem::Damaged(problem)) => return Err(problem.into()),
     };
     let npy::Announced { spec, data_start, mut encoding } = header;
     let bytes = spec.host_bytes().map_err(|error| error.to_string())?;
@@ -98,7 +102,8 @@ fn read_member(
         return Err(format!(
             "it is {spec}, {bytes} bytes, but {} follow its header",
             member.bytes.saturating_sub(data_start)
-        ));
+        )
+        .into());
     }
     let (range, checksum) = match member.compression {
         Compression::Stored => {

@@ -40,7 +40,11 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     if let Some(index) = sharded::index_in_place_of(path) {
         return open_unchecked(&index, limits);
     }
-    let blob = open_blob(path)?;
+    open_content(path, open_blob(path)?, limits)
+}
+
+/// Opens what a file of this name holds.
+fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpoint> {
     let head = blob.head(SEARCHED_BYTES)?;
     if sharded::is_index(&head) {
         return sharded::open(path, &blob.read(0..blob.size())?, limits);
@@ -175,4 +179,145 @@ pub(super) const SEARCHED_BYTES: usize = 1 << 16;
 /// Whether all of these texts are in the beginning of a file.
 pub(super) fn starts_with_all(head: &[u8], texts: &[&[u8]]) -> bool {
     texts.iter().all(|text| head.windows(text.len()).any(|window| window == *text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::error::Blame;
+    use crate::store::{Blob, cut_off};
+
+    /// A file that something happens to while it is opened.
+    #[derive(Debug)]
+    struct Restless {
+        content: Vec<u8>,
+        /// Where it ends after the first reads.
+        end: usize,
+        /// Reads that go well.
+        reads: usize,
+        count: AtomicUsize,
+        event: Event,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Event {
+        /// It is cut off at its end.
+        Cut,
+        /// What comes after its end is written over.
+        Overwritten,
+        /// Its disk breaks.
+        Broken,
+    }
+
+    impl Blob for Restless {
+        fn origin(&self) -> &str {
+            "restless"
+        }
+
+        fn size(&self) -> usize {
+            self.content.len()
+        }
+
+        fn read_at(&self, mut offset: usize, parts: &mut [&mut [u8]]) -> Result<()> {
+            let has_happened = self.count.fetch_add(1, Ordering::Relaxed) >= self.reads;
+            for part in parts {
+                let range = offset..offset + part.len();
+                match self.event {
+                    Event::Cut if has_happened && range.end > self.end => {
+                        return Err(cut_off("restless", self.end));
+                    }
+                    Event::Broken if has_happened => {
+                        return Err(Error::io("read", "restless", std::io::Error::other("broken")));
+                    }
+                    _ => part.copy_from_slice(&self.content[range]),
+                }
+                if has_happened && self.event == Event::Overwritten {
+                    let kept = self.end.saturating_sub(offset).min(part.len());
+                    part[kept..].iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31) ^ 0x5a);
+                }
+                offset += part.len();
+            }
+            Ok(())
+        }
+
+        fn map(&self) -> Option<&Bytes> {
+            None
+        }
+
+        fn has_changed(&self) -> bool {
+            true
+        }
+
+        fn is_waited_for(&self, _: &[Range<usize>]) -> bool {
+            true
+        }
+
+        fn is_remote(&self) -> bool {
+            true
+        }
+    }
+
+    const FILES: [&str; 8] = [
+        "shared.safetensors",
+        "orders/stored.npz",
+        "orders/deflated.npz",
+        "orders/big_fortran.npy",
+        "pickles/haiku.pkl",
+        "shared.pickle2",
+        "pytorch/state_dict.pt",
+        "pytorch/deflated.pt",
+    ];
+
+    fn open_restless(content: &[u8], end: usize, reads: usize, event: Event) -> Result<Checkpoint> {
+        let count = AtomicUsize::new(0);
+        let blob = Arc::new(Restless { content: content.to_vec(), end, reads, count, event });
+        open_content(Path::new("restless"), blob, Limits::default())
+    }
+
+    /// What Flax writes of so many arrays of 4000 bytes.
+    fn msgpack_of_arrays(count: u8) -> Vec<u8> {
+        let array = [&[0x93, 0x91, 0xcd, 0x03, 0xe8, 0xa7], &b"float32"[..], &[0xc5, 0x0f, 0xa0], &[7; 4000]];
+        let array = array.concat();
+        let mut file = vec![0xde, 0, count];
+        for index in 0..count {
+            file.extend(format!("\u{a3}{index:03}").chars().map(|c| c as u8));
+            file.extend([0xc8, (array.len() >> 8) as u8, array.len() as u8, 1]);
+            file.extend(&array);
+        }
+        file
+    }
+
+    #[test]
+    fn what_happens_to_a_file_while_its_header_is_read_is_an_error_or_no_matter() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let files = FILES.map(|name| (name, std::fs::read(directory.join(name)).unwrap()));
+        let msgpack = cfg!(feature = "msgpack").then(|| ("msgpack", msgpack_of_arrays(100)));
+        for (name, content) in files.into_iter().chain(msgpack) {
+            let whole = open_restless(&content, content.len(), usize::MAX, Event::Cut).unwrap();
+            let mut failures = [0, 0, 0];
+            for (kind, event) in [Event::Cut, Event::Overwritten, Event::Broken].into_iter().enumerate() {
+                for reads in 0..8 {
+                    for end in (0..content.len()).step_by(content.len().div_ceil(50)) {
+                        let Err(error) = open_restless(&content, end, reads, event).map(|opened| {
+                            let is_same = opened.tensors() == whole.tensors();
+                            assert!(is_same || event == Event::Overwritten, "{name} {event:?} {end} {reads}");
+                        }) else {
+                            continue;
+                        };
+                        failures[kind] += 1;
+                        let blame = if event == Event::Broken { Blame::System } else { Blame::File };
+                        assert_eq!(error.blame(), blame, "{name} {event:?} {end} {reads}: {error}");
+                        assert!(error.to_string().contains("restless"), "{name}: {error}");
+                    }
+                }
+            }
+            assert!(failures.iter().all(|count| *count > 0), "{name}: {failures:?}");
+        }
+    }
 }

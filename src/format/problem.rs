@@ -14,10 +14,18 @@ pub(super) enum Problem {
 }
 
 impl Problem {
+    /// Why a stream over the file cannot be read on: what it is over cannot, or what it makes of that is wrong.
+    pub fn of_stream(error: std::io::Error, what: &str) -> Problem {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Problem::Content(format!("{what}: {error}")),
+        }
+    }
+
     /// The same problem, with the place that it is at.
     pub fn at(self, place: impl fmt::Display) -> Problem {
         match self {
-            Problem::Content(problem) => Problem::Content(format!("at {place}: {problem}")),
+            Problem::Content(problem) => Problem::Content(format!("{place}: {problem}")),
             unreadable => unreadable,
         }
     }

@@ -11,6 +11,7 @@ use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, 
 use super::encoding::Deflated;
 use super::pickle::{self, Array, Elements, Pickled};
 use super::pool::Pool;
+use super::problem::Problem;
 use crate::error::{Context, Result};
 use crate::limits::Limits;
 use crate::store::{Crc32, Digest, MemoryBlob, SharedBlob};
@@ -66,17 +67,17 @@ impl Members {
                 |_| archive.malformed(self.format, format!("`{name}`: its checksum differs: it is damaged"));
             return recorded.check(&content).map_err(damaged).map(|()| content);
         }
-        let mut read = || {
+        let mut read = || -> Result<Vec<u8>, Problem> {
             limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
             let mut content = Vec::new();
             let mut stream = archive.content(*index)?.take(member.bytes as u64);
-            stream.read_to_end(&mut content).map_err(|error| error.to_string())?;
-            Ok(content)
+            let read = stream.read_to_end(&mut content);
+            read.map_err(|error| Problem::of_stream(error, "it is damaged")).map(|_| content)
         };
-        let content: Result<Vec<u8>, String> = read();
+        let content = read();
         content
             .map(Bytes::from)
-            .map_err(|problem| archive.malformed(self.format, format!("`{name}`: {problem}")))
+            .map_err(|problem| problem.at(format!("`{name}`")).into_error(archive.origin(), self.format))
     }
 }
 

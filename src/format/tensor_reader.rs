@@ -8,6 +8,7 @@ use flate2::read::DeflateDecoder;
 
 use super::checkpoint::{Checkpoint, Extent, Tensor};
 use super::encoding::{Deflated, gather};
+use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::store::{DigestCheck, Io, Reader, zeros};
 use crate::sub_byte;
@@ -190,9 +191,9 @@ impl TensorReader {
         let stored = Stored { reader: self, tensor, position: 0 };
         let mut content = DeflateDecoder::new(std::io::BufReader::with_capacity(INFLATE_BYTES, stored));
         let mut crc = Crc::new();
-        let failed = |error: std::io::Error| match error.downcast::<Error>() {
-            Ok(error) => error,
-            Err(error) => self.malformed(format!("what is compressed in it is damaged: {error}")),
+        let failed = |error| {
+            let problem = Problem::of_stream(error, "what is compressed in it is damaged");
+            problem.into_error(&self.origin, "checkpoint")
         };
         skip(&mut content, deflated.skip, &mut crc).map_err(failed)?;
         for window in target.chunks_mut(INFLATE_BYTES) {

@@ -63,7 +63,7 @@ impl Machine {
             if opcode == b'.' {
                 return self.pop();
             }
-            self.step(opcode).map_err(|problem| problem.at(format!("byte {start}")))?;
+            self.step(opcode).map_err(|problem| problem.at(format!("at byte {start}")))?;
         }
     }
 
