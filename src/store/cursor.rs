@@ -48,12 +48,15 @@ impl Cursor {
         &self.blob
     }
 
+    // Only msgpack has messages within messages.
+    #[cfg(any(test, feature = "msgpack"))]
     /// Ends so many bytes further on, or where it ended if that is sooner; returns where it ended before.
     pub fn end_after(&mut self, count: usize) -> usize {
         let end = self.position.saturating_add(count).min(self.end);
         std::mem::replace(&mut self.end, end)
     }
 
+    #[cfg(any(test, feature = "msgpack"))]
     /// Goes to the end, and ends there from now on.
     pub fn leave(&mut self, end: usize) {
         self.position = self.end;
