@@ -9,6 +9,7 @@ mod cache;
 pub(crate) mod call;
 mod compile;
 mod compiled;
+mod dim;
 mod exported;
 mod flatbuffer;
 mod hlo;
@@ -16,6 +17,8 @@ pub(crate) mod outputs;
 mod pad;
 mod sharding;
 mod signature;
+mod stablehlo;
+mod symbolic;
 mod version;
 
 pub use argument::{ArrayArgument, LeafArgument};

@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::named_value::NamedValue;
+use super::{Client, Device};
 use crate::error::{Error, Result};
+
+/// The sets of sizes whose executables are kept: a server that sees more of them pads to a few.
+const DEFAULT_KEPT_SIZES: usize = 64;
 
 /// How a program is compiled.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +28,9 @@ pub struct CompileOptions {
     pub device_assignment: Option<Vec<Vec<i32>>>,
     /// XLA debug options to override by name, such as `xla_cpu_enable_fast_math`.
     pub xla_options: BTreeMap<String, NamedValue>,
+    /// Of a function with symbolic dimensions, the sets of sizes whose executables are kept in memory: those that were used
+    /// last.
+    pub kept_sizes: usize,
 }
 
 impl Default for CompileOptions {
@@ -34,11 +41,25 @@ impl Default for CompileOptions {
             use_shardy: false,
             device_assignment: None,
             xla_options: BTreeMap::new(),
+            kept_sizes: DEFAULT_KEPT_SIZES,
         }
     }
 }
 
 impl CompileOptions {
+    /// The first device that a program runs on.
+    pub(crate) fn first_device(&self, client: &Client) -> Result<Device> {
+        let id = self.device_assignment.as_ref().and_then(|rows| rows.first()?.first().copied());
+        match id {
+            None => client.device(0),
+            Some(id) => {
+                let mut devices = client.addressable_devices().into_iter();
+                let found = devices.find(|device| device.id() == id);
+                found.ok_or_else(|| Error::InvalidArgument(format!("the client has no device {id}")))
+            }
+        }
+    }
+
     /// The serialised `xla.CompileOptionsProto`.
     ///
     /// # Errors

@@ -39,6 +39,14 @@ pub enum Slot<'a> {
     Missing,
 }
 
+/// The leaf that was given.
+pub fn given<'a>(slot: &Slot<'a>) -> Option<LeafArgument<'a>> {
+    match slot {
+        Slot::Given(leaf) => Some(*leaf),
+        Slot::Open | Slot::Missing => None,
+    }
+}
+
 /// What was given for every parameter of a signature, and what does not fit.
 #[derive(Debug)]
 pub struct Binding<'s, 'a> {
@@ -206,13 +214,13 @@ impl<'s, 'a> Binding<'s, 'a> {
     }
 
     /// Compares what was given for these parameters with what they are, and with the device. Learns the sizes of
-    /// symbolic dimensions.
+    /// symbolic dimensions if they are wanted, which must then agree.
     pub fn check(
         &mut self,
         indices: impl IntoIterator<Item = usize>,
         device: Option<&Device>,
         conversion: Conversion,
-        sizes: &mut Sizes<'s>,
+        mut sizes: Option<&mut Sizes<'s>>,
     ) {
         for index in indices {
             let (Slot::Given(leaf), parameter) = (self.slots[index], &self.signature.parameters[index])
@@ -226,7 +234,7 @@ impl<'s, 'a> Binding<'s, 'a> {
                 }
                 _ => parameter.place.clone(),
             };
-            if let Some(problem) = mismatch(&parameter.aval, leaf.spec(), conversion, sizes) {
+            if let Some(problem) = mismatch(&parameter.aval, leaf.spec(), conversion, sizes.as_deref_mut()) {
                 self.problems.push(format!("{}: {problem}", place()));
             }
             if let Some(error) = leaf.gone() {
@@ -304,7 +312,7 @@ fn mismatch<'s>(
     expected: &'s Aval,
     found: &ArraySpec,
     conversion: Conversion,
-    sizes: &mut Sizes<'s>,
+    mut sizes: Option<&mut Sizes<'s>>,
 ) -> Option<String> {
     let simply = || Some(format!("{expected} was expected, but {found} was given"));
     if expected.shape.len() != found.shape.len() {
@@ -320,7 +328,7 @@ fn mismatch<'s>(
                 return simply().map(|text| text + hint);
             }
             Dim::Symbolic(name) => {
-                let known = *sizes.entry(name).or_insert(size);
+                let known = sizes.as_deref_mut().map_or(size, |sizes| *sizes.entry(name).or_insert(size));
                 if known != size {
                     return simply()
                         .map(|text| text + &format!("; `{name}` is {known} in an argument before"));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::artifact::Program;
 use super::bind::{Sizes, Slot};
 use super::bundle::{Bundle, at_sizes};
-use super::compile::compile_exported;
+use super::compile::compile_static;
 use super::compiled::{Compiled, upload};
 use super::exported::Exported;
 use super::pad;
@@ -58,8 +58,7 @@ impl Buckets {
             return Ok(compiled);
         }
         let exported = &self.bundle.buckets[index].exported;
-        let executable = compile_exported(&self.client, exported, &self.origin, &self.options)?;
-        let compiled = Compiled::new(executable, Some(exported))?;
+        let compiled = compile_static(&self.client, exported, &self.origin, &self.options)?;
         Ok(self.compiled[index].get_or_init(|| compiled))
     }
 

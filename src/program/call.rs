@@ -9,6 +9,7 @@ use super::compiled::{Compiled, prepare};
 use super::exported::{Aval, Exported};
 use super::outputs::Outputs;
 use super::signature::Signature;
+use super::symbolic::Symbolic;
 use crate::error::{Context, Error, Result};
 use crate::pjrt::{Buffer, Client, Device, Input, LoadedExecutable};
 use crate::tree::{KeyMap, TreeDef};
@@ -37,6 +38,7 @@ struct Inner {
 enum Code {
     One(Compiled),
     Buckets(Buckets),
+    Symbolic(Symbolic),
 }
 
 impl Function {
@@ -82,6 +84,20 @@ impl Function {
         Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
     }
 
+    /// A function with symbolic dimensions. Nothing is compiled before sizes are known.
+    pub(super) fn of_symbolic(symbolic: Symbolic, exported: Arc<Exported>) -> Result<Function> {
+        let inner = Inner {
+            name: exported.function_name.clone(),
+            client: symbolic.client().clone(),
+            signature: Some(Signature::of_exported(&exported)),
+            outputs: exported.out_avals.clone(),
+            out_keys: out_keys(Some(&exported), exported.out_avals.len())?,
+            exported: Some(exported),
+            code: Code::Symbolic(symbolic),
+        };
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
+    }
+
     /// The same function with another way to treat arguments whose element type is not its own.
     pub fn with_conversion(&self, conversion: Conversion) -> Function {
         Function { inner: self.inner.clone(), conversion }
@@ -107,11 +123,12 @@ impl Function {
         &self.inner.outputs
     }
 
-    /// The executable behind the function; `None` for a bundle, which has several.
+    /// The executable behind the function; `None` for a bundle and for a function with symbolic dimensions, which have
+    /// several.
     pub fn executable(&self) -> Option<&LoadedExecutable> {
         match &self.inner.code {
             Code::One(compiled) => Some(&compiled.executable),
-            Code::Buckets(_) => None,
+            Code::Buckets(_) | Code::Symbolic(_) => None,
         }
     }
 
@@ -125,6 +142,7 @@ impl Function {
         match &self.inner.code {
             Code::One(compiled) => compiled.device(),
             Code::Buckets(buckets) => buckets.compiled(0).ok().and_then(Compiled::device),
+            Code::Symbolic(symbolic) => symbolic.device(),
         }
     }
 
@@ -135,8 +153,34 @@ impl Function {
     /// As for [`Client::compile`].
     pub fn compile_buckets(&self) -> Result<()> {
         match &self.inner.code {
-            Code::One(_) => Ok(()),
+            Code::One(_) | Code::Symbolic(_) => Ok(()),
             Code::Buckets(buckets) => buckets.compile_all(),
+        }
+    }
+
+    /// Compiles a function with symbolic dimensions for variables of these sizes now, rather than when a call first has
+    /// them: `prepare(&[("b", 8), ("t", 64)])`. Blocks. Does nothing for another function that has no variables.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not; [`Error::Arguments`] for sizes
+    /// that the function was not exported for; as for [`Client::compile`].
+    pub fn prepare(&self, sizes: &[(&str, usize)]) -> Result<()> {
+        match &self.inner.code {
+            Code::Symbolic(symbolic) => symbolic.prepare(sizes),
+            Code::One(_) | Code::Buckets(_) if sizes.is_empty() => Ok(()),
+            Code::One(_) | Code::Buckets(_) => Err(Error::InvalidArgument(format!(
+                "`{}` has no dimension variables that are not known in size",
+                self.name()
+            ))),
+        }
+    }
+
+    /// Whether the sizes of symbolic dimensions are held against each other before a call: a function refined for its sizes
+    /// does that itself.
+    fn checked_sizes<'m, 's>(&self, sizes: &'m mut Sizes<'s>) -> Option<&'m mut Sizes<'s>> {
+        match &self.inner.code {
+            Code::One(_) | Code::Buckets(_) => Some(sizes),
+            Code::Symbolic(_) => None,
         }
     }
 
@@ -169,7 +213,12 @@ impl Function {
         binding.add(&open, &arguments, named);
         binding.finish();
         let mut sizes = Sizes::new();
-        binding.check(0..signature.parameters.len(), self.device(), self.conversion, &mut sizes);
+        binding.check(
+            0..signature.parameters.len(),
+            self.device(),
+            self.conversion,
+            self.checked_sizes(&mut sizes),
+        );
         let slots = self.complete(binding)?;
         self.run(&slots, &sizes)
     }
@@ -196,7 +245,12 @@ impl Function {
         let mut binding = Binding::new(signature);
         let all: Vec<usize> = (0..signature.arguments.len()).collect();
         binding.add(&all, arguments, named);
-        binding.check(0..signature.parameters.len(), self.device(), self.conversion, &mut Sizes::new());
+        binding.check(
+            0..signature.parameters.len(),
+            self.device(),
+            self.conversion,
+            self.checked_sizes(&mut Sizes::new()),
+        );
         let slots = self.complete(binding)?;
         let is_open = |&index: &usize| {
             let leaves = signature.arguments[index].leaves.clone();
@@ -294,7 +348,7 @@ impl Function {
         for (slot, leaf) in binding.slots.iter_mut().zip(leaves) {
             *slot = Slot::Given(*leaf);
         }
-        binding.check(0..count.min(leaves.len()), self.device(), self.conversion, &mut Sizes::new());
+        binding.check(0..count.min(leaves.len()), self.device(), self.conversion, None);
         for (position, leaf) in leaves.iter().enumerate().skip(count) {
             binding.problems.push(format!(
                 "argument {position}: there is no such parameter, the program takes {count}; {} was given",
@@ -313,6 +367,7 @@ impl Function {
         let buffers = match &self.inner.code {
             Code::One(compiled) => compiled.run(slots, signature)?,
             Code::Buckets(buckets) => buckets.run(slots, sizes, signature)?,
+            Code::Symbolic(symbolic) => symbolic.run(slots, signature)?,
         };
         Ok(Outputs::new(buffers, self.inner.out_keys.clone()))
     }
@@ -367,9 +422,11 @@ impl BoundFunction {
         let mut sizes = Sizes::new();
         let (device, conversion) = (function.device(), function.conversion);
         match &function.inner.code {
-            Code::One(_) => binding.check(self.open_leaves.iter().copied(), device, conversion, &mut sizes),
+            Code::One(_) | Code::Symbolic(_) => {
+                binding.check(self.open_leaves.iter().copied(), device, conversion, None);
+            }
             // Fixed leaves, too, may have dimensions whose size must agree.
-            Code::Buckets(_) => binding.check(0..self.fixed.len(), device, conversion, &mut sizes),
+            Code::Buckets(_) => binding.check(0..self.fixed.len(), device, conversion, Some(&mut sizes)),
         }
         let slots = function.complete(binding)?;
         function.run(&slots, &sizes).map_err(|error| self.explain(error, signature))

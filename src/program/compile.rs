@@ -6,6 +6,8 @@ use super::cache;
 use super::call::Function;
 use super::compiled::{Compiled, check_platform};
 use super::exported::Exported;
+use super::stablehlo::{Module, refine};
+use super::symbolic::{Symbolic, refined_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
@@ -20,7 +22,7 @@ impl Client {
     /// # Errors
     /// [`Error::Pjrt`] with the compiler's words when the program does not parse, needs a newer plugin, or
     /// calls something that the plugin does not have; [`Error::InvalidArgument`] for a function that was exported
-    /// for other platforms, or with dimensions that are symbolic.
+    /// for other platforms.
     pub fn compile(&self, program: &Program) -> Result<Function> {
         self.compile_with(program, &CompileOptions::default())
     }
@@ -33,13 +35,75 @@ impl Client {
         if let Some(bundle) = &program.bundle {
             return Function::of_buckets(Buckets::new(self, program, bundle.clone(), options));
         }
-        let executable = match program.exported() {
-            Some(exported) => compile_exported(self, exported, program.origin(), options)?,
-            None => cache::compile(self, program.code(), program.format(), options)
-                .map_err(|error| about_program(error, self, program.origin(), program.stablehlo_version()))?,
+        let Some(exported) = &program.exported else {
+            let executable = cache::compile(self, program.code(), program.format(), options)
+                .map_err(|error| about_program(error, self, program.origin(), program.stablehlo_version()))?;
+            return Function::of_one(Compiled::new(executable, None)?, None);
         };
-        let compiled = Compiled::new(executable, program.exported())?;
-        Function::of_one(compiled, program.exported.clone())
+        if exported.has_symbolic_arguments() {
+            check_exported(exported, program.origin())?;
+            check_platform(exported, self)?;
+            let symbolic = Symbolic::new(self, program, exported.clone(), options)?;
+            return Function::of_symbolic(symbolic, exported.clone());
+        }
+        let compiled = compile_static(self, exported, program.origin(), options)?;
+        Function::of_one(compiled, Some(exported.clone()))
+    }
+}
+
+/// Compiles an exported function whose arguments are all known in size.
+///
+/// # Errors
+/// As for [`Client::compile`].
+pub fn compile_static(
+    client: &Client,
+    exported: &Exported,
+    origin: &str,
+    options: &CompileOptions,
+) -> Result<Compiled> {
+    let refined = refined_static(exported, client);
+    let exported = refined.as_ref().unwrap_or(exported);
+    let executable = compile_exported(client, exported, origin, options)?;
+    Compiled::new(executable, Some(exported))
+}
+
+/// The position of the client's platform among those of a function that was exported for several.
+pub fn refined_for(exported: &Exported, client: &Client) -> Option<usize> {
+    if exported.platforms.len() < 2 {
+        return None;
+    }
+    let platform = client.platform_name();
+    // One that it was not lowered for is only let through where that check was left out, and takes the first.
+    Some(exported.platforms.iter().position(|known| known == platform).unwrap_or(0))
+}
+
+/// The function without what is of other platforms, and in the versions of operations that an older plugin reads; `None`
+/// where it need not be changed, or cannot.
+fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
+    let platform = refined_for(exported, client);
+    let is_newer = || {
+        let (version, newest) = (stablehlo_version(&exported.module)?, client.plugin().stablehlo_version()?);
+        is_within(&version, None, &newest).map(|is_known| !is_known)
+    };
+    if platform.is_none() && !is_newer().unwrap_or(false) {
+        return None;
+    }
+    let shapes: Vec<Vec<usize>> = exported
+        .kept
+        .iter()
+        .map(|&leaf| Some(exported.in_avals[leaf].to_spec()?.shape))
+        .collect::<Option<_>>()?;
+    let arguments: Vec<_> = shapes.iter().cloned().map(Some).collect();
+    let refined = Module::read(&exported.module)
+        .map_err(|problem| problem.into())
+        .and_then(|module| refine(&module, &arguments, platform, exported.has_check("shape_assertions")));
+    match refined {
+        Ok(refined) => Some(refined_exported(exported, refined, &shapes, platform)),
+        Err(refusal) => {
+            // The compiler may know better.
+            tracing::debug!(?refusal, "the module is compiled as it is");
+            None
+        }
     }
 }
 
@@ -64,14 +128,6 @@ const FIRST_SHARDY_CONVENTION: u16 = 10;
 
 /// Refuses what is known not to compile or run, with what to do instead.
 fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
-    let symbolic = exported.symbolic_dimensions();
-    if !symbolic.is_empty() {
-        return Err(Error::InvalidArgument(format!(
-            "{origin} has symbolic dimensions ({}), which plugins do not compile; export it with sizes instead: at \
-             several of them, scripts/export_buckets.py makes a bundle that takes any size up to the largest",
-            symbolic.join(", ")
-        )));
-    }
     if !exported.ordered_effects.is_empty() {
         return Err(Error::InvalidArgument(format!(
             "{origin} has ordered side effects ({}), which are not supported; export it without them",

@@ -1,7 +1,7 @@
 //! One executable, and how the leaves of a call become its parameters.
 
 use super::argument::{ArrayArgument, LeafArgument};
-use super::bind::Slot;
+use super::bind::{Slot, given};
 use super::exported::Exported;
 use super::pad;
 use super::signature::{Interface, Signature};
@@ -94,13 +94,6 @@ impl Compiled {
             inputs.push(prepared.map_err(|error| error.in_argument(&place(*index)))?);
         }
         self.executable.execute_on_one(inputs)
-    }
-}
-
-fn given<'a>(slot: &Slot<'a>) -> Option<LeafArgument<'a>> {
-    match slot {
-        Slot::Given(leaf) => Some(*leaf),
-        Slot::Open | Slot::Missing => None,
     }
 }
 

@@ -4,10 +4,12 @@
 //! 0.4.38, 0.10.2 and 0.12.0; fields of newer versions are passed over, and unknown values of what is read are
 //! errors that say which.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
 
+use super::dim;
 use super::flatbuffer::{Budget, Problem, Table};
 use super::sharding::{self, Sharding};
 use crate::array::ArraySpec;
@@ -142,6 +144,22 @@ impl Exported {
     /// Reads an artifact, or says what is wrong with it.
     pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
         read(Table::root(data, &Budget::of(data))?, 0)
+    }
+
+    /// Whether a dimension of an argument is symbolic.
+    pub fn has_symbolic_arguments(&self) -> bool {
+        self.in_avals.iter().any(|aval| aval.to_spec().is_none())
+    }
+
+    /// The names of the dimension variables, sorted.
+    pub fn dimension_variables(&self) -> Vec<String> {
+        let names = self.symbolic_dimensions().into_iter().flat_map(dim::variables);
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Whether a check is to be made that an export can leave out.
+    pub(super) fn has_check(&self, check: &str) -> bool {
+        !self.disabled_checks.iter().any(|disabled| disabled == check)
     }
 
     /// The expressions of the dimensions that are symbolic, in the order of the arguments.

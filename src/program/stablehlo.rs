@@ -1,0 +1,25 @@
+//! StableHLO modules as data: MLIR bytecode with the VHLO dialect, read, changed and written again.
+//!
+//! A module's tables (strings, attributes, types, names, properties) are only ever appended to, and what is not understood
+//! (Shardy's attributes, locations, attributes of the future) is passed on as it is. Formats: MLIR's `BytecodeFormat.md` and
+//! `Bytecode/Encoding.h`; StableHLO's `VhloBytecode.cpp`.
+
+mod constant;
+mod custom_call;
+mod encoding;
+mod infer;
+mod module;
+mod read;
+mod refine;
+mod rewrite;
+mod schema;
+mod tables;
+mod write;
+
+pub use module::Module;
+pub use refine::{Refined, Refusal, refine};
+
+/// What is wrong with a module, as a sentence without its end.
+type Problem = String;
+
+type Result<T> = std::result::Result<T, Problem>;

@@ -1,0 +1,107 @@
+//! A module in memory.
+
+use bytes::Bytes;
+
+/// Positions in a module's tables.
+pub type StringId = u32;
+pub type AttributeId = u32;
+pub type TypeId = u32;
+pub type NameId = u32;
+pub type PropertiesId = u32;
+
+/// A value, by a number that no other of the module has.
+pub type Value = u32;
+
+/// A StableHLO module as its bytecode holds it.
+#[derive(Debug, Clone)]
+pub struct Module {
+    /// What wrote it, such as `StableHLO_v1.18.0`.
+    pub producer: String,
+    pub strings: Vec<Bytes>,
+    pub dialects: Vec<Dialect>,
+    /// The names of operations.
+    pub names: Vec<Name>,
+    pub attributes: Vec<Entry>,
+    pub types: Vec<Entry>,
+    pub properties: Vec<Bytes>,
+    /// The sections that are passed on as they are, by their numbers.
+    pub resources: Vec<(u8, Bytes)>,
+    /// The `builtin.module`, alone.
+    pub body: Block,
+    /// One more than the largest value.
+    pub values: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Dialect {
+    pub name: StringId,
+    /// The content of its version's section, where it has one.
+    pub version: Option<Bytes>,
+}
+
+/// The name of an operation, without that of its dialect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    pub dialect: u32,
+    pub name: StringId,
+    /// Whether its dialect knew it, so that it has properties.
+    pub is_registered: bool,
+}
+
+/// An attribute or a type. What it is made of it refers to by positions in the tables, so that equal ones have equal bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Entry {
+    pub dialect: u32,
+    /// Whether its dialect encoded it; else it is assembly.
+    pub is_encoded: bool,
+    pub bytes: Bytes,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Region {
+    pub blocks: Vec<Block>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Block {
+    /// The value of the first argument; those of the others follow.
+    pub first_argument: Value,
+    pub arguments: Vec<BlockArgument>,
+    pub operations: Vec<Operation>,
+}
+
+#[derive(Debug, Clone)]
+pub struct BlockArgument {
+    pub r#type: TypeId,
+    pub location: Option<AttributeId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Operation {
+    pub name: NameId,
+    pub location: AttributeId,
+    /// The dictionary of attributes that its dialect does not know.
+    pub discardable: Option<AttributeId>,
+    pub properties: Option<PropertiesId>,
+    /// The value of the first result; those of the others follow.
+    pub first_result: Value,
+    /// The types of its results.
+    pub results: Vec<TypeId>,
+    pub operands: Vec<Value>,
+    pub regions: Vec<Region>,
+    /// Whether its regions see no values from outside.
+    pub is_isolated: bool,
+}
+
+impl Region {
+    /// The values that its own blocks define, without those of regions within it.
+    pub fn own_values(&self) -> usize {
+        self.blocks.iter().map(Block::own_values).sum()
+    }
+}
+
+impl Block {
+    pub fn own_values(&self) -> usize {
+        self.arguments.len() + self.operations.iter().map(|operation| operation.results.len()).sum::<usize>()
+    }
+}

@@ -1,0 +1,235 @@
+//! Functions with symbolic dimensions: refined and compiled once for every set of sizes that they are called with.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::artifact::Program;
+use super::bind::{Slot, given};
+use super::compile::{compile_exported, refined_for};
+use super::compiled::Compiled;
+use super::exported::{Aval, Dim, Exported};
+use super::signature::Signature;
+use super::stablehlo::{Module, Refined, refine};
+use super::{dim, stablehlo};
+use crate::error::{Error, Result};
+use crate::pjrt::{Buffer, Client, CompileOptions, Device};
+
+/// The sizes of the arguments that a program takes.
+type Shapes = Vec<Vec<usize>>;
+
+/// An exported function with symbolic dimensions, and the executables for the sizes that it was called with last.
+#[derive(Debug)]
+pub struct Symbolic {
+    exported: Arc<Exported>,
+    module: Module,
+    origin: String,
+    client: Client,
+    device: Option<Device>,
+    options: CompileOptions,
+    compiled: Mutex<Executables>,
+}
+
+/// The executables, each with when it was used last.
+#[derive(Debug, Default)]
+struct Executables {
+    by_shapes: HashMap<Shapes, (u64, Arc<Executable>)>,
+    uses: u64,
+}
+
+/// The executable for one set of sizes.
+#[derive(Debug, Default)]
+struct Executable {
+    compiled: OnceLock<Compiled>,
+    /// Held while it is compiled, so that calls from several threads do not compile it twice.
+    compiling: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Symbolic {
+    /// Reads the module. Nothing is compiled yet.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the module cannot be read.
+    pub fn new(
+        client: &Client,
+        program: &Program,
+        exported: Arc<Exported>,
+        options: &CompileOptions,
+    ) -> Result<Symbolic> {
+        let origin = program.origin().to_owned();
+        let module = Module::read(&exported.module).map_err(|problem| Error::Malformed {
+            origin: origin.clone(),
+            format: "StableHLO module",
+            problem,
+        })?;
+        let device = if exported.device_count == 1 { Some(options.first_device(client)?) } else { None };
+        let (client, options) = (client.clone(), options.clone());
+        Ok(Symbolic { exported, module, origin, client, device, options, compiled: Mutex::default() })
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
+    /// Runs the function on leaves that were checked, but for the sizes of symbolic dimensions. Does not wait for it to end.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] for sizes that it was not exported for.
+    pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
+        let shape = |&index: &usize| {
+            let leaf = slots.get(index).and_then(given);
+            leaf.map(|leaf| leaf.spec().shape.clone()).ok_or_else(|| {
+                Error::InvalidArgument(format!("nothing was given for the argument at position {index}"))
+            })
+        };
+        let shapes = self.exported.kept.iter().map(shape).collect::<Result<Shapes>>()?;
+        let executable = self.executable(shapes.clone());
+        self.compiled(&executable, &shapes)?.run(slots, signature)
+    }
+
+    /// Compiles the function for dimension variables of these sizes, if it was not yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not; those of compiling.
+    pub fn prepare(&self, sizes: &[(&str, usize)]) -> Result<()> {
+        let shapes = shapes_at(&self.exported, sizes)?;
+        let executable = self.executable(shapes.clone());
+        self.compiled(&executable, &shapes).map(drop)
+    }
+
+    /// The place of an executable. The one that was used the longest time ago makes room for a new one.
+    fn executable(&self, shapes: Shapes) -> Arc<Executable> {
+        let mut executables = lock(&self.compiled);
+        executables.uses += 1;
+        let now = executables.uses;
+        if let Some((used, executable)) = executables.by_shapes.get_mut(&shapes) {
+            *used = now;
+            return Arc::clone(executable);
+        }
+        if executables.by_shapes.len() >= self.options.kept_sizes.max(1) {
+            let oldest = executables.by_shapes.iter().min_by_key(|(_, (used, _))| *used);
+            let oldest = oldest.map(|(shapes, _)| shapes.clone());
+            oldest.and_then(|shapes| executables.by_shapes.remove(&shapes));
+        }
+        let executable = Arc::<Executable>::default();
+        executables.by_shapes.insert(shapes, (now, Arc::clone(&executable)));
+        executable
+    }
+
+    /// What is compiled, after it was compiled if nobody did yet. Calls at other sizes go on meanwhile.
+    fn compiled<'a>(&self, executable: &'a Executable, shapes: &Shapes) -> Result<&'a Compiled> {
+        if let Some(compiled) = executable.compiled.get() {
+            return Ok(compiled);
+        }
+        let _guard = lock(&executable.compiling);
+        if let Some(compiled) = executable.compiled.get() {
+            return Ok(compiled);
+        }
+        let compiled = self.compile(shapes).inspect_err(|_| {
+            // Sizes that are refused take nobody's place.
+            lock(&self.compiled).by_shapes.remove(shapes);
+        })?;
+        Ok(executable.compiled.get_or_init(|| compiled))
+    }
+
+    fn compile(&self, shapes: &Shapes) -> Result<Compiled> {
+        let start = Instant::now();
+        let (exported, variables) =
+            at_shapes(&self.exported, &self.module, shapes, &self.client, &self.origin)?;
+        let refined = start.elapsed();
+        let executable = compile_exported(&self.client, &exported, &self.origin, &self.options)?;
+        let sizes: Vec<String> = variables.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        tracing::info!(
+            function = self.exported.function_name,
+            sizes = sizes.join(", "),
+            ?refined,
+            total = ?start.elapsed(),
+            "compiled for new sizes"
+        );
+        Compiled::new(executable, Some(&exported))
+    }
+}
+
+/// The function for arguments of these sizes, and its dimension variables.
+fn at_shapes(
+    exported: &Exported,
+    module: &Module,
+    shapes: &Shapes,
+    client: &Client,
+    origin: &str,
+) -> Result<(Exported, Vec<(String, i64)>)> {
+    let platform = refined_for(exported, client);
+    let arguments: Vec<Option<Vec<usize>>> = shapes.iter().cloned().map(Some).collect();
+    let refined = refine(module, &arguments, platform, exported.has_check("shape_assertions"))
+        .map_err(|refusal| about(refusal, exported, origin))?;
+    let variables = refined.variables.clone();
+    Ok((refined_exported(exported, refined, shapes, platform), variables))
+}
+
+/// The error for what was refused.
+pub fn about(refusal: stablehlo::Refusal, exported: &Exported, origin: &str) -> Error {
+    match refusal {
+        stablehlo::Refusal::Assertion(text) => {
+            Error::Arguments { program: exported.function_name.clone(), problems: vec![text] }
+        }
+        stablehlo::Refusal::Module(problem) => {
+            Error::InvalidArgument(format!("{origin} cannot be made one of these sizes: {problem}"))
+        }
+    }
+}
+
+/// The exported function behind a refined module.
+pub fn refined_exported(
+    exported: &Exported,
+    refined: Refined,
+    shapes: &Shapes,
+    platform: Option<usize>,
+) -> Exported {
+    let mut result = Exported { module: refined.module.write().into(), vjp: None, ..exported.clone() };
+    if let Some(platform) = platform {
+        result.platforms = vec![exported.platforms[platform].clone()];
+    }
+    let sized = |aval: &mut Aval, sizes: &[usize]| {
+        aval.shape = sizes.iter().map(|&size| Dim::Size(size)).collect();
+    };
+    for (&leaf, sizes) in exported.kept.iter().zip(shapes) {
+        sized(&mut result.in_avals[leaf], sizes);
+    }
+    for (aval, sizes) in result.out_avals.iter_mut().zip(&refined.outputs) {
+        if let Some(sizes) = sizes {
+            sized(aval, sizes);
+        }
+    }
+    result
+}
+
+/// The sizes of the arguments where dimension variables have these.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a variable without a size, or one that there is not.
+pub fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
+    let known = exported.dimension_variables();
+    let names = || known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if let Some((name, _)) = sizes.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
+        return Err(Error::InvalidArgument(format!(
+            "`{}` has no dimension variable `{name}`; it has: {}",
+            exported.function_name,
+            names()
+        )));
+    }
+    let size = |dim: &Dim| match dim {
+        Dim::Size(size) => Ok(*size),
+        Dim::Symbolic(expression) => dim::evaluate(expression, sizes)
+            .map_err(|problem| Error::InvalidArgument(format!("the dimension `{expression}`: {problem}"))),
+    };
+    let shape = |&leaf: &usize| exported.in_avals[leaf].shape.iter().map(size).collect();
+    exported.kept.iter().map(shape).collect()
+}
