@@ -38,7 +38,7 @@ struct Inner {
 enum Code {
     One(Compiled),
     Buckets(Buckets),
-    Symbolic(Symbolic),
+    Symbolic(Box<Symbolic>),
 }
 
 impl Function {
@@ -93,7 +93,7 @@ impl Function {
             outputs: exported.out_avals.clone(),
             out_keys: out_keys(Some(&exported), exported.out_avals.len())?,
             exported: Some(exported),
-            code: Code::Symbolic(symbolic),
+            code: Code::Symbolic(Box::new(symbolic)),
         };
         Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
     }

@@ -327,23 +327,22 @@ impl IrReader<'_> {
         let (count, is_isolated) = input.flagged()?;
         let count = input.check_count(count)?;
         operation.is_isolated = is_isolated;
-        for _ in 0..count {
-            if !is_isolated {
+        if !is_isolated {
+            for _ in 0..count {
                 operation.regions.push(self.region(input, depth + 1)?);
-                continue;
             }
-            let Section { id, mut content } = input.section()?;
-            if id != section::IR {
-                return input.problem(format_args!("an isolated region is in a section {id}"));
-            }
-            let outer = std::mem::take(&mut self.scope);
-            operation.regions.push(self.region(&mut content, depth + 1)?);
-            self.scope = outer;
-            if !content.is_empty() {
-                return content.problem("something follows an isolated region");
-            }
+            return Ok(());
         }
-        Ok(())
+        let Section { id, mut content } = input.section()?;
+        if id != section::IR {
+            return input.problem(format_args!("isolated regions are in a section {id}"));
+        }
+        let outer = std::mem::take(&mut self.scope);
+        for _ in 0..count {
+            operation.regions.push(self.region(&mut content, depth + 1)?);
+        }
+        self.scope = outer;
+        if content.is_empty() { Ok(()) } else { content.problem("something follows isolated regions") }
     }
 
     fn region(&mut self, input: &mut Input<'_>, depth: usize) -> Result<Region> {

@@ -91,6 +91,8 @@ struct Scope {
     operations: Vec<Operation>,
     /// The constants that are defined in it.
     constants: HashMap<AttributeId, Value>,
+    /// Whether it sees no values from outside.
+    is_isolated: bool,
 }
 
 /// A function that is being written.
@@ -395,18 +397,28 @@ impl<'a> Refiner<'a> {
     }
 
     /// A region whose block has arguments of these types, written; and what it returns.
-    fn region(&mut self, region: &'a Region, types: &[TypeId]) -> Result<(Region, Vec<Slot>)> {
+    fn region(
+        &mut self,
+        region: &'a Region,
+        types: &[TypeId],
+        is_isolated: bool,
+    ) -> Result<(Region, Vec<Slot>)> {
         let [block] = &region.blocks[..] else {
             if region.blocks.is_empty() {
                 return Ok((Region::default(), Vec::new()));
             }
             return Err("a region has several blocks".into());
         };
-        self.block_region(block, types)
+        self.block_region(block, types, is_isolated)
     }
 
     /// As [`Refiner::region`], of its block.
-    fn block_region(&mut self, block: &'a Block, types: &[TypeId]) -> Result<(Region, Vec<Slot>)> {
+    fn block_region(
+        &mut self,
+        block: &'a Block,
+        types: &[TypeId],
+        is_isolated: bool,
+    ) -> Result<(Region, Vec<Slot>)> {
         if block.arguments.len() != types.len() {
             return Err(
                 format!("a region takes {} values, not {}", block.arguments.len(), types.len()).into()
@@ -419,7 +431,7 @@ impl<'a> Refiner<'a> {
             let slot = Slot { r#type, known: None, value: Some(first_argument + position as Value) };
             self.frame.slots.insert(block.first_argument + position as Value, slot);
         }
-        self.frame.scopes.push(Scope::default());
+        self.frame.scopes.push(Scope { is_isolated, ..Scope::default() });
         let results = self.deeper(|refiner| refiner.block(block))?;
         self.write_return(&results)?;
         let operations = self.frame.scopes.pop().unwrap_or_default().operations;
@@ -457,9 +469,13 @@ impl<'a> Refiner<'a> {
             return Ok(value);
         }
         let known = slot.known.as_ref().ok_or("a value is not there")?;
-        let defined = self.frame.scopes.iter().rev().find_map(|scope| scope.constants.get(&known.attribute));
-        if let Some(&value) = defined {
-            return Ok(value);
+        for scope in self.frame.scopes.iter().rev() {
+            if let Some(&value) = scope.constants.get(&known.attribute) {
+                return Ok(value);
+            }
+            if scope.is_isolated {
+                break;
+            }
         }
         let name = self.tables.add_name("constant_v1");
         let value = self.write(name, &[known.attribute], Vec::new(), vec![slot.r#type])?;
@@ -664,7 +680,7 @@ impl<'a> Refiner<'a> {
         let mut regions = Vec::new();
         for region in &operation.regions {
             match self.declared_arguments(region) {
-                Some(types) => regions.push(self.region(region, &types)?.0),
+                Some(types) => regions.push(self.region(region, &types, operation.is_isolated)?.0),
                 // Its regions are part of what it says; its decomposition says the same.
                 None => return self.write_call(operation, &function, operands),
             }
@@ -715,7 +731,7 @@ impl<'a> Refiner<'a> {
         let mut regions = Vec::new();
         let mut types: Option<Vec<TypeId>> = None;
         for region in &operation.regions {
-            let (region, results) = self.region(region, &[])?;
+            let (region, results) = self.region(region, &[], operation.is_isolated)?;
             regions.push(region);
             let found: Vec<TypeId> = results.iter().map(|slot| slot.r#type).collect();
             if types.get_or_insert_with(|| found.clone()) != &found {
@@ -823,7 +839,7 @@ impl<'a> Refiner<'a> {
             } else {
                 self.declared_arguments(region).ok_or("a region of it takes arrays of unknown sizes")?
             };
-            let (region, results) = self.region(region, &types)?;
+            let (region, results) = self.region(region, &types, operation.is_isolated)?;
             if name == "while" && regions.len() == 1 && !results.iter().map(|slot| slot.r#type).eq(types) {
                 return Err("the sizes of what it carries change from one round to the next".into());
             }
@@ -855,7 +871,8 @@ impl<'a> Refiner<'a> {
         if !types.iter().all(|&r#type| self.is_static(r#type)) {
             return Err(format!("its function `{name}` takes arrays of unknown sizes").into());
         }
-        Ok(self.block_region(body, &types)?.0)
+        // An operation that is made of a custom call is written as one that is not isolated.
+        Ok(self.block_region(body, &types, false)?.0)
     }
 
     /// A region of one block with arguments of these types, in which `write` writes, given the first of them.

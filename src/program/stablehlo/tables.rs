@@ -43,7 +43,6 @@ const MAX_LOCATION_DEPTH: usize = 16;
 /// The numbers of VHLO's types that are read or made.
 mod r#type {
     pub const BOOL: u64 = 0;
-    pub const COMPLEX: u64 = 1;
     pub const FUNCTION: u64 = 8;
     pub const RANKED_TENSOR: u64 = 20;
 }
@@ -214,11 +213,6 @@ impl Tables {
         Some((r#type, self.module.attributes[id as usize].bytes.get(start..start + size)?))
     }
 
-    /// The type that an attribute is.
-    pub fn type_attribute(&self, id: AttributeId) -> Option<TypeId> {
-        u32::try_from(self.fields(id, attribute::TYPE)?.number().ok()?).ok()
-    }
-
     /// Whether an attribute asks for no accuracy of results but the usual one.
     pub fn is_usual_accuracy(&self, id: AttributeId) -> bool {
         let read = || {
@@ -261,13 +255,6 @@ impl Tables {
         Some(Tensor { dims, element: u32::try_from(input.number().ok()?).ok()? })
     }
 
-    /// The types of a function's arguments and results.
-    pub fn function_type(&self, id: TypeId) -> Option<(Vec<TypeId>, Vec<TypeId>)> {
-        let (code, mut input) = self.vhlo_type(id)?;
-        (code == r#type::FUNCTION).then_some(())?;
-        Some((self.list(&mut input)?, self.list(&mut input)?))
-    }
-
     /// A type of integers or bools.
     pub fn integer_type(&self, id: TypeId) -> Option<Integer> {
         let (code, _) = self.vhlo_type(id)?;
@@ -278,29 +265,6 @@ impl Tables {
             15..=19 => integer([4, 8, 16, 32, 64][code as usize - 15], false),
             31 => integer(2, true),
             32 => integer(2, false),
-            _ => None,
-        }
-    }
-
-    /// The width of a type of elements.
-    pub fn bits(&self, id: TypeId) -> Option<u32> {
-        if let Some(integer) = self.integer_type(id) {
-            return Some(integer.bits);
-        }
-        let (code, mut input) = self.vhlo_type(id)?;
-        match code {
-            r#type::COMPLEX => {
-                let part = u32::try_from(input.number().ok()?).ok()?;
-                // Of a complex type of complex types there is none.
-                let (code, _) = self.vhlo_type(part)?;
-                (code != r#type::COMPLEX).then(|| self.bits(part))?.map(|bits| 2 * bits)
-            }
-            2 | 3 => Some(16),
-            4 | 34 => Some(32),
-            5 => Some(64),
-            6 | 7 | 27 | 28 | 29 | 35 | 36 | 40 => Some(8),
-            37 => Some(4),
-            38 | 39 => Some(6),
             _ => None,
         }
     }

@@ -183,17 +183,15 @@ impl IrWriter {
             return;
         }
         output.flagged(regions.len() as u64, operation.is_isolated);
-        for region in regions {
-            if !operation.is_isolated {
-                self.region(region);
-                continue;
-            }
-            let outer = (std::mem::take(&mut self.output), std::mem::take(&mut self.next));
-            self.region(region);
-            let content = std::mem::replace(&mut self.output, outer.0);
-            self.next = outer.1;
-            self.output.section(section::IR, &content.0);
+        if !operation.is_isolated {
+            regions.iter().for_each(|region| self.region(region));
+            return;
         }
+        let outer = (std::mem::take(&mut self.output), std::mem::take(&mut self.next));
+        regions.iter().for_each(|region| self.region(region));
+        let content = std::mem::replace(&mut self.output, outer.0);
+        self.next = outer.1;
+        self.output.section(section::IR, &content.0);
     }
 }
 
