@@ -47,7 +47,7 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
 fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpoint> {
     let head = blob.head(SEARCHED_BYTES)?;
     if sharded::is_index(&head) {
-        return sharded::open(path, &blob.read(0..blob.size())?, limits);
+        return sharded::open(path, &*blob, limits);
     }
     let origin = blob.origin().to_owned();
     let malformed =

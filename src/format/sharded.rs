@@ -10,11 +10,14 @@ use super::{msgpack, safetensors};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::printable::{Line, Name};
-use crate::store::{FileBlob, SharedBlob};
+use crate::store::{Blob, FileBlob, SharedBlob};
 use crate::tree::record;
 
 /// The key of an index that says which tensor is in which file.
 const MAP_KEY: &str = "weight_map";
+
+/// The longest index, in bytes: as long as the longest header of one file.
+const MAX_INDEX_BYTES: usize = 100_000_000;
 
 /// What the name of an index of safetensors files ends with.
 const INDEX_ENDING: &str = ".safetensors.index.json";
@@ -140,14 +143,18 @@ fn is_name(file: &str) -> bool {
 /// # Errors
 /// [`Error::Malformed`] for an index that cannot be read, a tensor that is not where the index says, and one that is there
 /// twice; [`Error::Io`] for a file that is missing.
-pub(super) fn open(path: &Path, index: &[u8], limits: Limits) -> Result<Checkpoint> {
-    let origin = path.display().to_string();
+pub(super) fn open(path: &Path, blob: &dyn Blob, limits: Limits) -> Result<Checkpoint> {
+    let origin = blob.origin().to_owned();
     let malformed = |problem: String| Error::Malformed {
         origin: origin.clone(),
         format: "index of a checkpoint in several files",
         problem,
     };
-    let index: Index = serde_json::from_slice(index).map_err(|error| malformed(error.to_string()))?;
+    if blob.size() > MAX_INDEX_BYTES {
+        return Err(malformed(format!("it has {} bytes, over the limit of {MAX_INDEX_BYTES}", blob.size())));
+    }
+    let index: Index =
+        serde_json::from_slice(&blob.read(0..blob.size())?).map_err(|error| malformed(error.to_string()))?;
     let files: BTreeSet<String> = index.weight_map.values().cloned().collect();
     let files: Vec<String> = files.into_iter().collect();
     for file in &files {

@@ -50,14 +50,15 @@ impl dyn Blob + '_ {
     /// Some of the bytes, read now unless they are in memory.
     ///
     /// # Errors
-    /// Those of [`Blob::read_at`]; [`Error::InvalidArgument`] when they do not fit into memory.
+    /// Those of [`Blob::read_at`]; [`Error::Io`] when they do not fit into memory.
     pub fn read(&self, range: Range<usize>) -> Result<Bytes> {
         if self.is_memory()
             && let Some(data) = self.map()
         {
             return Ok(data.slice(range));
         }
-        let mut bytes = zeros(range.len())?;
+        let mut bytes = zeros(range.len())
+            .map_err(|error| Error::io("read", self.origin(), std::io::Error::other(error)))?;
         self.read_at(range.start, &mut [&mut bytes])?;
         Ok(bytes.into())
     }

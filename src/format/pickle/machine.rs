@@ -28,8 +28,8 @@ const BYTES_PER_VALUE: usize = 16;
 const COPIES_OF_FILE: usize = 4;
 const FREE_COPIES: usize = 1 << 20;
 
-/// The longest line, in bytes: an array of a gigabyte, written with escapes.
-const MAX_LINE_BYTES: usize = 4 << 30;
+/// The longest line, in bytes: an array of half a gigabyte, written with escapes.
+const MAX_LINE_BYTES: usize = 2 << 30;
 
 /// The longest string that is read when it comes, in bytes. A longer one is mostly the content of an array.
 const SHORT_BYTES: usize = 4096;
