@@ -34,11 +34,26 @@ pub struct Inspect {
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
 
+    /// Show a program with dimension variables as it is at these sizes: b=8,t=64
+    #[arg(long, value_name = "NAME=SIZE", value_delimiter = ',', value_parser = parse_size)]
+    sizes: Vec<(String, usize)>,
+
+    /// Show a program's StableHLO as text; with --sizes, as it is compiled for them
+    #[arg(long, conflicts_with_all = ["plugin", "json"])]
+    text: bool,
+
     #[command(flatten)]
     select: SelectArgs,
 
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// A dimension variable and its size.
+pub fn parse_size(text: &str) -> Result<(String, usize), String> {
+    let (name, size) = text.split_once('=').ok_or("a size is NAME=SIZE, such as b=8")?;
+    let size = size.parse().map_err(|_| format!("`{size}` is no size"))?;
+    Ok((name.to_owned(), size))
 }
 
 impl Inspect {
@@ -65,15 +80,26 @@ impl Inspect {
     }
 
     fn program(&self, program: &Program) -> Result<String> {
+        let sizes: Vec<(&str, usize)> =
+            self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+        let refined = if sizes.is_empty() { None } else { Some(program.refined(&sizes, None)?) };
+        let program = refined.as_ref().unwrap_or(program);
+        if self.text {
+            return Ok(program.stablehlo_text()?);
+        }
         program::show(program, self.plugin.as_deref(), self.output)
     }
 
-    /// Refuses to say what a plugin thinks of a file that is no program.
+    /// Refuses to say of a file that is no program what is only said of programs.
     fn refuse_plugin(&self) -> Result<()> {
-        if self.plugin.is_some() {
-            bail!("{} is no program, so that --plugin has nothing to say about it", File(&self.file));
+        let asked =
+            [("--plugin", self.plugin.is_some()), ("--sizes", !self.sizes.is_empty()), ("--text", self.text)];
+        match asked.iter().find(|(_, is_asked)| *is_asked) {
+            Some((option, _)) => {
+                bail!("{} is no program, so that {option} has nothing to say about it", File(&self.file))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn open(&self) -> safejax::Result<Checkpoint> {

@@ -27,7 +27,8 @@ fn decoder<'a>(head: &[u8], file: impl Read + 'a) -> Option<Box<dyn Read + 'a>> 
 /// The beginning of the content, if a file that begins so is compressed.
 pub fn start(head: &[u8]) -> Option<Vec<u8>> {
     let mut start = Vec::new();
-    decoder(head, head)?.take(START_BYTES).read_to_end(&mut start).ok()?;
+    // What was read before it turned out to be damaged tells, too.
+    let _ = decoder(head, head)?.take(START_BYTES).read_to_end(&mut start);
     Some(start)
 }
 

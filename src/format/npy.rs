@@ -80,7 +80,11 @@ pub(super) fn open(blob: SharedBlob) -> Result<Checkpoint> {
 /// As [`open`]; `expected` says what untyped bytes are.
 fn open_as(blob: SharedBlob, expected: Option<DType>) -> Result<Checkpoint> {
     let announced = || -> Result<Announced, Problem> {
-        let announced = read_header(&blob.head(HEADER_BYTES)?, expected).map_err(HeaderProblem::into_text)?;
+        let mut head = blob.head(HEADER_BYTES)?;
+        if let Some(bytes) = longer_header(&head) {
+            head = blob.head(bytes)?;
+        }
+        let announced = read_header(&head, expected).map_err(HeaderProblem::into_text)?;
         check_size(&*blob, &announced).map(|()| announced)
     };
     let announced = announced().map_err(|problem| problem.into_error(blob.origin(), "npy file"))?;
@@ -169,15 +173,41 @@ pub(super) fn text_scalar(file: &[u8]) -> Option<String> {
     Some(text.trim_end_matches('\0').to_owned())
 }
 
-/// The header of a file is within its first bytes; NumPy itself reads no more than 10,000.
+/// The header of almost any file is within its first bytes; NumPy itself reads no more than 10,000 unless it is told to.
 pub(super) const HEADER_BYTES: usize = 65_536 + 16;
+
+/// The longest header that is read, in bytes: one of very many fields.
+const MAX_HEADER_BYTES: usize = 16 << 20;
+
+/// How many bytes of a file have its header, where that is more than there are here and not more than is read.
+pub(super) fn longer_header(head: &[u8]) -> Option<usize> {
+    let (length, rest) = header_length(head).ok()?;
+    let bytes = (head.len() - rest.len()).checked_add(length)?;
+    (head.len() == HEADER_BYTES && (HEADER_BYTES + 1..=MAX_HEADER_BYTES).contains(&bytes)).then_some(bytes)
+}
 
 /// With what every version of the format begins; a byte each for major and minor version follow.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// The header's text and the data after it.
 fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
-    let cut_off = || "it is cut off within its header".to_owned();
+    let (length, rest) = header_length(file)?;
+    let (header, data) = rest.split_at_checked(length).ok_or_else(|| {
+        if length > MAX_HEADER_BYTES {
+            format!("its header has {length} bytes, over the limit of {MAX_HEADER_BYTES}")
+        } else {
+            cut_off()
+        }
+    })?;
+    Ok((std::str::from_utf8(header).map_err(|_| "its header is not text")?, data))
+}
+
+fn cut_off() -> String {
+    "it is cut off within its header".into()
+}
+
+/// The length of the header's text, and what comes after that length.
+fn header_length(file: &[u8]) -> Result<(usize, &[u8]), String> {
     let rest = file.strip_prefix(MAGIC).ok_or("it does not begin with \\x93NUMPY")?;
     let (&[major, _minor], rest) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
     // The header's length has two bytes in version 1, and four in versions 2 and 3.
@@ -191,8 +221,7 @@ fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
         _ => return Err(format!("version {major} of the format is not known")),
     }
     .ok_or_else(cut_off)?;
-    let (header, data) = rest.split_at_checked(length).ok_or_else(cut_off)?;
-    Ok((std::str::from_utf8(header).map_err(|_| "its header is not text")?, data))
+    Ok((length, rest))
 }
 
 /// What a message shows of a header that cannot be read.

@@ -83,7 +83,11 @@ fn read_member(
 ) -> Result<MemberContent, Problem> {
     limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
     let mut head = Vec::new();
-    let read = archive.content(index)?.take(npy::HEADER_BYTES as u64).read_to_end(&mut head);
+    let mut read = archive.content(index)?.take(npy::HEADER_BYTES as u64).read_to_end(&mut head);
+    if let Some(bytes) = npy::longer_header(&head) {
+        head.clear();
+        read = archive.content(index)?.take(bytes as u64).read_to_end(&mut head);
+    }
     let read = read.map_err(|error| Problem::of_stream(error, "it cannot be read"));
     // At the end of a short member its checksum is held against it. That of an array is a matter for who reads the array.
     if head.len() < member.bytes.min(npy::HEADER_BYTES) {

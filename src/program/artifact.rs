@@ -56,6 +56,18 @@ impl Program {
         Program::parse("the program in memory".into(), bytes.into())
     }
 
+    /// A program of this exported function.
+    pub(super) fn of_exported(origin: String, exported: Exported) -> Program {
+        let code = exported.module.clone();
+        Program {
+            origin,
+            format: ProgramFormat::Mlir,
+            code,
+            exported: Some(Arc::new(exported)),
+            bundle: None,
+        }
+    }
+
     fn parse(origin: String, bytes: Bytes) -> Result<Program> {
         let malformed = |format: &'static str| {
             let origin = origin.clone();
@@ -63,14 +75,7 @@ impl Program {
         };
         if exported::is_artifact(&bytes) {
             let exported = Exported::parse(&bytes).map_err(malformed("jax.export artifact"))?;
-            let code = exported.module.clone();
-            return Ok(Program {
-                origin,
-                format: ProgramFormat::Mlir,
-                code,
-                exported: Some(Arc::new(exported)),
-                bundle: None,
-            });
+            return Ok(Program::of_exported(origin, exported));
         }
         if let Some(bundle) = bundle_in(&bytes) {
             let bundle = bundle.map_err(malformed("bundle"))?;

@@ -7,7 +7,7 @@ use super::call::Function;
 use super::compiled::{Compiled, check_platform};
 use super::exported::Exported;
 use super::stablehlo::{Module, refine};
-use super::symbolic::{Symbolic, refined_exported};
+use super::symbolic::{SHAPE_ASSERTIONS, Symbolic, refined_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
@@ -96,7 +96,7 @@ fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
     let arguments: Vec<_> = shapes.iter().cloned().map(Some).collect();
     let refined = Module::read(&exported.module)
         .map_err(|problem| problem.into())
-        .and_then(|module| refine(&module, &arguments, platform, exported.has_check("shape_assertions")));
+        .and_then(|module| refine(&module, &arguments, platform, exported.has_check(SHAPE_ASSERTIONS)));
     match refined {
         Ok(refined) => Some(refined_exported(exported, refined, &shapes, platform)),
         Err(refusal) => {

@@ -9,6 +9,7 @@ mod custom_call;
 mod encoding;
 mod infer;
 mod module;
+mod print;
 mod read;
 mod refine;
 mod rewrite;
@@ -17,7 +18,8 @@ mod tables;
 mod write;
 
 pub use module::Module;
-pub use refine::{Refined, Refusal, refine};
+pub use print::text;
+pub use refine::{Refined, Refusal, declared_sizes, refine};
 
 /// What is wrong with a module, as a sentence without its end.
 type Problem = String;

@@ -15,6 +15,9 @@ use super::{dim, stablehlo};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Client, CompileOptions, Device};
 
+/// The check that leaves out the module's assertions where it is disabled.
+pub const SHAPE_ASSERTIONS: &str = "shape_assertions";
+
 /// The sizes of the arguments that a program takes.
 type Shapes = Vec<Vec<usize>>;
 
@@ -61,11 +64,7 @@ impl Symbolic {
         options: &CompileOptions,
     ) -> Result<Symbolic> {
         let origin = program.origin().to_owned();
-        let module = Module::read(&exported.module).map_err(|problem| Error::Malformed {
-            origin: origin.clone(),
-            format: "StableHLO module",
-            problem,
-        })?;
+        let module = read_module(&exported.module, &origin)?;
         let device = if exported.device_count == 1 { Some(options.first_device(client)?) } else { None };
         let (client, options) = (client.clone(), options.clone());
         Ok(Symbolic { exported, module, origin, client, device, options, compiled: Mutex::default() })
@@ -158,6 +157,90 @@ impl Symbolic {
     }
 }
 
+impl Program {
+    /// The program with sizes in the place of its dimension variables: `refined(&[("b", 8), ("t", 64)], Some("cpu"))`. Of a
+    /// function that was exported for several platforms, the part of the one that is named, or of the first. Of StableHLO
+    /// that is no artifact, the sizes are those of its arguments.
+    ///
+    /// A [`Function`](crate::Function) does this by itself; what it gets is seen by this.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not, for a platform that it was not
+    /// exported for, and for operations that are not known; [`Error::Arguments`] for sizes that it was not exported for;
+    /// [`Error::Malformed`] for what is no StableHLO bytecode.
+    pub fn refined(&self, sizes: &[(&str, usize)], platform: Option<&str>) -> Result<Program> {
+        let module = read_module(self.code(), self.origin())?;
+        let refuse = |refusal| match self.exported() {
+            Some(exported) => about(refusal, exported, self.origin()),
+            None => about_module(refusal, self.origin()),
+        };
+        let Some(exported) = self.exported() else {
+            let arguments = stablehlo::declared_sizes(&module).map_err(refuse)?;
+            let refined = refine(&module, &arguments, None, true).map_err(refuse)?;
+            return Program::from_bytes(refined.module.write());
+        };
+        let named = platform.map(|name| position_of(exported, name)).transpose()?;
+        let platform = (exported.platforms.len() > 1).then(|| named.unwrap_or(0));
+        let shapes = shapes_at(exported, sizes)?;
+        let arguments: Vec<_> = shapes.iter().cloned().map(Some).collect();
+        let has_assertions = exported.has_check(SHAPE_ASSERTIONS);
+        let refined = refine(&module, &arguments, platform, has_assertions).map_err(refuse)?;
+        let exported = refined_exported(exported, refined, &shapes, platform);
+        Ok(Program::of_exported(self.origin().to_owned(), exported))
+    }
+
+    /// The program's StableHLO as text, in MLIR's generic form: for people, not for compilers.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for what is no StableHLO.
+    pub fn stablehlo_text(&self) -> Result<String> {
+        if let Ok(text) = std::str::from_utf8(self.code()) {
+            return Ok(text.to_owned());
+        }
+        let malformed = |problem| Error::Malformed {
+            origin: self.origin().to_owned(),
+            format: "StableHLO module",
+            problem,
+        };
+        stablehlo::text(&read_module(self.code(), self.origin())?).map_err(malformed)
+    }
+
+    /// The constraints on dimension variables that the program asserts beside those of its arguments, such as `t<=16`; none
+    /// where they cannot be read.
+    pub fn constraints(&self) -> Vec<String> {
+        const MARK: &str = "Input shapes do not match the symbolic shape constraint ";
+        let module = Module::read(self.code()).ok();
+        let strings = module.iter().flat_map(|module| &module.strings);
+        let constraint = |text: &bytes::Bytes| {
+            let text = std::str::from_utf8(text).ok()?.strip_prefix(MARK)?;
+            Some(text.split_once(". Expected ")?.0.to_owned())
+        };
+        let mut found: Vec<String> = strings.filter_map(constraint).collect();
+        found.dedup();
+        found
+    }
+}
+
+/// The position of a platform among those of a function.
+fn position_of(exported: &Exported, platform: &str) -> Result<usize> {
+    let position = exported.platforms.iter().position(|known| known == platform);
+    position.ok_or_else(|| {
+        Error::InvalidArgument(format!(
+            "`{}` was exported for {}, not for {platform}",
+            exported.function_name,
+            exported.platforms.join(", ")
+        ))
+    })
+}
+
+fn read_module(code: &bytes::Bytes, origin: &str) -> Result<Module> {
+    Module::read(code).map_err(|problem| Error::Malformed {
+        origin: origin.to_owned(),
+        format: "StableHLO module",
+        problem,
+    })
+}
+
 /// The function for arguments of these sizes, and its dimension variables.
 fn at_shapes(
     exported: &Exported,
@@ -168,7 +251,7 @@ fn at_shapes(
 ) -> Result<(Exported, Vec<(String, i64)>)> {
     let platform = refined_for(exported, client);
     let arguments: Vec<Option<Vec<usize>>> = shapes.iter().cloned().map(Some).collect();
-    let refined = refine(module, &arguments, platform, exported.has_check("shape_assertions"))
+    let refined = refine(module, &arguments, platform, exported.has_check(SHAPE_ASSERTIONS))
         .map_err(|refusal| about(refusal, exported, origin))?;
     let variables = refined.variables.clone();
     Ok((refined_exported(exported, refined, shapes, platform), variables))
@@ -180,10 +263,14 @@ pub fn about(refusal: stablehlo::Refusal, exported: &Exported, origin: &str) -> 
         stablehlo::Refusal::Assertion(text) => {
             Error::Arguments { program: exported.function_name.clone(), problems: vec![text] }
         }
-        stablehlo::Refusal::Module(problem) => {
-            Error::InvalidArgument(format!("{origin} cannot be made one of these sizes: {problem}"))
-        }
+        module => about_module(module, origin),
     }
+}
+
+/// The error for what was refused of a module that is no artifact.
+fn about_module(refusal: stablehlo::Refusal, origin: &str) -> Error {
+    let (stablehlo::Refusal::Assertion(problem) | stablehlo::Refusal::Module(problem)) = refusal;
+    Error::InvalidArgument(format!("{origin} cannot be refined: {problem}"))
 }
 
 /// The exported function behind a refined module.
@@ -217,12 +304,11 @@ pub fn refined_exported(
 /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not.
 pub fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
     let known = exported.dimension_variables();
-    let names = || known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     if let Some((name, _)) = sizes.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
         return Err(Error::InvalidArgument(format!(
-            "`{}` has no dimension variable `{name}`; it has: {}",
+            "`{}` has no dimension variable `{name}`; it has {}",
             exported.function_name,
-            names()
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
         )));
     }
     let size = |dim: &Dim| match dim {

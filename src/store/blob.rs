@@ -57,8 +57,7 @@ impl dyn Blob + '_ {
         {
             return Ok(data.slice(range));
         }
-        let mut bytes = zeros(range.len())
-            .map_err(|error| Error::io("read", self.origin(), std::io::Error::other(error)))?;
+        let mut bytes = memory(range.len(), self.origin())?;
         self.read_at(range.start, &mut [&mut bytes])?;
         Ok(bytes.into())
     }
@@ -117,6 +116,14 @@ pub fn zeros(bytes: usize) -> Result<Vec<u8>> {
         .map_err(|error| Error::InvalidArgument(format!("{bytes} bytes do not fit into memory: {error}")))?;
     memory.resize(bytes, 0);
     Ok(memory)
+}
+
+/// So many bytes of memory for what is read of a blob.
+///
+/// # Errors
+/// [`Error::Io`] when it is not to be had.
+pub fn memory(bytes: usize, origin: &str) -> Result<Vec<u8>> {
+    zeros(bytes).map_err(|error| Error::io("read", origin, std::io::Error::other(error)))
 }
 
 /// Bytes in memory.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::blob::{SharedBlob, zeros};
+use super::blob::{SharedBlob, memory};
 use crate::error::{Error, Result};
 
 /// The window after a skip, in bytes; while nothing is skipped, each is twice as large as the one before.
@@ -80,7 +80,7 @@ impl Cursor {
     /// [`Error::Malformed`] when there are fewer; those of reading.
     pub fn read_vec(&mut self, count: usize) -> Result<Vec<u8>> {
         self.check(count)?;
-        let mut bytes = zeros(count)?;
+        let mut bytes = memory(count, self.blob.origin())?;
         self.fill(&mut bytes)?;
         Ok(bytes)
     }
@@ -129,9 +129,14 @@ impl Cursor {
             origin: self.blob.origin().to_owned(),
             format: "checkpoint",
             problem: format!(
-                "{count} bytes should follow at byte {}, but {} do; the file is cut off",
+                "{count} bytes should follow at byte {}, but {} do; {}",
                 self.position,
-                self.rest()
+                self.rest(),
+                if self.end == self.blob.size() {
+                    "the file is cut off"
+                } else {
+                    "what they are part of ends there"
+                }
             ),
         })
     }

@@ -162,7 +162,11 @@ fn exported_text(program: &Program, exported: &Exported) -> String {
     if let Some(bundle) = program.bundle() {
         let _ = writeln!(text, "a bundle of {} at {}", symbolic.join(", "), buckets(bundle).join("; "));
     } else if !symbolic.is_empty() {
-        let _ = writeln!(text, "symbolic dimensions: {}", symbolic.join(", "));
+        let _ = writeln!(text, "dimension variables: {}", exported.dimension_variables().join(", "));
+        let constraints = program.constraints();
+        if !constraints.is_empty() {
+            let _ = writeln!(text, "constraints: {}", Line(&constraints.join(", ")));
+        }
     }
     let effects = exported.ordered_effects.iter().chain(&exported.unordered_effects);
     let effects: Vec<&str> = effects.map(String::as_str).collect();
@@ -203,6 +207,8 @@ fn exported_json(program: &Program, exported: &Exported) -> Value {
         "buckets": program.bundle().map(buckets),
         "disabled_checks": exported.disabled_checks,
         "symbolic_dimensions": exported.symbolic_dimensions(),
+        "dimension_variables": exported.dimension_variables(),
+        "constraints": program.constraints(),
         "ordered_effects": exported.ordered_effects,
         "unordered_effects": exported.unordered_effects,
         "has_vjp": exported.vjp.is_some(),

@@ -308,6 +308,9 @@ impl Parser {
                 marker => self.integer(marker)?.ok_or_else(wrong)? as f64,
             };
         }
+        if self.bytes.rest() > 0 {
+            return Err(wrong());
+        }
         let (kind, dtype, bytes) = complex_scalar(parts[0], parts[1]);
         Ok(scalar(kind, dtype, bytes))
     }

@@ -24,7 +24,7 @@ pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
             b'x' => {
                 let (digits, after) = rest.split_at_checked(2)?;
                 rest = after;
-                u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?
+                u8::try_from(hexadecimal(digits)?).ok()?
             }
             _ => return None,
         });
@@ -40,15 +40,41 @@ pub fn raw_unicode(text: &[u8]) -> Option<String> {
         let digits = match rest {
             [b'\\', b'u', ..] => 4,
             [b'\\', b'U', ..] => 8,
+            // What follows another backslash escapes nothing.
+            [b'\\', other, after @ ..] => {
+                decoded.extend(['\\', char::from(*other)]);
+                rest = after;
+                continue;
+            }
             _ => {
                 decoded.push(char::from(*first));
                 rest = after;
                 continue;
             }
         };
-        let number = std::str::from_utf8(rest.get(2..2 + digits)?).ok()?;
-        decoded.push(char::from_u32(u32::from_str_radix(number, 16).ok()?)?);
+        decoded.push(char::from_u32(hexadecimal(rest.get(2..2 + digits)?)?)?);
         rest = &rest[2 + digits..];
     }
     Some(decoded)
+}
+
+/// The number that digits are, without a sign.
+fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    digits
+        .iter()
+        .try_fold(0u32, |number, &digit| number.checked_mul(16)?.checked_add(char::from(digit).to_digit(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_mean_what_they_mean_to_python() {
+        let text = raw_unicode(br"\\u0041 \u0041 \U0001f600 \q");
+        assert_eq!(text.as_deref(), Some(r"\\u0041 A 😀 \q"));
+        assert_eq!(raw_unicode(br"\u+041"), None);
+        assert_eq!(unescape(br"a\x41\n\\"), Some(b"aA\n\\".to_vec()));
+        assert_eq!(unescape(br"\x+1"), None);
+    }
 }

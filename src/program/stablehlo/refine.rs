@@ -68,6 +68,23 @@ pub fn refine(
     Ok(Refined { module: refiner.finish(), outputs, variables })
 }
 
+/// The sizes of the arguments of `main`, as they are declared; `None` of what is no array.
+pub fn declared_sizes(module: &Module) -> Result<Vec<Option<Vec<usize>>>> {
+    let mut refiner = Refiner::new(module)?;
+    let main = *refiner.functions.get("main").ok_or(NO_MAIN)?;
+    let types: Vec<TypeId> = body_of(main)?.arguments.iter().map(|argument| argument.r#type).collect();
+    let sizes = |r#type| match refiner.tables.tensor(r#type) {
+        None => Ok(None),
+        Some(tensor) => match tensor.sizes() {
+            Some(sizes) => Ok(Some(sizes)),
+            None => Err("an argument of its `main` has unknown sizes".into()),
+        },
+    };
+    types.into_iter().map(sizes).collect()
+}
+
+const NO_MAIN: &str = "it has no function `main`";
+
 /// A value whose elements are known.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
@@ -204,7 +221,7 @@ impl<'a> Refiner<'a> {
         arguments: &[Option<Vec<usize>>],
         platform_index: Option<usize>,
     ) -> Result<Rc<Specialised>> {
-        let main = *self.functions.get("main").ok_or("it has no function `main`")?;
+        let main = *self.functions.get("main").ok_or(NO_MAIN)?;
         let declared = body_of(main)?.arguments.iter().map(|argument| argument.r#type).collect::<Vec<_>>();
         let indices = usize::from(platform_index.is_some());
         if declared.len() != arguments.len() + indices {

@@ -1,4 +1,5 @@
-//! The names of the attributes that operations have, in the order of their properties. From StableHLO's `VhloOps.td`.
+//! Names: of the attributes that operations have, in the order of their properties (StableHLO's `VhloOps.td`), of types and of
+//! the values of enumerations (`VhloBytecode.cpp`, `VhloEnums.td`).
 
 /// The attributes of an operation of StableHLO, of those that are read or made.
 pub fn attributes(operation: &str) -> Option<&'static [&'static str]> {
@@ -188,3 +189,59 @@ const CUSTOM_CALL_V1: &[&str] = &[
 const COMPOSITE: &[&str] = &["composite_attributes", "decomposition", "name", "version"];
 
 const ACCURACY: &[&str] = &["result_accuracy"];
+
+/// The type of this number, of those without fields, as StableHLO writes it.
+pub fn type_name(code: u64) -> Option<&'static str> {
+    Some(match code {
+        0 => "i1",
+        2 => "bf16",
+        3 => "f16",
+        4 => "f32",
+        5 => "f64",
+        6 => "f8E4M3FN",
+        7 => "f8E5M2",
+        9 => "index",
+        10 => "i4",
+        11 => "i8",
+        12 => "i16",
+        13 => "i32",
+        14 => "i64",
+        15 => "ui4",
+        16 => "ui8",
+        17 => "ui16",
+        18 => "ui32",
+        19 => "ui64",
+        22 => "token",
+        27 => "f8E4M3FNUZ",
+        28 => "f8E5M2FNUZ",
+        29 => "f8E4M3B11FNUZ",
+        31 => "i2",
+        32 => "ui2",
+        33 => "none",
+        34 => "tf32",
+        35 => "f8E4M3",
+        36 => "f8E3M4",
+        37 => "f4E2M1FN",
+        38 => "f6E2M3FN",
+        39 => "f6E3M2FN",
+        40 => "f8E8M0FNU",
+        _ => return None,
+    })
+}
+
+/// A value of an enumeration, by their numbers.
+pub fn enumeration(code: u64, value: u64) -> String {
+    let names: &[&str] = match code {
+        3 => &["EQ", "NE", "GE", "GT", "LE", "LT"],
+        4 => &["NOTYPE", "FLOAT", "TOTALORDER", "SIGNED", "UNSIGNED"],
+        7 => &["FFT", "IFFT", "RFFT", "IRFFT"],
+        11 => &["DEFAULT", "HIGH", "HIGHEST"],
+        12 => &["DEFAULT", "THREE_FRY", "PHILOX"],
+        16 => &["TRANSPOSE_INVALID", "NO_TRANSPOSE", "TRANSPOSE", "ADJOINT"],
+        _ => return "…".into(),
+    };
+    usize::try_from(value)
+        .ok()
+        .and_then(|value| names.get(value))
+        .map_or("…".into(), |name| (*name).to_owned())
+}

@@ -37,12 +37,16 @@ mod builtin {
     pub const NAME_LOCATION: u64 = 14;
 }
 
+/// How deep types are followed.
+const MAX_TYPE_DEPTH: usize = 8;
+
 /// How far a name is looked for in a location.
 const MAX_LOCATION_DEPTH: usize = 16;
 
 /// The numbers of VHLO's types that are read or made.
 mod r#type {
     pub const BOOL: u64 = 0;
+    pub const COMPLEX: u64 = 1;
     pub const FUNCTION: u64 = 8;
     pub const RANKED_TENSOR: u64 = 20;
 }
@@ -68,6 +72,22 @@ pub struct Integer {
     /// 1 for a bool.
     pub bits: u32,
     pub is_signed: bool,
+}
+
+/// What an attribute is, for people.
+pub enum Shown {
+    Text(String),
+    Number(i64),
+    Boolean(bool),
+    Type(TypeId),
+    Array(Vec<AttributeId>),
+    Dictionary(Vec<(AttributeId, AttributeId)>),
+    /// The type of an array of integers, and its elements.
+    Elements(TypeId, Vec<i64>),
+    /// The type of another array, and its bytes.
+    Bytes(TypeId, Vec<u8>),
+    /// The name of what it is, or of its value.
+    Other(String),
 }
 
 /// A module without its operations, and with what its entries are found by.
@@ -344,6 +364,67 @@ impl Tables {
             builtin::CALL_SITE => self.location_within(index()?, depth + 1),
             _ => None,
         }
+    }
+
+    /// What an attribute is, for people.
+    pub fn shown(&self, id: AttributeId) -> Shown {
+        if let Some(text) = self.text(id) {
+            return Shown::Text(text.to_owned());
+        }
+        if let Some(entries) = self.dictionary(id) {
+            return Shown::Dictionary(entries);
+        }
+        if let Some(elements) = self.elements(id)
+            && let Some((r#type, _)) = self.tensor_attribute(id)
+        {
+            return Shown::Elements(r#type, elements);
+        }
+        let shown = || {
+            Some(match self.vhlo_attribute(id)?.0 {
+                attribute::ARRAY => Shown::Array(self.array(id)?),
+                attribute::BOOLEAN => Shown::Boolean(self.boolean(id)?),
+                attribute::INTEGER => Shown::Number(self.integer(id)?),
+                attribute::TENSOR => {
+                    let (r#type, data) = self.tensor_attribute(id)?;
+                    Shown::Bytes(r#type, data.to_vec())
+                }
+                attribute::TYPE => {
+                    let (_, mut input) = self.vhlo_attribute(id)?;
+                    Shown::Type(u32::try_from(input.number().ok()?).ok()?)
+                }
+                code => Shown::Other(schema::enumeration(code, self.enumeration(id)?)),
+            })
+        };
+        shown().unwrap_or_else(|| Shown::Other("…".into()))
+    }
+
+    /// A type as StableHLO writes it.
+    pub fn type_text(&self, id: TypeId) -> String {
+        self.type_text_within(id, 0).unwrap_or_else(|| "…".into())
+    }
+
+    fn type_text_within(&self, id: TypeId, depth: usize) -> Option<String> {
+        let (code, mut input) = self.vhlo_type(id)?;
+        if depth > MAX_TYPE_DEPTH {
+            return None;
+        }
+        let within = |id: u32| self.type_text_within(id, depth + 1);
+        let list =
+            |ids: Vec<TypeId>| Some(ids.into_iter().map(within).collect::<Option<Vec<_>>>()?.join(", "));
+        Some(match code {
+            r#type::RANKED_TENSOR => {
+                let tensor = self.decode_tensor(id)?;
+                let dims: String =
+                    tensor.dims.iter().map(|dim| dim.map_or("?x".into(), |dim| format!("{dim}x"))).collect();
+                format!("tensor<{dims}{}>", within(tensor.element)?)
+            }
+            r#type::FUNCTION => {
+                let (inputs, outputs) = (self.list(&mut input)?, self.list(&mut input)?);
+                format!("({}) -> ({})", list(inputs)?, list(outputs)?)
+            }
+            r#type::COMPLEX => format!("complex<{}>", within(u32::try_from(input.number().ok()?).ok()?)?),
+            code => schema::type_name(code)?.to_owned(),
+        })
     }
 
     // Entries that are added.

@@ -1,0 +1,277 @@
+//! Functions exported with symbolic dimensions: called at sizes that JAX was called at, and refused where JAX refuses.
+//!
+//! The cases are of jax 0.12.0.1; `meta.json` says what each is, and `scripts/symbolic_programs.py` runs many more.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use common::{client, data, fails, safejax, succeeds};
+use safejax::format::npy;
+use safejax::{Argument, CompileOptions, Error, Function, HostArray, Params, Program};
+use serde_json::Value;
+
+const CASES: [&str; 4] = ["attention", "linear", "pooling", "recurrence"];
+
+fn directory(case: &str) -> PathBuf {
+    data("symbolic").join(case)
+}
+
+fn meta(case: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(directory(case).join("meta.json")).unwrap()).unwrap()
+}
+
+fn program(case: &str) -> Program {
+    Program::open(directory(case).join(format!("{case}.jaxexport"))).unwrap()
+}
+
+fn compiled(case: &str) -> Function {
+    client().compile(&program(case)).unwrap()
+}
+
+/// An argument of a case: an array or a tree.
+enum Given {
+    Array(HostArray),
+    Tree(Params),
+}
+
+fn given(case: &str, run: &Value) -> Vec<Given> {
+    let load = |argument: &Value| {
+        let path = directory(case).join(argument[1].as_str().unwrap());
+        match path.extension().unwrap().to_str().unwrap() {
+            "npy" => Given::Array(npy::read(path, None).unwrap()),
+            _ => Given::Tree(Params::load(client(), path).unwrap()),
+        }
+    };
+    run["args"].as_array().unwrap().iter().map(load).collect()
+}
+
+fn call(function: &Function, given: &[Given]) -> safejax::Result<safejax::program::OutputTransfer> {
+    let arguments: Vec<&dyn Argument> = given
+        .iter()
+        .map(|given| match given {
+            Given::Array(array) => array as &dyn Argument,
+            Given::Tree(tree) => tree as &dyn Argument,
+        })
+        .collect();
+    function.call(&arguments)?.start_to_host()
+}
+
+fn is_close(found: &HostArray, expected: &HostArray) -> bool {
+    found.spec() == expected.spec()
+        && found
+            .to_vec::<f32>()
+            .unwrap()
+            .iter()
+            .zip(expected.to_vec::<f32>().unwrap())
+            .all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()))
+}
+
+#[test]
+fn functions_are_what_jax_says_at_every_size() {
+    for case in CASES {
+        let (meta, function) = (meta(case), compiled(case));
+        for run in meta["cases"].as_array().unwrap() {
+            let found = call(&function, &given(case, run)).unwrap().wait().unwrap();
+            let expected = run["outputs"].as_array().unwrap();
+            assert_eq!(found.leaves().len(), expected.len());
+            for (found, expected) in found.leaves().iter().zip(expected) {
+                let path = directory(case).join(expected["file"].as_str().unwrap());
+                let expected = npy::read(path, None).unwrap();
+                assert!(is_close(found, &expected), "{case} {}: {}", run["sizes"], found.spec());
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_that_jax_refuses_are_refused_in_its_words() {
+    for case in CASES {
+        let (meta, function) = (meta(case), compiled(case));
+        for run in meta["errors"].as_array().unwrap() {
+            let Err(error) = call(&function, &given(case, run)) else { panic!("{case} {}", run["sizes"]) };
+            assert!(matches!(error, Error::Arguments { .. }), "{error}");
+            // Its own text, with values where JAX's messages have them.
+            let python = run["python"].as_str().unwrap().strip_prefix("ValueError: ").unwrap();
+            assert!(error.to_string().contains(python), "{error}\nnot\n{python}");
+        }
+    }
+}
+
+#[test]
+fn ranks_types_and_fixed_sizes_are_checked_before() {
+    let function = compiled("recurrence");
+    let ones = |shape: &[usize]| HostArray::from_slice(shape, &vec![1f32; shape.iter().product()]).unwrap();
+    let flag = HostArray::from_slice(&[], &[1f32]).unwrap();
+    let error = function.call(&[&ones(&[3, 4]), &ones(&[2, 3]), &flag]).unwrap_err().to_string();
+    for problem in ["args[0]: float32[3,3]", "args[1]: float32[b,t,3]", "args[2]: bool[]"] {
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+/// What is logged goes to memory.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How often something was compiled for new sizes meanwhile, by any of so many threads.
+fn compilations(threads: usize, work: impl Fn() + Sync) -> usize {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = Arc::new(tracing_subscriber::fmt().with_writer(move || writer.clone()).finish());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let subscriber = subscriber.clone();
+            let work = &work;
+            scope.spawn(move || tracing::subscriber::with_default(subscriber, work));
+        }
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    text.matches("compiled for new sizes").count()
+}
+
+fn linear_inputs(rows: usize) -> (Params, HostArray) {
+    let params = Params::load(client(), directory("linear").join("0.safetensors")).unwrap();
+    (params, HostArray::from_slice(&[rows, 3], &vec![1f32; rows * 3]).unwrap())
+}
+
+#[test]
+fn each_size_is_compiled_once_and_the_last_ones_are_kept() {
+    let mut options = CompileOptions::default();
+    options.kept_sizes = 2;
+    let function = client().compile_with(&program("linear"), &options).unwrap();
+    let call = |rows: usize| {
+        let (params, x) = linear_inputs(rows);
+        let output = function.call(&[&params, &x]).unwrap();
+        assert_eq!(output.single().unwrap().spec().shape, [rows, 2]);
+    };
+    // Several threads want one size, and compile it once.
+    assert_eq!(compilations(4, || call(5)), 1);
+    assert_eq!(compilations(1, || function.prepare(&[("b", 6)]).unwrap()), 1);
+    assert_eq!(compilations(1, || (5..7).for_each(&call)), 0);
+    // A third one takes the place of the one that was used the longest time ago.
+    assert_eq!(compilations(1, || [7, 6, 7].into_iter().for_each(&call)), 1);
+    assert_eq!(compilations(1, || call(5)), 1);
+    let error = function.prepare(&[("c", 6)]).unwrap_err().to_string();
+    assert!(error.contains("has no dimension variable `c`; it has b"), "{error}");
+    assert!(function.prepare(&[]).unwrap_err().to_string().contains("no size is given for `b`"));
+    // What is refused takes nobody's place.
+    assert!(function.prepare(&[("b", 0)]).unwrap_err().to_string().contains("Expected value >= 1"));
+    assert_eq!(compilations(1, || call(5)), 0);
+}
+
+#[test]
+fn bound_and_converted_arguments_are_given_at_any_size() {
+    let (params, x) = linear_inputs(4);
+    let bound = compiled("linear").with_conversion(safejax::Conversion::Convert).bind(&[&params]).unwrap();
+    let expected = compiled("linear").call(&[&params, &x]).unwrap().single().unwrap().to_host().unwrap();
+    let bits: Vec<f64> = vec![1.0; 12];
+    let wide = HostArray::from_slice(&[4, 3], &bits).unwrap();
+    assert_eq!(bound.call(&[&wide]).unwrap().single().unwrap().to_host().unwrap(), expected);
+}
+
+fn opened(name: &str) -> Program {
+    Program::open(data("symbolic").join(format!("{name}.jaxexport"))).unwrap()
+}
+
+#[test]
+fn of_several_platforms_the_devices_own_is_run() {
+    let x = HostArray::from_slice(&[2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let function = client().compile(&opened("platforms")).unwrap();
+    if common::is_cpu() {
+        let sum = function.call(&[&x]).unwrap().single().unwrap().to_host().unwrap();
+        assert_eq!(sum.to_vec::<f32>().unwrap(), [10.0, 14.0, 18.0]);
+    }
+    // Of a static one, too: the compiler does not get the other platforms' code.
+    let long = HostArray::from_slice(&[2, 40], &[1f32; 80]).unwrap();
+    let sums = client().compile(&opened("static_platforms")).unwrap().call(&[&long]).unwrap();
+    let sums = sums.single().unwrap().to_host().unwrap().to_vec::<f32>().unwrap();
+    assert_eq!((sums[39], sums[40]), (40.0, 1.0));
+    let cuda = opened("platforms").refined(&[("b", 2)], Some("cuda")).unwrap();
+    assert_eq!(cuda.exported().unwrap().platforms, ["cuda"]);
+    let error = opened("platforms").refined(&[("b", 2)], Some("rocm")).unwrap_err().to_string();
+    assert!(error.contains("was exported for tpu, cpu, cuda, not for rocm"), "{error}");
+}
+
+#[test]
+fn donated_arguments_and_arrays_without_elements_are_given_as_to_any_function() {
+    let function = client().compile(&opened("donated")).unwrap();
+    let x = HostArray::from_slice(&[3, 2], &[1f32; 6]).unwrap();
+    let (a, b) = (client().put(&x).unwrap(), client().put(&x).unwrap());
+    let sum = function.call(&[&safejax::Donate(&a), &b]).unwrap();
+    assert_eq!(sum.single().unwrap().to_host().unwrap().to_vec::<f32>().unwrap(), [7.0; 6]);
+    assert!(a.to_host().is_err() || !common::is_cpu());
+    let function = client().compile(&opened("zero")).unwrap();
+    for rows in [0, 1, 2] {
+        let x = HostArray::from_slice(&[rows, 2], &vec![1f32; 2 * rows]).unwrap();
+        let outputs = function.call(&[&x]).unwrap().start_to_host().unwrap().wait().unwrap();
+        assert_eq!(outputs.leaves()[0].spec().shape, [rows, 2]);
+        assert_eq!(outputs.leaves()[1].to_vec::<f32>().unwrap(), [2.0 * rows as f32]);
+    }
+}
+
+#[test]
+fn the_command_line_shows_variables_constraints_and_refined_programs() {
+    let file = directory("attention").join("attention.jaxexport");
+    let inspect = |options: &[&str]| {
+        let mut command = safejax();
+        command.arg("inspect").arg(&file).args(options);
+        command
+    };
+    let shown = succeeds(&mut inspect(&[]));
+    assert!(shown.contains("dimension variables: b, t\nconstraints: t<=16\n"), "{shown}");
+    let shown = succeeds(&mut inspect(&["--sizes", "b=2,t=5"]));
+    assert!(shown.contains("float32[2,5,6]") && !shown.contains("[b,t,6]"), "{shown}");
+    let text = succeeds(&mut inspect(&["--sizes", "b=2,t=5", "--text"]));
+    assert!(text.contains("\"vhlo.dot_general_v2\"") && text.contains("tensor<2x5x6xf32>"), "{text}");
+    assert!(!text.contains('?'), "{text}");
+    assert!(succeeds(&mut inspect(&["--text"])).contains("tensor<?x?x6xf32>"));
+    assert!(fails(&mut inspect(&["--sizes", "b=2,t=17"])).contains("symbolic shape constraint t<=16"));
+    assert!(fails(&mut inspect(&["--sizes", "b=2"])).contains("no size is given for `t`"));
+    let json: Value = serde_json::from_str(&succeeds(&mut inspect(&["--json"]))).unwrap();
+    assert_eq!(json["dimension_variables"], serde_json::json!(["b", "t"]));
+    assert_eq!(json["constraints"], serde_json::json!(["t<=16"]));
+}
+
+/// Reads a changed artifact, and refines it where it can be read.
+fn refine_changed(bytes: Vec<u8>) {
+    let Ok(program) = Program::from_bytes(bytes) else { return };
+    let Some(exported) = program.exported() else { return };
+    let sizes: Vec<(String, usize)> =
+        exported.dimension_variables().into_iter().map(|name| (name, 4)).collect();
+    let sizes: Vec<(&str, usize)> = sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+    let _ = program.refined(&sizes, None);
+    let _ = program.stablehlo_text();
+    let _ = program.constraints();
+}
+
+#[test]
+fn a_damaged_artifact_is_refused_or_refined_and_never_more() {
+    let files = CASES.map(|case| directory(case).join(format!("{case}.jaxexport")));
+    let others = ["platforms", "donated"].map(|name| data("symbolic").join(format!("{name}.jaxexport")));
+    for file in files.iter().chain(&others) {
+        let whole = std::fs::read(Path::new(file)).unwrap();
+        for position in 0..whole.len() {
+            for change in [1u8, 0x10, 0x80, 0xff] {
+                let mut changed = whole.clone();
+                changed[position] ^= change;
+                refine_changed(changed);
+            }
+        }
+        for length in (0..whole.len()).step_by(7) {
+            refine_changed(whole[..length].to_vec());
+        }
+    }
+}
