@@ -210,7 +210,7 @@ fn donated_arguments_and_arrays_without_elements_are_given_as_to_any_function() 
     let function = client().compile(&opened("donated")).unwrap();
     let x = HostArray::from_slice(&[3, 2], &[1f32; 6]).unwrap();
     let (a, b) = (client().put(&x).unwrap(), client().put(&x).unwrap());
-    let sum = function.call(&[&safejax::Donate(&a), &b]).unwrap();
+    let sum = function.call(&[&safejax::Donate(a.clone()), &b]).unwrap();
     assert_eq!(sum.single().unwrap().to_host().unwrap().to_vec::<f32>().unwrap(), [7.0; 6]);
     assert!(a.to_host().is_err() || !common::is_cpu());
     let function = client().compile(&opened("zero")).unwrap();
@@ -264,7 +264,7 @@ fn a_damaged_artifact_is_refused_or_refined_and_never_more() {
     for file in files.iter().chain(&others) {
         let whole = std::fs::read(Path::new(file)).unwrap();
         for position in 0..whole.len() {
-            for change in [1u8, 0x10, 0x80, 0xff] {
+            for change in [1u8, 0x80] {
                 let mut changed = whole.clone();
                 changed[position] ^= change;
                 refine_changed(changed);
