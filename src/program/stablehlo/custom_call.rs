@@ -112,7 +112,7 @@ impl<'a> Refiner<'a> {
     /// A custom call with its operands as they are.
     fn plain_call(&mut self, operation: &Operation, operands: &[Slot], results: Vec<TypeId>) -> Result<()> {
         let operands = self.values(operands)?;
-        let mut written = Operation { operands, results, ..operation.clone() };
+        let mut written = Operation { operands, results, ..operation.emptied() };
         self.keep_called(&mut written)?;
         self.write_custom_call(operation, written)
     }
@@ -171,7 +171,7 @@ impl<'a> Refiner<'a> {
         let is_kept = |position: &usize| !shapes.contains(position);
         let kept: Vec<usize> = (0..operands.len()).filter(is_kept).collect();
         let slots: Vec<Slot> = kept.iter().map(|&position| operands[position].clone()).collect();
-        let mut written = Operation { operands: self.values(&slots)?, results, ..operation.clone() };
+        let mut written = Operation { operands: self.values(&slots)?, results, ..operation.emptied() };
         written.discardable = self.discardable_without(operation, &[SHAPE_OPERANDS])?;
         let layouts = self.tables.attribute(operation, "operand_layouts")?;
         let layouts = self.tables.array(layouts).unwrap_or_default();
@@ -244,7 +244,7 @@ impl<'a> Refiner<'a> {
             operands: self.values(arrays)?,
             results,
             regions: vec![region],
-            ..operation.clone()
+            ..operation.emptied()
         };
         self.replace(operation, written)
     }
@@ -262,7 +262,7 @@ impl<'a> Refiner<'a> {
             discardable: self.discardable_without(operation, &["rng_algorithm"])?,
             operands: self.values(std::slice::from_ref(state))?,
             results,
-            ..operation.clone()
+            ..operation.emptied()
         };
         self.replace(operation, written)
     }
@@ -360,7 +360,7 @@ impl<'a> Refiner<'a> {
             operands: vec![values, positions],
             results: vec![values_type, positions_type],
             regions: vec![region],
-            ..operation.clone()
+            ..operation.emptied()
         };
         self.push(sort)
     }

@@ -93,6 +93,31 @@ pub struct Operation {
     pub is_isolated: bool,
 }
 
+impl Operation {
+    /// The same operation without operands, results and regions.
+    pub fn emptied(&self) -> Operation {
+        Operation { operands: Vec::new(), results: Vec::new(), regions: Vec::new(), ..*self }
+    }
+}
+
+impl Module {
+    /// The same tables, without operations.
+    pub fn emptied(&self) -> Module {
+        Module {
+            producer: self.producer.clone(),
+            strings: self.strings.clone(),
+            dialects: self.dialects.clone(),
+            names: self.names.clone(),
+            attributes: self.attributes.clone(),
+            types: self.types.clone(),
+            properties: self.properties.clone(),
+            resources: self.resources.clone(),
+            body: Block::default(),
+            values: 0,
+        }
+    }
+}
+
 impl Region {
     /// The values that its own blocks define, without those of regions within it.
     pub fn own_values(&self) -> usize {

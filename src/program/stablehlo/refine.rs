@@ -4,8 +4,11 @@
 //! assertions are held against it, operations whose sizes are operands become those whose sizes are attributes, and
 //! functions are specialised by the types and the known values that they are called with. What remains is written.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use super::constant::{self, Constant, MAX_ELEMENTS, element_count};
 use super::infer::Case;
@@ -89,8 +92,13 @@ const NO_MAIN: &str = "it has no function `main`";
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub constant: Rc<Constant>,
-    /// The attribute that holds it.
-    pub attribute: AttributeId,
+    /// The attribute that holds it, once that was needed: most are only on the way to others.
+    attribute: Rc<Cell<Option<AttributeId>>>,
+}
+
+/// A value of these elements.
+fn known(constant: Constant) -> Known {
+    Known { constant: Rc::new(constant), attribute: Rc::default() }
 }
 
 /// What is known of a value.
@@ -107,7 +115,7 @@ pub(super) struct Slot {
 struct Scope {
     operations: Vec<Operation>,
     /// The constants that are defined in it.
-    constants: HashMap<AttributeId, Value>,
+    constants: FxHashMap<AttributeId, Value>,
     /// Whether it sees no values from outside.
     is_isolated: bool,
 }
@@ -116,7 +124,7 @@ struct Scope {
 #[derive(Default)]
 struct Frame {
     /// What the values of the module that is read are.
-    slots: HashMap<Value, Slot>,
+    slots: FxHashMap<Value, Slot>,
     /// The blocks around, the innermost last.
     scopes: Vec<Scope>,
     has_effects: bool,
@@ -150,7 +158,9 @@ pub(super) struct Refiner<'a> {
     /// The location of the operation that is interpreted.
     location: AttributeId,
     /// Sums of a value and a known one, by the value that they are.
-    sums: HashMap<Value, (Value, Known)>,
+    sums: FxHashMap<Value, (Value, Known)>,
+    /// The names of operations of StableHLO without their versions, by those with them.
+    kinds: FxHashMap<NameId, Option<Rc<str>>>,
     next: Value,
     operations: usize,
     variables: Vec<(String, i64)>,
@@ -178,7 +188,8 @@ impl<'a> Refiner<'a> {
             names: HashSet::new(),
             frame: Frame::default(),
             location: root.location,
-            sums: HashMap::new(),
+            sums: FxHashMap::default(),
+            kinds: FxHashMap::default(),
             next: 0,
             operations: 0,
             variables: Vec::new(),
@@ -209,7 +220,7 @@ impl<'a> Refiner<'a> {
 
     fn finish(self) -> Module {
         let block = Block { operations: self.written, ..Block::default() };
-        let root = Operation { regions: vec![Region { blocks: vec![block] }], ..self.root.clone() };
+        let root = Operation { regions: vec![Region { blocks: vec![block] }], ..self.root.emptied() };
         let body = Block { operations: vec![root], ..Block::default() };
         Module { body, values: self.next, ..self.tables.module }
     }
@@ -249,9 +260,11 @@ impl<'a> Refiner<'a> {
 
     /// A function for operands of these types, some of which are known.
     fn specialise(&mut self, name: &str, operands: Vec<(TypeId, Option<Known>)>) -> Result<Rc<Specialised>> {
-        let attribute = |known: &Option<Known>| known.as_ref().map(|known| known.attribute);
-        let key =
-            (name.to_owned(), operands.iter().map(|(r#type, known)| (*r#type, attribute(known))).collect());
+        let mut key = (name.to_owned(), Vec::with_capacity(operands.len()));
+        for (r#type, known) in &operands {
+            let attribute = known.as_ref().map(|known| self.attribute_of(known, *r#type));
+            key.1.push((*r#type, attribute));
+        }
         if let Some(specialised) = self.specialised.get(&key) {
             return Ok(Rc::clone(specialised));
         }
@@ -292,7 +305,7 @@ impl<'a> Refiner<'a> {
         self.name_variables(function, &operands)?;
         // Its own place comes before those of the functions that it calls.
         let place = self.written.len();
-        self.written.push(Operation { regions: Vec::new(), ..function.clone() });
+        self.written.push(function.emptied());
         let is_kept = |(_, (_, known)): &(usize, &(TypeId, Option<Known>))| known.is_none();
         let kept: Vec<usize> =
             operands.iter().enumerate().filter(is_kept).map(|(position, _)| position).collect();
@@ -317,7 +330,7 @@ impl<'a> Refiner<'a> {
         let properties = self.function_properties(function, &name, &kept, &types, &results_types)?;
         let block = Block { first_argument, arguments, operations };
         let regions = vec![Region { blocks: vec![block] }];
-        self.written[place] = Operation { properties: Some(properties), regions, ..function.clone() };
+        self.written[place] = Operation { properties: Some(properties), regions, ..function.emptied() };
         Ok(Specialised { name, kept, results, has_effects: self.frame.has_effects })
     }
 
@@ -486,8 +499,9 @@ impl<'a> Refiner<'a> {
             return Ok(value);
         }
         let known = slot.known.as_ref().ok_or("a value is not there")?;
+        let attribute = self.attribute_of(known, slot.r#type);
         for scope in self.frame.scopes.iter().rev() {
-            if let Some(&value) = scope.constants.get(&known.attribute) {
+            if let Some(&value) = scope.constants.get(&attribute) {
                 return Ok(value);
             }
             if scope.is_isolated {
@@ -495,9 +509,9 @@ impl<'a> Refiner<'a> {
             }
         }
         let name = self.tables.add_name("constant_v1");
-        let value = self.write(name, &[known.attribute], Vec::new(), vec![slot.r#type])?;
+        let value = self.write(name, &[attribute], Vec::new(), vec![slot.r#type])?;
         if let Some(scope) = self.frame.scopes.last_mut() {
-            scope.constants.insert(known.attribute, value);
+            scope.constants.insert(attribute, value);
         }
         Ok(value)
     }
@@ -588,18 +602,23 @@ impl<'a> Refiner<'a> {
 
     fn known_scalar(&mut self, value: i64, r#type: TypeId) -> Result<Known> {
         let kind = self.integer_type(r#type).ok_or("a size is no integer")?;
-        Ok(self.known(Constant::scalar(value, kind), r#type))
+        Ok(known(Constant::scalar(value, kind)))
     }
 
-    fn known(&mut self, constant: Constant, r#type: TypeId) -> Known {
-        let attribute = self.tables.add_tensor_attribute(r#type, &constant.encode());
-        Known { constant: Rc::new(constant), attribute }
+    /// The attribute that holds a known value of this type.
+    fn attribute_of(&mut self, known: &Known, r#type: TypeId) -> AttributeId {
+        if let Some(attribute) = known.attribute.get() {
+            return attribute;
+        }
+        let attribute = self.tables.add_tensor_attribute(r#type, &known.constant.encode());
+        known.attribute.set(Some(attribute));
+        attribute
     }
 
     /// The slot of a value that is known.
     fn known_slot(&mut self, constant: Constant, declared: TypeId) -> Result<Slot> {
         let r#type = self.refined_type(declared, &constant.sizes)?;
-        Ok(Slot { r#type, known: Some(self.known(constant, r#type)), value: None })
+        Ok(Slot { r#type, known: Some(known(constant)), value: None })
     }
 
     // Operations.
@@ -607,21 +626,28 @@ impl<'a> Refiner<'a> {
     fn operation(&mut self, operation: &'a Operation) -> Result<()> {
         let operands =
             operation.operands.iter().map(|&value| self.slot(value)).collect::<Result<Vec<_>>>()?;
-        let Some(full) = self.tables.name(operation.name).map(str::to_owned) else {
-            return self.foreign(operation, &operands);
-        };
-        let name = full.rsplit_once("_v").map_or(&full[..], |(name, _)| name);
-        match name {
+        let Some(name) = self.kind(operation.name) else { return self.foreign(operation, &operands) };
+        match &*name {
             "constant" => self.constant(operation),
             "get_dimension_size" => self.dimension_size(operation, &operands),
             "call" => self.call(operation, &operands),
             "custom_call" => self.custom_call(operation, &operands),
             "composite" => self.composite(operation, &operands),
-            "case" | "if" => self.branch(operation, name, &operands),
+            "case" | "if" => self.branch(operation, &name, &operands),
             "optimization_barrier" => self.barrier(operation, &operands),
-            _ if self.rewrite(operation, name, &operands)? => Ok(()),
-            _ => self.ordinary(operation, name, &operands),
+            _ if self.rewrite(operation, &name, &operands)? => Ok(()),
+            _ => self.ordinary(operation, &name, &operands),
         }
+    }
+
+    /// The name of an operation of StableHLO without its version; `None` for another dialect's.
+    fn kind(&mut self, name: NameId) -> Option<Rc<str>> {
+        let tables = &self.tables;
+        let kind = self.kinds.entry(name).or_insert_with(|| {
+            let full = tables.name(name)?;
+            Some(full.rsplit_once("_v").map_or(full, |(kind, _)| kind).into())
+        });
+        kind.clone()
     }
 
     /// An operation of another dialect: passed on if its results are known in size.
@@ -643,7 +669,7 @@ impl<'a> Refiner<'a> {
             Some(Constant::new(sizes, kind, constant::decode(data, kind, count)?))
         })();
         let Some(constant) = constant else { return self.ordinary(operation, "constant", &[]) };
-        let known = Known { constant: Rc::new(constant), attribute };
+        let known = Known { constant: Rc::new(constant), attribute: Rc::new(Cell::new(Some(attribute))) };
         self.define(operation, vec![Slot { r#type, known: Some(known), value: None }])
     }
 
@@ -679,7 +705,7 @@ impl<'a> Refiner<'a> {
                 operands,
                 results: results.iter().map(|slot| slot.r#type).collect(),
                 regions: Vec::new(),
-                ..operation.clone()
+                ..operation.emptied()
             };
             let first = self.push(call)?;
             for (position, slot) in results.iter_mut().enumerate() {
@@ -713,7 +739,7 @@ impl<'a> Refiner<'a> {
             operands: self.values(operands)?,
             results: function.results.iter().map(|slot| slot.r#type).collect(),
             regions,
-            ..operation.clone()
+            ..operation.emptied()
         };
         self.replace(operation, composite)
     }
@@ -757,14 +783,14 @@ impl<'a> Refiner<'a> {
         }
         let operands = self.values(operands)?;
         let results = types.ok_or("it has no branches")?;
-        self.replace(operation, Operation { operands, results, regions, ..operation.clone() })
+        self.replace(operation, Operation { operands, results, regions, ..operation.emptied() })
     }
 
     /// What passes through keeps what is known of it.
     fn barrier(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
         let results = operands.iter().map(|slot| slot.r#type).collect();
         let values = self.values(operands)?;
-        let first = self.push(Operation { operands: values, results, ..operation.clone() })?;
+        let first = self.push(Operation { operands: values, results, ..operation.emptied() })?;
         let slot = |(position, slot): (usize, &Slot)| Slot {
             value: Some(first + position as Value),
             ..slot.clone()
@@ -774,18 +800,17 @@ impl<'a> Refiner<'a> {
 
     /// An operation that remains what it is: it is computed where all is known, else written with the sizes of its results.
     fn ordinary(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<()> {
-        let sizes: Vec<Option<Vec<usize>>> = operands.iter().map(|slot| self.sizes(slot.r#type)).collect();
         if let Some(slot) = self.folded(operation, name, operands)? {
             return self.define(operation, vec![slot]);
         }
         let mut results = Vec::new();
         for (position, &declared) in operation.results.iter().enumerate() {
-            results.push(self.result_type(operation, name, &sizes, position, declared)?);
+            results.push(self.result_type(operation, name, operands, position, declared)?);
         }
         let regions = self.regions(operation, name, operands)?;
         let values = self.values(operands)?;
         let is_sum = name == "add" && operands.len() == 2;
-        let mut written = Operation { operands: values.clone(), results, regions, ..operation.clone() };
+        let mut written = Operation { operands: values.clone(), results, regions, ..operation.emptied() };
         self.use_older_version(&mut written)?;
         let effects = ["infeed", "outfeed", "send", "recv", "rng"];
         self.frame.has_effects |= effects.contains(&name);
@@ -828,7 +853,7 @@ impl<'a> Refiner<'a> {
         &mut self,
         operation: &Operation,
         name: &str,
-        operands: &[Option<Vec<usize>>],
+        operands: &[Slot],
         position: usize,
         declared: TypeId,
     ) -> Result<TypeId> {
@@ -836,7 +861,8 @@ impl<'a> Refiner<'a> {
         if tensor.dims.iter().all(Option::is_some) {
             return Ok(declared);
         }
-        let case = Case { tables: &self.tables, operation, name, operands };
+        let operands = self.all_sizes(operands);
+        let case = Case { tables: &self.tables, operation, name, operands: &operands };
         let sizes = case.sizes(position, &tensor)?.ok_or_else(|| {
             format!(
                 "what it makes has unknown sizes, and it is not known how they follow from what it takes ({}); export the \

@@ -71,7 +71,7 @@ impl<'a> Refiner<'a> {
             properties,
             results: vec![result],
             regions: Vec::new(),
-            ..operation.clone()
+            ..operation.emptied()
         };
         if let Some(slot) = self.folded(&written, name, &operands[..shape])? {
             return self.define(operation, vec![slot]);
@@ -97,13 +97,13 @@ impl<'a> Refiner<'a> {
             operands: self.values(operands)?,
             results: vec![result],
             regions: Vec::new(),
-            ..operation.clone()
+            ..operation.emptied()
         };
         self.replace(operation, written)
     }
 
     /// The sizes of what operands are.
-    fn all_sizes(&mut self, operands: &[Slot]) -> Vec<Option<Vec<usize>>> {
+    pub(super) fn all_sizes(&mut self, operands: &[Slot]) -> Vec<Option<Vec<usize>>> {
         operands.iter().map(|slot| self.sizes(slot.r#type)).collect()
     }
 

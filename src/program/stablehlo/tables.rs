@@ -9,9 +9,7 @@ use bytes::Bytes;
 
 use super::Result;
 use super::encoding::{Input, Output};
-use super::module::{
-    AttributeId, Block, Entry, Module, Name, NameId, Operation, PropertiesId, StringId, TypeId,
-};
+use super::module::{AttributeId, Entry, Module, Name, NameId, Operation, PropertiesId, StringId, TypeId};
 use super::schema;
 
 /// A dimension of unknown size, as bytecode has it.
@@ -98,8 +96,8 @@ pub struct Tables {
     attributes: HashMap<Entry, AttributeId>,
     types: HashMap<Entry, TypeId>,
     properties: HashMap<Bytes, PropertiesId>,
-    /// The types of arrays that were decoded; `None` for a type of something else.
-    tensors: HashMap<TypeId, Option<Rc<Tensor>>>,
+    /// The types of arrays that were decoded, by their numbers; `None` within for a type of something else.
+    tensors: Vec<Option<Option<Rc<Tensor>>>>,
     vhlo: u32,
     builtin: Option<u32>,
 }
@@ -107,7 +105,7 @@ pub struct Tables {
 impl Tables {
     /// The tables of a module.
     pub fn of(module: &Module) -> Result<Tables> {
-        let module = Module { body: Block::default(), ..module.clone() };
+        let module = module.emptied();
         fn by<T: Clone + Eq + std::hash::Hash>(table: &[T]) -> HashMap<T, u32> {
             // Of equal ones, the first.
             table.iter().enumerate().rev().map(|(index, entry)| (entry.clone(), index as u32)).collect()
@@ -125,7 +123,7 @@ impl Tables {
             attributes: by(&module.attributes),
             types: by(&module.types),
             properties: by(&module.properties),
-            tensors: HashMap::new(),
+            tensors: Vec::new(),
             vhlo,
             builtin,
             module,
@@ -253,11 +251,16 @@ impl Tables {
 
     /// A type of arrays; `None` for a type of something else.
     pub fn tensor(&mut self, id: TypeId) -> Option<Rc<Tensor>> {
-        if let Some(known) = self.tensors.get(&id) {
+        if let Some(Some(known)) = self.tensors.get(id as usize) {
             return known.clone();
         }
         let decoded = self.decode_tensor(id).map(Rc::new);
-        self.tensors.insert(id, decoded.clone());
+        if self.tensors.len() < self.module.types.len() {
+            self.tensors.resize(self.module.types.len(), None);
+        }
+        if let Some(place) = self.tensors.get_mut(id as usize) {
+            *place = Some(decoded.clone());
+        }
         decoded
     }
 
