@@ -132,8 +132,8 @@ impl Tables {
 
     // What entries mean.
 
+    /// A string that is text; of another, nothing.
     pub fn string(&self, id: StringId) -> &str {
-        // That all are UTF-8 was checked when they were read.
         std::str::from_utf8(&self.module.strings[id as usize]).unwrap_or_default()
     }
 
@@ -177,7 +177,7 @@ impl Tables {
             || (Some(entry.dialect) == self.builtin && code == builtin::STRING);
         let index = input.number().ok()?;
         let is_known = is_string && entry.is_encoded && index < self.module.strings.len() as u64;
-        is_known.then(|| self.string(index as u32))
+        if is_known { std::str::from_utf8(&self.module.strings[index as usize]).ok() } else { None }
     }
 
     /// An integer attribute.

@@ -202,6 +202,28 @@ mod tests {
     use super::*;
     use crate::program::artifact::Program;
 
+    /// Modules of a directory that the variable names, such as JAX's own for its tests of compatibility.
+    #[test]
+    fn other_modules_are_written_as_they_were_read() {
+        let Some(directory) = std::env::var_os("SAFEJAX_TEST_MODULES") else { return };
+        let (mut same, mut other, mut refused) = (0, Vec::new(), Vec::new());
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let file = Bytes::from(std::fs::read(&path).unwrap());
+            match Module::read(&file) {
+                Ok(module) if module.write() == file => same += 1,
+                Ok(module) => {
+                    let again = Module::read(&module.write().into()).unwrap();
+                    assert!(again.write() == module.write(), "{}", path.display());
+                    other.push(path);
+                }
+                Err(problem) => refused.push(format!("{}: {problem}", path.display())),
+            }
+        }
+        println!("{same} are the same, {} differ, and {} are refused", other.len(), refused.len());
+        println!("{other:#?} {refused:#?}");
+    }
+
     #[test]
     fn modules_are_written_as_they_were_read() {
         let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/exports");
