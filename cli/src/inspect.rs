@@ -35,10 +35,16 @@ pub struct Inspect {
     plugin: Option<String>,
 
     /// Show a program with dimension variables as it is at these sizes: b=8,t=64
-    #[arg(long, value_name = "NAME=SIZE", value_delimiter = ',', value_parser = parse_size)]
+    #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<(String, usize)>,
 
-    /// Show a program's StableHLO as text; with --sizes, as it is compiled for them
+    /// With --sizes, of a program that was exported for several platforms, the part of this one (the first, unless it is
+    /// named)
+    #[arg(long, value_name = "PLATFORM", requires = "sizes")]
+    platform: Option<String>,
+
+    /// Show a program's StableHLO as text for reading, which no compiler takes; with --sizes, as it is compiled for them. Not
+    /// together with --plugin or --json
     #[arg(long, conflicts_with_all = ["plugin", "json"])]
     text: bool,
 
@@ -51,9 +57,11 @@ pub struct Inspect {
 
 /// A dimension variable and its size.
 pub fn parse_size(text: &str) -> Result<(String, usize), String> {
-    let (name, size) = text.split_once('=').ok_or("a size is NAME=SIZE, such as b=8")?;
-    let size = size.parse().map_err(|_| format!("`{size}` is no size"))?;
-    Ok((name.to_owned(), size))
+    let (name, size) = text.split_once('=').ok_or("sizes are NAME=SIZE, with commas between: b=8,t=64")?;
+    let parsed = size.trim().parse();
+    let size = parsed
+        .map_err(|_| format!("`{size}` is no size; they are whole numbers, with commas between: b=8,t=64"))?;
+    Ok((name.trim().to_owned(), size))
 }
 
 impl Inspect {
@@ -82,7 +90,8 @@ impl Inspect {
     fn program(&self, program: &Program) -> Result<String> {
         let sizes: Vec<(&str, usize)> =
             self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-        let refined = if sizes.is_empty() { None } else { Some(program.refined(&sizes, None)?) };
+        let refined =
+            if sizes.is_empty() { None } else { Some(program.refined(&sizes, self.platform.as_deref())?) };
         let program = refined.as_ref().unwrap_or(program);
         if self.text {
             return Ok(program.stablehlo_text()?);

@@ -165,6 +165,10 @@ impl Run {
         if let Some(path) = out {
             check_target(&function, path)?;
         }
+        // With symbolic dimensions, it is compiled now, when there are sizes.
+        let compiling = Instant::now();
+        function.prepare_call(&positional, &named)?;
+        let compile_seconds = compile_seconds + compiling.elapsed().as_secs_f64();
         let running = Instant::now();
         let outputs = function.call_with(&positional, &named)?;
         outputs.wait()?;

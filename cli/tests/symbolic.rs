@@ -165,8 +165,14 @@ fn each_size_is_compiled_once_and_the_last_ones_are_kept() {
     assert_eq!(compilations(1, || [7, 6, 7].into_iter().for_each(&call)), 1);
     assert_eq!(compilations(1, || call(5)), 1);
     let error = function.prepare(&[("c", 6)]).unwrap_err().to_string();
-    assert!(error.contains("has no dimension variable `c`; it has b"), "{error}");
-    assert!(function.prepare(&[]).unwrap_err().to_string().contains("no size is given for `b`"));
+    assert!(error.contains("there is no dimension variable `c`; `<lambda>` has b"), "{error}");
+    assert!(
+        function
+            .prepare(&[])
+            .unwrap_err()
+            .to_string()
+            .contains("no size is given for the dimension variable `b`")
+    );
     // What is refused takes nobody's place.
     assert!(function.prepare(&[("b", 0)]).unwrap_err().to_string().contains("Expected value >= 1"));
     assert_eq!(compilations(1, || call(5)), 0);
@@ -239,7 +245,16 @@ fn the_command_line_shows_variables_constraints_and_refined_programs() {
     assert!(!text.contains('?'), "{text}");
     assert!(succeeds(&mut inspect(&["--text"])).contains("tensor<?x?x6xf32>"));
     assert!(fails(&mut inspect(&["--sizes", "b=2,t=17"])).contains("symbolic shape constraint t<=16"));
-    assert!(fails(&mut inspect(&["--sizes", "b=2"])).contains("no size is given for `t`"));
+    assert!(
+        fails(&mut inspect(&["--sizes", "b=2"]))
+            .contains("no size is given for the dimension variable `t`; `f` has b, t")
+    );
+    assert!(fails(&mut inspect(&["--sizes", "b=2,t=5,b=3"])).contains("`b` is given twice"));
+    assert!(succeeds(&mut inspect(&["--sizes", "b = 2, t=5"])).contains("float32[2,5,6]"));
+    let several = data("symbolic").join("platforms.jaxexport");
+    let mut command = safejax();
+    command.arg("inspect").arg(several).args(["--sizes", "b=2", "--platform", "cuda"]);
+    assert!(succeeds(&mut command).contains("for cuda on 1 device"));
     let json: Value = serde_json::from_str(&succeeds(&mut inspect(&["--json"]))).unwrap();
     assert_eq!(json["dimension_variables"], serde_json::json!(["b", "t"]));
     assert_eq!(json["constraints"], serde_json::json!(["t<=16"]));

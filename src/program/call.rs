@@ -203,24 +203,41 @@ impl Function {
     /// # Errors
     /// As for [`Function::call`].
     pub fn call_with(&self, arguments: &[&dyn Argument], named: &[(&str, &dyn Argument)]) -> Result<Outputs> {
+        let mut sizes = Sizes::new();
+        let slots = self.bound(arguments, named, &mut sizes)?;
+        self.run(&slots, &sizes)
+    }
+
+    /// Compiles what a call with these arguments would compile first, and does not run it: of a function with symbolic
+    /// dimensions, the program for the sizes of the arguments. Blocks.
+    ///
+    /// # Errors
+    /// As for [`Function::call`].
+    pub fn prepare_call(&self, arguments: &[&dyn Argument], named: &[(&str, &dyn Argument)]) -> Result<()> {
+        match &self.inner.code {
+            Code::Symbolic(symbolic) => {
+                symbolic.prepare_call(&self.bound(arguments, named, &mut Sizes::new())?)
+            }
+            Code::One(_) | Code::Buckets(_) => Ok(()),
+        }
+    }
+
+    /// What was given for each parameter, checked.
+    fn bound<'s, 'a>(
+        &'s self,
+        arguments: &[&'a dyn Argument],
+        named: &[(&str, &'a dyn Argument)],
+        sizes: &mut Sizes<'s>,
+    ) -> Result<Vec<Slot<'a>>> {
         let arguments: Vec<_> = arguments.iter().copied().map(Some).collect();
-        let Some(signature) = self.tree_signature() else {
-            let slots = self.flat_slots(&[], &arguments, named)?;
-            return self.run(&slots, &Sizes::new());
-        };
+        let Some(signature) = self.tree_signature() else { return self.flat_slots(&[], &arguments, named) };
         let mut binding = Binding::new(signature);
         let open: Vec<usize> = (0..signature.arguments.len()).collect();
         binding.add(&open, &arguments, named);
         binding.finish();
-        let mut sizes = Sizes::new();
-        binding.check(
-            0..signature.parameters.len(),
-            self.device(),
-            self.conversion,
-            self.checked_sizes(&mut sizes),
-        );
-        let slots = self.complete(binding)?;
-        self.run(&slots, &sizes)
+        let all = 0..signature.parameters.len();
+        binding.check(all, self.device(), self.conversion, self.checked_sizes(sizes));
+        self.complete(binding)
     }
 
     /// Fixes the first positional arguments, so that calls need not be given them, nor look for their leaves or

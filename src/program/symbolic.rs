@@ -83,15 +83,30 @@ impl Symbolic {
     /// # Errors
     /// [`Error::Arguments`] for sizes that it was not exported for.
     pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
+        let shapes = self.shapes_of(slots)?;
+        let executable = self.executable(shapes.clone());
+        self.compiled(&executable, &shapes)?.run(slots, signature)
+    }
+
+    /// Compiles the function for leaves of these sizes, if it was not yet.
+    ///
+    /// # Errors
+    /// As for [`Symbolic::run`].
+    pub fn prepare_call(&self, slots: &[Slot<'_>]) -> Result<()> {
+        let shapes = self.shapes_of(slots)?;
+        let executable = self.executable(shapes.clone());
+        self.compiled(&executable, &shapes).map(drop)
+    }
+
+    /// The sizes of what was given.
+    fn shapes_of(&self, slots: &[Slot<'_>]) -> Result<Shapes> {
         let shape = |&index: &usize| {
             let leaf = slots.get(index).and_then(given);
             leaf.map(|leaf| leaf.spec().shape.clone()).ok_or_else(|| {
                 Error::InvalidArgument(format!("nothing was given for the argument at position {index}"))
             })
         };
-        let shapes = self.exported.kept.iter().map(shape).collect::<Result<Shapes>>()?;
-        let executable = self.executable(shapes.clone());
-        self.compiled(&executable, &shapes)?.run(slots, signature)
+        self.exported.kept.iter().map(shape).collect()
     }
 
     /// Compiles the function for dimension variables of these sizes, if it was not yet.
@@ -165,15 +180,11 @@ impl Program {
     /// A [`Function`](crate::Function) does this by itself; what it gets is seen by this.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not, for a platform that it was not
-    /// exported for, and for operations that are not known; [`Error::Arguments`] for sizes that it was not exported for;
-    /// [`Error::Malformed`] for what is no StableHLO bytecode.
+    /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not, for a platform or sizes that it was
+    /// not exported for, and for operations that are not known; [`Error::Malformed`] for what is no StableHLO bytecode.
     pub fn refined(&self, sizes: &[(&str, usize)], platform: Option<&str>) -> Result<Program> {
         let module = read_module(self.code(), self.origin())?;
-        let refuse = |refusal| match self.exported() {
-            Some(exported) => about(refusal, exported, self.origin()),
-            None => about_module(refusal, self.origin()),
-        };
+        let refuse = |refusal| about_module(refusal, self.origin());
         let Some(exported) = self.exported() else {
             let arguments = stablehlo::declared_sizes(&module).map_err(refuse)?;
             let refined = refine(&module, &arguments, None, true).map_err(refuse)?;
@@ -269,8 +280,14 @@ pub fn about(refusal: stablehlo::Refusal, exported: &Exported, origin: &str) -> 
 
 /// The error for what was refused of a module that is no artifact.
 fn about_module(refusal: stablehlo::Refusal, origin: &str) -> Error {
-    let (stablehlo::Refusal::Assertion(problem) | stablehlo::Refusal::Module(problem)) = refusal;
-    Error::InvalidArgument(format!("{origin} cannot be refined: {problem}"))
+    match refusal {
+        stablehlo::Refusal::Assertion(text) => {
+            Error::InvalidArgument(format!("{origin} does not take these sizes: {text}"))
+        }
+        stablehlo::Refusal::Module(problem) => {
+            Error::InvalidArgument(format!("{origin} cannot be made for these sizes: {problem}"))
+        }
+    }
 }
 
 /// The exported function behind a refined module.
@@ -304,12 +321,21 @@ pub fn refined_exported(
 /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not.
 pub fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
     let known = exported.dimension_variables();
-    if let Some((name, _)) = sizes.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
-        return Err(Error::InvalidArgument(format!(
-            "`{}` has no dimension variable `{name}`; it has {}",
-            exported.function_name,
-            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-        )));
+    let of_function = || {
+        let names = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        format!("`{}` has {names}", exported.function_name)
+    };
+    let refuse = |problem: String| Err(Error::InvalidArgument(format!("{problem}; {}", of_function())));
+    for (position, (name, _)) in sizes.iter().enumerate() {
+        if !known.iter().any(|known| known == name) {
+            return refuse(format!("there is no dimension variable `{name}`"));
+        }
+        if sizes[..position].iter().any(|(other, _)| other == name) {
+            return refuse(format!("the dimension variable `{name}` is given twice"));
+        }
+    }
+    if let Some(name) = known.iter().find(|known| !sizes.iter().any(|(name, _)| name == known)) {
+        return refuse(format!("no size is given for the dimension variable `{name}`"));
     }
     let size = |dim: &Dim| match dim {
         Dim::Size(size) => Ok(*size),
