@@ -5,14 +5,12 @@
 //! `Bytecode/Encoding.h`; StableHLO's `VhloBytecode.cpp`.
 
 mod constant;
-mod custom_call;
 mod encoding;
 mod infer;
 mod module;
 mod print;
 mod read;
 mod refine;
-mod rewrite;
 mod schema;
 mod tables;
 mod write;

@@ -1,10 +1,10 @@
 //! Operations whose sizes are operands become those whose sizes are attributes; and operations are written in the oldest
 //! version that says the same, so that older plugins read them.
 
-use super::constant::Constant;
-use super::infer::{self, Case};
-use super::module::{Operation, TypeId};
-use super::refine::{Refiner, Result, Slot};
+use super::{Refiner, Result, Slot};
+use crate::program::stablehlo::constant::Constant;
+use crate::program::stablehlo::infer::{self, Case};
+use crate::program::stablehlo::module::{Operation, TypeId};
 
 impl<'a> Refiner<'a> {
     /// Writes a dynamic operation as the static one that it is now; false for any other.
@@ -146,7 +146,7 @@ impl<'a> Refiner<'a> {
         attribute: u32,
         attributes: &mut Vec<u32>,
     ) -> Result<()> {
-        let names = super::schema::attributes(operation).unwrap_or_default();
+        let names = crate::program::stablehlo::schema::attributes(operation).unwrap_or_default();
         let place = names.iter().position(|other| *other == name).filter(|place| *place <= attributes.len());
         attributes.insert(place.ok_or_else(|| format!("`{operation}` is not known"))?, attribute);
         Ok(())
@@ -177,7 +177,12 @@ impl<'a> Refiner<'a> {
             let [start, limit, stride] = [start, limit, stride].map(|number| infer::size_of(number.into()));
             infer::sliced(start?, limit?, stride?)
         };
-        let sizes = starts.iter().zip(&limits).zip(&strides).map(size).collect::<super::Result<Vec<_>>>()?;
+        let sizes = starts
+            .iter()
+            .zip(&limits)
+            .zip(&strides)
+            .map(size)
+            .collect::<crate::program::stablehlo::Result<Vec<_>>>()?;
         let all = self.sizes(operand.r#type).unwrap_or_default();
         if limits.iter().zip(&all).any(|(&limit, &size)| limit > size as i64) {
             return Err(format!("it takes a slice up to {limits:?} of an array of sizes {all:?}").into());

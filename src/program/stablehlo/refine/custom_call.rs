@@ -1,10 +1,10 @@
 //! Custom calls: the assertions of `jax.export`, StableHLO's dynamic operations, and those that are told their results' sizes.
 
-use super::constant::Constant;
-use super::infer::Case;
-use super::module::{AttributeId, Operation, TypeId};
-use super::refine::{Refiner, Refusal, Result, Slot};
-use super::tables::Integer;
+use super::{Refiner, Refusal, Result, Slot};
+use crate::program::stablehlo::constant::Constant;
+use crate::program::stablehlo::infer::Case;
+use crate::program::stablehlo::module::{AttributeId, Operation, Region, TypeId};
+use crate::program::stablehlo::tables::Integer;
 
 /// The discardable attribute that says which operands are the sizes of the results.
 const SHAPE_OPERANDS: &str = "indices_of_shape_operands";
@@ -141,7 +141,11 @@ impl<'a> Refiner<'a> {
     fn set_attribute(&mut self, operation: &mut Operation, name: &str, attribute: AttributeId) -> Result<()> {
         let before = self.tables.attribute(operation, name)?;
         let attributes = self.tables.attributes_of(operation)?;
-        let names = self.tables.name(operation.name).and_then(super::schema::attributes).unwrap_or_default();
+        let names = self
+            .tables
+            .name(operation.name)
+            .and_then(crate::program::stablehlo::schema::attributes)
+            .unwrap_or_default();
         let set =
             attributes.iter().zip(names).map(|(&old, &other)| if other == name { attribute } else { old });
         let set: Vec<AttributeId> = set.collect();
@@ -366,7 +370,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// Whether the first of four values is larger than the second.
-    fn comparator(&mut self, types: &[TypeId], kind: Option<Integer>) -> Result<super::module::Region> {
+    fn comparator(&mut self, types: &[TypeId], kind: Option<Integer>) -> Result<Region> {
         /// The numbers of the enumerations, and of their values.
         const DIRECTION: u64 = 3;
         const GREATER: u64 = 3;
