@@ -58,7 +58,10 @@ pub struct Inspect {
 /// A dimension variable and its size.
 pub fn parse_size(text: &str) -> Result<(String, usize), String> {
     let (name, size) = text.split_once('=').ok_or("sizes are NAME=SIZE, with commas between: b=8,t=64")?;
-    let parsed = size.trim().parse();
+    if name.trim().is_empty() {
+        return Err("sizes are NAME=SIZE, with commas between: b=8,t=64".into());
+    }
+    let parsed = if size.contains('+') { "" } else { size.trim() }.parse();
     let size = parsed
         .map_err(|_| format!("`{size}` is no size; they are whole numbers, with commas between: b=8,t=64"))?;
     Ok((name.trim().to_owned(), size))

@@ -46,6 +46,12 @@ pub type Result<T> = std::result::Result<T, Refusal>;
 /// Operations that a refined module may have: hostile ones could double with every function.
 const MAX_OPERATIONS: usize = 1 << 19;
 
+/// Operations that may be gone through, those included of which nothing is left.
+const MAX_INTERPRETED: usize = 1 << 20;
+
+/// Elements of known values that may be computed: sizes have a few each.
+const MAX_COMPUTED_ELEMENTS: usize = 1 << 22;
+
 /// A module whose sizes are all known.
 #[derive(Debug)]
 pub struct Refined {
@@ -156,6 +162,8 @@ pub(super) struct Refiner<'a> {
     depth: usize,
     written: Vec<Operation>,
     names: HashSet<String>,
+    /// The copies that there are of a function, by its name.
+    copies: HashMap<String, usize>,
     frame: Frame,
     /// The location of the operation that is interpreted.
     location: AttributeId,
@@ -164,7 +172,10 @@ pub(super) struct Refiner<'a> {
     /// The names of operations of StableHLO without their versions, by those with them.
     kinds: FxHashMap<NameId, Option<Rc<str>>>,
     next: Value,
+    /// Operations that were written, those that were gone through, and elements that were computed.
     operations: usize,
+    interpreted: usize,
+    computed: usize,
     variables: Vec<(String, i64)>,
     /// Whether the module's assertions are held.
     pub has_assertions: bool,
@@ -194,6 +205,9 @@ impl<'a> Refiner<'a> {
             kinds: FxHashMap::default(),
             next: 0,
             operations: 0,
+            interpreted: 0,
+            computed: 0,
+            copies: HashMap::new(),
             variables: Vec::new(),
             has_assertions: true,
         };

@@ -122,18 +122,14 @@ impl<'a> Refiner<'a> {
 
     /// The name for the next copy of a function: the first keeps its own.
     pub(super) fn unique(&mut self, name: &str) -> String {
-        // The function's own name is reserved for its first copy.
-        let own = format!("\0{name}");
-        if self.names.insert(own) {
-            return name.to_owned();
-        }
-        let mut number = 1;
+        let copies = self.copies.entry(name.to_owned()).or_default();
         loop {
-            let candidate = format!("{name}.{number}");
-            if self.names.insert(candidate.clone()) {
+            let candidate = if *copies == 0 { name.to_owned() } else { format!("{name}.{copies}") };
+            *copies += 1;
+            // Its own name is among those that there are, and the first copy's.
+            if *copies == 1 || self.names.insert(candidate.clone()) {
                 return candidate;
             }
-            number += 1;
         }
     }
 

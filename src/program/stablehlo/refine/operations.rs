@@ -3,13 +3,19 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::{Known, Refiner, Result, Scope, Slot, body_of};
+use super::{Known, MAX_INTERPRETED, Refiner, Result, Scope, Slot, body_of};
 use crate::program::stablehlo::constant::{self, Constant, MAX_ELEMENTS, element_count};
 use crate::program::stablehlo::infer::{self, Case};
 use crate::program::stablehlo::module::{Block, BlockArgument, NameId, Operation, Region, TypeId, Value};
 
 impl<'a> Refiner<'a> {
     pub(super) fn operation(&mut self, operation: &'a Operation) -> Result<()> {
+        self.interpreted += 1;
+        if self.interpreted > MAX_INTERPRETED {
+            return Err(
+                format!("its functions call each other for more than {MAX_INTERPRETED} operations").into()
+            );
+        }
         let operands =
             operation.operands.iter().map(|&value| self.slot(value)).collect::<Result<Vec<_>>>()?;
         let Some(name) = self.kind(operation.name) else { return self.foreign(operation, &operands) };
@@ -55,6 +61,7 @@ impl<'a> Refiner<'a> {
             Some(Constant::new(sizes, kind, constant::decode(data, kind, count)?))
         })();
         let Some(constant) = constant else { return self.ordinary(operation, "constant", &[]) };
+        self.count_elements(constant.values.len())?;
         let known = Known { constant: Rc::new(constant), attribute: Rc::new(Cell::new(Some(attribute))) };
         self.define(operation, vec![Slot { r#type, known: Some(known), value: None }])
     }

@@ -1,6 +1,6 @@
 //! Values: what is known of them, and what stands for them in the module that is written.
 
-use super::{Known, MAX_OPERATIONS, Refiner, Result, Slot, known};
+use super::{Known, MAX_COMPUTED_ELEMENTS, MAX_OPERATIONS, Refiner, Result, Slot, known};
 use crate::program::stablehlo::constant::{Constant, element_count};
 use crate::program::stablehlo::module::{AttributeId, NameId, Operation, TypeId, Value};
 use crate::program::stablehlo::tables::Integer;
@@ -161,8 +161,18 @@ impl Refiner<'_> {
         attribute
     }
 
+    /// Counts elements that are about to be kept of a known value.
+    pub(super) fn count_elements(&mut self, count: usize) -> Result<()> {
+        self.computed = self.computed.saturating_add(count);
+        if self.computed > MAX_COMPUTED_ELEMENTS {
+            return Err(format!("more than {MAX_COMPUTED_ELEMENTS} elements of sizes are computed").into());
+        }
+        Ok(())
+    }
+
     /// The slot of a value that is known.
     pub(super) fn known_slot(&mut self, constant: Constant, declared: TypeId) -> Result<Slot> {
+        self.count_elements(constant.values.len())?;
         let r#type = self.refined_type(declared, &constant.sizes)?;
         Ok(Slot { r#type, known: Some(known(constant)), value: None })
     }
