@@ -43,8 +43,11 @@ impl From<&str> for Refusal {
 
 pub type Result<T> = std::result::Result<T, Refusal>;
 
-/// Operations that a refined module may have: hostile ones could double with every function.
+/// Operations that a refined module may have, at most; beyond some, in times of the values that it had: hostile ones could
+/// double with every function.
 const MAX_OPERATIONS: usize = 1 << 19;
+const OPERATIONS_PER_VALUE: usize = 64;
+const FREE_OPERATIONS: usize = 1 << 16;
 
 /// Operations that may be gone through, those included of which nothing is left.
 const MAX_INTERPRETED: usize = 1 << 20;
@@ -174,6 +177,7 @@ pub(super) struct Refiner<'a> {
     next: Value,
     /// Operations that were written, those that were gone through, and elements that were computed.
     operations: usize,
+    most_operations: usize,
     interpreted: usize,
     computed: usize,
     variables: Vec<(String, i64)>,
@@ -205,6 +209,10 @@ impl<'a> Refiner<'a> {
             kinds: FxHashMap::default(),
             next: 0,
             operations: 0,
+            most_operations: (module.values as usize)
+                .saturating_mul(OPERATIONS_PER_VALUE)
+                .saturating_add(FREE_OPERATIONS)
+                .min(MAX_OPERATIONS),
             interpreted: 0,
             computed: 0,
             copies: HashMap::new(),

@@ -1,6 +1,6 @@
 //! Values: what is known of them, and what stands for them in the module that is written.
 
-use super::{Known, MAX_COMPUTED_ELEMENTS, MAX_OPERATIONS, Refiner, Result, Slot, known};
+use super::{Known, MAX_COMPUTED_ELEMENTS, Refiner, Result, Slot, known};
 use crate::program::stablehlo::constant::{Constant, element_count};
 use crate::program::stablehlo::module::{AttributeId, NameId, Operation, TypeId, Value};
 use crate::program::stablehlo::tables::Integer;
@@ -87,8 +87,8 @@ impl Refiner<'_> {
     /// Writes an operation, whose results get new values; returns the first.
     pub(in crate::program::stablehlo) fn push(&mut self, mut operation: Operation) -> Result<Value> {
         self.operations += 1;
-        if self.operations > MAX_OPERATIONS {
-            return Err(format!("refined, it has more than {MAX_OPERATIONS} operations").into());
+        if self.operations > self.most_operations {
+            return Err(format!("refined, it has more than {} operations", self.most_operations).into());
         }
         operation.first_result = self.fresh(operation.results.len())?;
         let first = operation.first_result;
