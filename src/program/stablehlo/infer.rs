@@ -136,7 +136,7 @@ impl Case<'_> {
         (0..rank).map(|dim| sliced(get(&starts, dim)?, get(&limits, dim)?, get(&steps, dim)?)).collect()
     }
 
-    /// With these bytes below, above and between elements along each dimension.
+    /// With so many elements below, above and between those that there are, along each dimension.
     pub fn padded(&self, low: &[i64], high: &[i64], interior: &[i64]) -> Result<Vec<usize>> {
         let operand = self.operand(0)?;
         if [low.len(), high.len(), interior.len()] != [operand.len(); 3] {
