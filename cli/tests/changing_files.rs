@@ -5,9 +5,8 @@ mod common;
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
-use common::{client, data, digits, safejax, succeeds};
+use common::{Log, client, data, digits, safejax, succeeds};
 use safejax::load::{Delivery, Selection, Sharing};
 use safejax::store::Io;
 use safejax::{Blame, Checkpoint, LoadOptions, Params};
@@ -109,21 +108,6 @@ fn a_file_that_is_cut_while_it_is_read_is_an_error_that_names_it() {
     }
 }
 
-/// What is logged goes to memory.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[test]
 fn a_file_that_is_written_to_while_it_is_read_is_told_of() {
     let directory = tempfile::tempdir().unwrap();
@@ -140,7 +124,7 @@ fn a_file_that_is_written_to_while_it_is_read_is_told_of() {
         tracing::subscriber::with_default(subscriber, || {
             Params::load_checkpoint(client(), &checkpoint, &copying()[0]).unwrap();
         });
-        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let text = log.text();
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(text.contains(name) && text.contains("was written to while it was read"), "{text}");
     }

@@ -6,9 +6,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use common::{client, data, fails, safejax, succeeds};
+use common::{Log, client, data, fails, safejax, succeeds};
 use safejax::format::npy;
 use safejax::{Argument, CompileOptions, Error, Function, HostArray, Params, Program};
 use serde_json::Value;
@@ -111,21 +111,6 @@ fn ranks_types_and_fixed_sizes_are_checked_before() {
     }
 }
 
-/// What is logged goes to memory.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// How often something was compiled for new sizes meanwhile, by any of so many threads.
 fn compilations(threads: usize, work: impl Fn() + Sync) -> usize {
     let log = Log::default();
@@ -138,7 +123,7 @@ fn compilations(threads: usize, work: impl Fn() + Sync) -> usize {
             scope.spawn(move || tracing::subscriber::with_default(subscriber, work));
         }
     });
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     text.matches("compiled for new sizes").count()
 }
 

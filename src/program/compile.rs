@@ -4,10 +4,10 @@ use super::artifact::Program;
 use super::buckets::Buckets;
 use super::cache;
 use super::call::Function;
-use super::compiled::{Compiled, check_platform};
+use super::compiled::{Compiled, check_platform, platform_position};
 use super::exported::Exported;
-use super::stablehlo::{Module, refine};
-use super::symbolic::{SHAPE_ASSERTIONS, Symbolic, refined_exported};
+use super::stablehlo::{Module, Refusal};
+use super::symbolic::{Shapes, Symbolic, refine_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
@@ -67,20 +67,10 @@ pub fn compile_static(
     Compiled::new(executable, Some(exported))
 }
 
-/// The position of the client's platform among those of a function that was exported for several.
-pub fn refined_for(exported: &Exported, client: &Client) -> Option<usize> {
-    if exported.platforms.len() < 2 {
-        return None;
-    }
-    let platform = client.platform_name();
-    // One that it was not lowered for is only let through where that check was left out, and takes the first.
-    Some(exported.platforms.iter().position(|known| known == platform).unwrap_or(0))
-}
-
 /// The function without what is of other platforms, and in the versions of operations that an older plugin reads; `None`
 /// where it need not be changed, or cannot.
 fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
-    let platform = refined_for(exported, client);
+    let platform = platform_position(exported, client);
     let is_newer = || {
         let (version, newest) = (stablehlo_version(&exported.module)?, client.plugin().stablehlo_version()?);
         is_within(&version, None, &newest).map(|is_known| !is_known)
@@ -88,17 +78,16 @@ fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
     if platform.is_none() && !is_newer().unwrap_or(false) {
         return None;
     }
-    let shapes: Vec<Vec<usize>> = exported
+    let shapes: Shapes = exported
         .kept
         .iter()
         .map(|&leaf| Some(exported.in_avals[leaf].to_spec()?.shape))
         .collect::<Option<_>>()?;
-    let arguments: Vec<_> = shapes.iter().cloned().map(Some).collect();
     let refined = Module::read(&exported.module)
-        .map_err(|problem| problem.into())
-        .and_then(|module| refine(&module, &arguments, platform, exported.has_check(SHAPE_ASSERTIONS)));
+        .map_err(Refusal::from)
+        .and_then(|module| refine_exported(exported, &module, &shapes, platform));
     match refined {
-        Ok(refined) => Some(refined_exported(exported, refined, &shapes, platform)),
+        Ok((refined, _)) => Some(refined),
         Err(refusal) => {
             // The compiler may know better.
             tracing::debug!(?refusal, "the module is compiled as it is");

@@ -121,16 +121,20 @@ pub fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
     device.client().buffer_from_host(spec, bytes, device, HostSemantics::Copy)
 }
 
-/// The position of this platform among those that the program was lowered for, on the device; `None` for a program
-/// of one platform.
+/// The position of the client's platform among those that the program was lowered for; `None` for a program of one platform.
+pub fn platform_position(exported: &Exported, client: &Client) -> Option<usize> {
+    if exported.platforms.len() < 2 {
+        return None;
+    }
+    let platform = client.platform_name();
+    // One that it was not lowered for is only let through where that check was left out, and takes the first.
+    Some(exported.platforms.iter().position(|known| known == platform).unwrap_or(0))
+}
+
+/// That position, on the device.
 fn platform_index(exported: &Exported, executable: &LoadedExecutable) -> Result<Option<Buffer>> {
     let [device] = executable.devices() else { return Ok(None) };
-    if exported.platforms.len() < 2 {
-        return Ok(None);
-    }
-    let platform = executable.client().platform_name();
-    // One that it was not lowered for is only let through where that check was left out, and takes the first.
-    let position = exported.platforms.iter().position(|known| known == platform).unwrap_or(0);
+    let Some(position) = platform_position(exported, executable.client()) else { return Ok(None) };
     let index =
         HostArray::from_bytes(ArraySpec::new(DType::I32, []), (position as i32).to_le_bytes().to_vec())?;
     upload(&index, device).map(Some)
@@ -140,8 +144,7 @@ fn platform_index(exported: &Exported, executable: &LoadedExecutable) -> Result<
 pub fn check_platform(exported: &Exported, client: &Client) -> Result<()> {
     let platform = client.platform_name();
     let is_known = exported.platforms.iter().any(|known| known == platform);
-    let is_unchecked = exported.disabled_checks.iter().any(|check| check == Exported::PLATFORM_CHECK);
-    if is_known || is_unchecked || exported.platforms.is_empty() {
+    if is_known || !exported.has_check(Exported::PLATFORM_CHECK) || exported.platforms.is_empty() {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(

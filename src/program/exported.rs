@@ -141,6 +141,9 @@ impl Exported {
     /// The name in [`Exported::disabled_checks`] of the check that the platform is one of [`Exported::platforms`].
     pub const PLATFORM_CHECK: &str = "platform";
 
+    /// The name in [`Exported::disabled_checks`] of the checks of sizes that the program makes itself.
+    pub const SHAPE_CHECK: &str = "shape_assertions";
+
     /// Reads an artifact, or says what is wrong with it.
     pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
         read(Table::root(data, &Budget::of(data))?, 0)
@@ -267,7 +270,7 @@ fn read_check(table: Table<'_>) -> Result<String, Problem> {
     match table.u8(0)?.unwrap_or(0) {
         PLATFORM_CHECK => Ok(Exported::PLATFORM_CHECK.to_owned()),
         CUSTOM_CALL_CHECK => Ok(table.string(1)?.unwrap_or("custom calls").to_owned()),
-        SHAPE_CHECK => Ok("shape_assertions".to_owned()),
+        SHAPE_CHECK => Ok(Exported::SHAPE_CHECK.to_owned()),
         kind => Err(format!("a disabled check is of kind {kind}, which is not known")),
     }
 }

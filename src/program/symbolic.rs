@@ -6,20 +6,17 @@ use std::time::Instant;
 
 use super::artifact::Program;
 use super::bind::{Slot, given};
-use super::compile::{compile_exported, refined_for};
-use super::compiled::Compiled;
+use super::compile::compile_exported;
+use super::compiled::{Compiled, platform_position};
 use super::exported::{Aval, Dim, Exported};
 use super::signature::Signature;
-use super::stablehlo::{Module, Refined, refine};
+use super::stablehlo::{Module, Refined, Refusal, refine};
 use super::{dim, stablehlo};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Client, CompileOptions, Device};
 
-/// The check that leaves out the module's assertions where it is disabled.
-pub const SHAPE_ASSERTIONS: &str = "shape_assertions";
-
 /// The sizes of the arguments that a program takes.
-type Shapes = Vec<Vec<usize>>;
+pub type Shapes = Vec<Vec<usize>>;
 
 /// An exported function with symbolic dimensions, and the executables for the sizes that it was called with last.
 #[derive(Debug)]
@@ -84,8 +81,7 @@ impl Symbolic {
     /// [`Error::Arguments`] for sizes that it was not exported for.
     pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
         let shapes = self.shapes_of(slots)?;
-        let executable = self.executable(shapes.clone());
-        self.compiled(&executable, &shapes)?.run(slots, signature)
+        self.compiled(&self.executable(&shapes), &shapes)?.run(slots, signature)
     }
 
     /// Compiles the function for leaves of these sizes, if it was not yet.
@@ -93,9 +89,7 @@ impl Symbolic {
     /// # Errors
     /// As for [`Symbolic::run`].
     pub fn prepare_call(&self, slots: &[Slot<'_>]) -> Result<()> {
-        let shapes = self.shapes_of(slots)?;
-        let executable = self.executable(shapes.clone());
-        self.compiled(&executable, &shapes).map(drop)
+        self.prepare_shapes(&self.shapes_of(slots)?)
     }
 
     /// The sizes of what was given.
@@ -114,17 +108,19 @@ impl Symbolic {
     /// # Errors
     /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not; those of compiling.
     pub fn prepare(&self, sizes: &[(&str, usize)]) -> Result<()> {
-        let shapes = shapes_at(&self.exported, sizes)?;
-        let executable = self.executable(shapes.clone());
-        self.compiled(&executable, &shapes).map(drop)
+        self.prepare_shapes(&shapes_at(&self.exported, sizes)?)
+    }
+
+    fn prepare_shapes(&self, shapes: &Shapes) -> Result<()> {
+        self.compiled(&self.executable(shapes), shapes).map(drop)
     }
 
     /// The place of an executable. The one that was used the longest time ago makes room for a new one.
-    fn executable(&self, shapes: Shapes) -> Arc<Executable> {
+    fn executable(&self, shapes: &Shapes) -> Arc<Executable> {
         let mut executables = lock(&self.compiled);
         executables.uses += 1;
         let now = executables.uses;
-        if let Some((used, executable)) = executables.by_shapes.get_mut(&shapes) {
+        if let Some((used, executable)) = executables.by_shapes.get_mut(shapes) {
             *used = now;
             return Arc::clone(executable);
         }
@@ -134,7 +130,7 @@ impl Symbolic {
             oldest.and_then(|shapes| executables.by_shapes.remove(&shapes));
         }
         let executable = Arc::<Executable>::default();
-        executables.by_shapes.insert(shapes, (now, Arc::clone(&executable)));
+        executables.by_shapes.insert(shapes.clone(), (now, Arc::clone(&executable)));
         executable
     }
 
@@ -156,8 +152,9 @@ impl Symbolic {
 
     fn compile(&self, shapes: &Shapes) -> Result<Compiled> {
         let start = Instant::now();
-        let (exported, variables) =
-            at_shapes(&self.exported, &self.module, shapes, &self.client, &self.origin)?;
+        let platform = platform_position(&self.exported, &self.client);
+        let (exported, variables) = refine_exported(&self.exported, &self.module, shapes, platform)
+            .map_err(|refusal| about(refusal, &self.exported, &self.origin))?;
         let refined = start.elapsed();
         let executable = compile_exported(&self.client, &exported, &self.origin, &self.options)?;
         let sizes: Vec<String> = variables.iter().map(|(name, size)| format!("{name}={size}")).collect();
@@ -193,10 +190,7 @@ impl Program {
         let named = platform.map(|name| position_of(exported, name)).transpose()?;
         let platform = (exported.platforms.len() > 1).then(|| named.unwrap_or(0));
         let shapes = shapes_at(exported, sizes)?;
-        let arguments: Vec<_> = shapes.iter().cloned().map(Some).collect();
-        let has_assertions = exported.has_check(SHAPE_ASSERTIONS);
-        let refined = refine(&module, &arguments, platform, has_assertions).map_err(refuse)?;
-        let exported = refined_exported(exported, refined, &shapes, platform);
+        let (exported, _) = refine_exported(exported, &module, &shapes, platform).map_err(refuse)?;
         Ok(Program::of_exported(self.origin().to_owned(), exported))
     }
 
@@ -208,12 +202,8 @@ impl Program {
         if let Ok(text) = std::str::from_utf8(self.code()) {
             return Ok(text.to_owned());
         }
-        let malformed = |problem| Error::Malformed {
-            origin: self.origin().to_owned(),
-            format: "StableHLO module",
-            problem,
-        };
-        stablehlo::text(&read_module(self.code(), self.origin())?).map_err(malformed)
+        let text = stablehlo::text(&read_module(self.code(), self.origin())?);
+        text.map_err(|problem| damaged(self.origin(), problem))
     }
 
     /// The constraints on dimension variables that the program asserts beside those of its arguments, such as `t<=16`; none
@@ -245,33 +235,17 @@ fn position_of(exported: &Exported, platform: &str) -> Result<usize> {
 }
 
 fn read_module(code: &bytes::Bytes, origin: &str) -> Result<Module> {
-    Module::read(code).map_err(|problem| Error::Malformed {
-        origin: origin.to_owned(),
-        format: "StableHLO module",
-        problem,
-    })
+    Module::read(code).map_err(|problem| damaged(origin, problem))
 }
 
-/// The function for arguments of these sizes, and its dimension variables.
-fn at_shapes(
-    exported: &Exported,
-    module: &Module,
-    shapes: &Shapes,
-    client: &Client,
-    origin: &str,
-) -> Result<(Exported, Vec<(String, i64)>)> {
-    let platform = refined_for(exported, client);
-    let arguments: Vec<Option<Vec<usize>>> = shapes.iter().cloned().map(Some).collect();
-    let refined = refine(module, &arguments, platform, exported.has_check(SHAPE_ASSERTIONS))
-        .map_err(|refusal| about(refusal, exported, origin))?;
-    let variables = refined.variables.clone();
-    Ok((refined_exported(exported, refined, shapes, platform), variables))
+fn damaged(origin: &str, problem: String) -> Error {
+    Error::Malformed { origin: origin.to_owned(), format: "StableHLO module", problem }
 }
 
-/// The error for what was refused.
-pub fn about(refusal: stablehlo::Refusal, exported: &Exported, origin: &str) -> Error {
+/// The error for what was refused of a call.
+fn about(refusal: Refusal, exported: &Exported, origin: &str) -> Error {
     match refusal {
-        stablehlo::Refusal::Assertion(text) => {
+        Refusal::Assertion(text) => {
             Error::Arguments { program: exported.function_name.clone(), problems: vec![text] }
         }
         module => about_module(module, origin),
@@ -279,25 +253,28 @@ pub fn about(refusal: stablehlo::Refusal, exported: &Exported, origin: &str) -> 
 }
 
 /// The error for what was refused of a module that is no artifact.
-fn about_module(refusal: stablehlo::Refusal, origin: &str) -> Error {
+fn about_module(refusal: Refusal, origin: &str) -> Error {
     match refusal {
-        stablehlo::Refusal::Assertion(text) => {
+        Refusal::Assertion(text) => {
             Error::InvalidArgument(format!("{origin} does not take these sizes: {text}"))
         }
-        stablehlo::Refusal::Module(problem) => {
+        Refusal::Module(problem) => {
             Error::InvalidArgument(format!("{origin} cannot be made for these sizes: {problem}"))
         }
     }
 }
 
-/// The exported function behind a refined module.
-pub fn refined_exported(
+/// The function for arguments of these sizes on one of its platforms, and its dimension variables.
+pub fn refine_exported(
     exported: &Exported,
-    refined: Refined,
+    module: &Module,
     shapes: &Shapes,
     platform: Option<usize>,
-) -> Exported {
-    let mut result = Exported { module: refined.module.write().into(), vjp: None, ..exported.clone() };
+) -> Result<(Exported, Vec<(String, i64)>), Refusal> {
+    let arguments: Vec<Option<Vec<usize>>> = shapes.iter().cloned().map(Some).collect();
+    let Refined { module, outputs, variables } =
+        refine(module, &arguments, platform, exported.has_check(Exported::SHAPE_CHECK))?;
+    let mut result = Exported { module: module.write().into(), vjp: None, ..exported.clone() };
     if let Some(platform) = platform {
         result.platforms = vec![exported.platforms[platform].clone()];
     }
@@ -307,19 +284,19 @@ pub fn refined_exported(
     for (&leaf, sizes) in exported.kept.iter().zip(shapes) {
         sized(&mut result.in_avals[leaf], sizes);
     }
-    for (aval, sizes) in result.out_avals.iter_mut().zip(&refined.outputs) {
+    for (aval, sizes) in result.out_avals.iter_mut().zip(&outputs) {
         if let Some(sizes) = sizes {
             sized(aval, sizes);
         }
     }
-    result
+    Ok((result, variables))
 }
 
 /// The sizes of the arguments where dimension variables have these.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not.
-pub fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
+fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
     let known = exported.dimension_variables();
     let of_function = || {
         let names = if known.is_empty() { "none".to_owned() } else { known.join(", ") };

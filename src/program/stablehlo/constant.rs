@@ -92,6 +92,11 @@ impl Constant {
         self.values.iter().map(|&value| usize::try_from(value).ok()).collect()
     }
 
+    /// The elements, if all have 64 bits.
+    pub fn to_integers(&self) -> Option<Vec<i64>> {
+        self.values.iter().map(|&value| i64::try_from(value).ok()).collect()
+    }
+
     /// The only element.
     pub fn item(&self) -> Option<i128> {
         match self.values[..] {

@@ -94,6 +94,21 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// An operation that takes and makes nothing yet.
+    pub fn new(name: NameId, location: AttributeId) -> Operation {
+        Operation {
+            name,
+            location,
+            discardable: None,
+            properties: None,
+            first_result: 0,
+            results: Vec::new(),
+            operands: Vec::new(),
+            regions: Vec::new(),
+            is_isolated: false,
+        }
+    }
+
     /// The same operation without operands, results and regions.
     pub fn emptied(&self) -> Operation {
         Operation { operands: Vec::new(), results: Vec::new(), regions: Vec::new(), ..*self }
@@ -126,6 +141,10 @@ impl Region {
 }
 
 impl Block {
+    pub fn argument_types(&self) -> Vec<TypeId> {
+        self.arguments.iter().map(|argument| argument.r#type).collect()
+    }
+
     pub fn own_values(&self) -> usize {
         self.arguments.len() + self.operations.iter().map(|operation| operation.results.len()).sum::<usize>()
     }

@@ -295,17 +295,8 @@ impl IrReader<'_> {
         if has(has::USE_ORDERS) {
             skip_use_orders(input, results.len())?;
         }
-        let mut operation = Operation {
-            name,
-            location,
-            discardable,
-            properties,
-            first_result: 0,
-            results,
-            operands,
-            regions: Vec::new(),
-            is_isolated: false,
-        };
+        let operation = Operation::new(name, location);
+        let mut operation = Operation { discardable, properties, results, operands, ..operation };
         if has(has::REGIONS) {
             self.regions(input, depth, &mut operation)?;
         }

@@ -85,8 +85,7 @@ pub fn refine(
 /// The sizes of the arguments of `main`, as they are declared; `None` of what is no array.
 pub fn declared_sizes(module: &Module) -> Result<Vec<Option<Vec<usize>>>> {
     let mut refiner = Refiner::new(module)?;
-    let main = *refiner.functions.get("main").ok_or(NO_MAIN)?;
-    let types: Vec<TypeId> = body_of(main)?.arguments.iter().map(|argument| argument.r#type).collect();
+    let types = body_of(refiner.function("main")?)?.argument_types();
     let sizes = |r#type| match refiner.tables.tensor(r#type) {
         None => Ok(None),
         Some(tensor) => match tensor.sizes() {
@@ -97,12 +96,10 @@ pub fn declared_sizes(module: &Module) -> Result<Vec<Option<Vec<usize>>>> {
     types.into_iter().map(sizes).collect()
 }
 
-const NO_MAIN: &str = "it has no function `main`";
-
 /// A value whose elements are known.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
-    pub constant: Rc<Constant>,
+struct Known {
+    constant: Rc<Constant>,
     /// The attribute that holds it, once that was needed: most are only on the way to others.
     attribute: Rc<Cell<Option<AttributeId>>>,
 }
@@ -114,11 +111,11 @@ fn known(constant: Constant) -> Known {
 
 /// What is known of a value.
 #[derive(Debug, Clone)]
-pub(super) struct Slot {
-    pub r#type: TypeId,
-    pub known: Option<Known>,
+struct Slot {
+    r#type: TypeId,
+    known: Option<Known>,
     /// The value in the module that is written; `None` for one that is known and was not needed yet.
-    pub value: Option<Value>,
+    value: Option<Value>,
 }
 
 /// A block that is written.
@@ -152,11 +149,11 @@ struct Specialised {
 
 type Key = (String, Vec<(TypeId, Option<AttributeId>)>);
 
-pub(super) struct Refiner<'a> {
+struct Refiner<'a> {
     module: &'a Module,
     /// The `builtin.module`, and what is in it.
     root: &'a Operation,
-    pub tables: Tables,
+    tables: Tables,
     functions: HashMap<String, &'a Operation>,
     specialised: HashMap<Key, Rc<Specialised>>,
     /// The functions that are being specialised.
@@ -182,7 +179,7 @@ pub(super) struct Refiner<'a> {
     computed: usize,
     variables: Vec<(String, i64)>,
     /// Whether the module's assertions are held.
-    pub has_assertions: bool,
+    has_assertions: bool,
 }
 
 impl<'a> Refiner<'a> {
@@ -249,6 +246,29 @@ impl<'a> Refiner<'a> {
         Module { body, values: self.next, ..self.tables.module }
     }
 
+    /// The function of this name.
+    fn function(&self, name: &str) -> Result<&'a Operation> {
+        Ok(*self.functions.get(name).ok_or_else(|| format!("it has no function `{name}`"))?)
+    }
+
+    /// What is written into a block of its own meanwhile.
+    fn in_scope<T>(
+        &mut self,
+        is_isolated: bool,
+        write: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(Vec<Operation>, T)> {
+        self.frame.scopes.push(Scope { is_isolated, ..Scope::default() });
+        let written = write(self)?;
+        Ok((self.frame.scopes.pop().unwrap_or_default().operations, written))
+    }
+
+    /// As [`Refiner::block`], and writes its end.
+    fn block_to_end(&mut self, block: &'a Block) -> Result<Vec<Slot>> {
+        let results = self.block(block)?;
+        self.write_return(&results)?;
+        Ok(results)
+    }
+
     /// Interprets a block; returns what it ends with.
     fn block(&mut self, block: &'a Block) -> Result<Vec<Slot>> {
         let (last, operations) = block.operations.split_last().ok_or("a block of it is empty")?;
@@ -311,10 +331,8 @@ impl<'a> Refiner<'a> {
             let slot = Slot { r#type, known: None, value: Some(first_argument + position as Value) };
             self.frame.slots.insert(block.first_argument + position as Value, slot);
         }
-        self.frame.scopes.push(Scope { is_isolated, ..Scope::default() });
-        let results = self.deeper(|refiner| refiner.block(block))?;
-        self.write_return(&results)?;
-        let operations = self.frame.scopes.pop().unwrap_or_default().operations;
+        let (operations, results) =
+            self.in_scope(is_isolated, |refiner| refiner.deeper(|refiner| refiner.block_to_end(block)))?;
         Ok((Region { blocks: vec![Block { first_argument, arguments, operations }] }, results))
     }
 }

@@ -62,6 +62,11 @@ impl Tensor {
     pub fn sizes(&self) -> Option<Vec<usize>> {
         self.dims.iter().copied().collect()
     }
+
+    /// Whether all sizes are known.
+    pub fn is_static(&self) -> bool {
+        self.dims.iter().all(Option::is_some)
+    }
 }
 
 /// A type of integers.

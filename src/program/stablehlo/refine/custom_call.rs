@@ -4,6 +4,7 @@ use super::{Refiner, Refusal, Result, Slot};
 use crate::program::stablehlo::constant::Constant;
 use crate::program::stablehlo::infer::Case;
 use crate::program::stablehlo::module::{AttributeId, Operation, Region, TypeId};
+use crate::program::stablehlo::schema;
 use crate::program::stablehlo::tables::Integer;
 
 /// The discardable attribute that says which operands are the sizes of the results.
@@ -141,11 +142,7 @@ impl<'a> Refiner<'a> {
     fn set_attribute(&mut self, operation: &mut Operation, name: &str, attribute: AttributeId) -> Result<()> {
         let before = self.tables.attribute(operation, name)?;
         let attributes = self.tables.attributes_of(operation)?;
-        let names = self
-            .tables
-            .name(operation.name)
-            .and_then(crate::program::stablehlo::schema::attributes)
-            .unwrap_or_default();
+        let names = self.tables.name(operation.name).and_then(schema::attributes).unwrap_or_default();
         let set =
             attributes.iter().zip(names).map(|(&old, &other)| if other == name { attribute } else { old });
         let set: Vec<AttributeId> = set.collect();
@@ -158,7 +155,7 @@ impl<'a> Refiner<'a> {
     fn write_custom_call(&mut self, original: &Operation, mut written: Operation) -> Result<()> {
         let effect = self.tables.attribute(&written, "has_side_effect")?;
         if self.tables.boolean(effect).unwrap_or(true) {
-            self.note_effects();
+            self.frame.has_effects = true;
         }
         self.use_older_version(&mut written)?;
         self.replace(original, written)
@@ -205,18 +202,13 @@ impl<'a> Refiner<'a> {
         const WINDOW_OPERANDS: usize = 5;
         let arrays = operands.len().checked_sub(WINDOW_OPERANDS).ok_or("it has too few operands")?;
         let (arrays, windows) = operands.split_at(arrays);
-        let mut lists = Vec::new();
-        for slot in windows {
-            lists.push(self.known_constant(slot, "window")?);
-        }
+        let lists =
+            windows.iter().map(|slot| self.constant_of(slot, "window")).collect::<Result<Vec<_>>>()?;
         let [dimensions, strides, base, dilations, padding] = &lists[..] else {
             return Err("no windows".into());
         };
         let sizes = |list: &Constant| list.to_sizes().ok_or("the size of a window would be negative");
-        let integers = |list: &Constant| -> Result<Vec<i64>> {
-            let values = list.values.iter().map(|&value| i64::try_from(value).ok());
-            Ok(values.collect::<Option<_>>().ok_or("the size of a window is too large")?)
-        };
+        let integers = |list: &Constant| list.to_integers().ok_or("the size of a window is too large");
         let mut results = Vec::new();
         for (slot, &declared) in arrays.iter().zip(&operation.results) {
             let operand = self.sizes(slot.r#type).ok_or("its operand is no array")?;
@@ -237,7 +229,8 @@ impl<'a> Refiner<'a> {
         let function = self.tables.text(function).ok_or("it names no function")?.to_owned();
         let region = self.function_region(&function)?;
         let padding = self.tables.add_integer_array(&[padding.values.len() / 2, 2], &integers(padding)?);
-        let [base, dilations, dimensions, strides] = [base, dilations, dimensions, strides].map(integers);
+        let [base, dilations, dimensions, strides] =
+            [base, dilations, dimensions, strides].map(|list| integers(list));
         let lists = [base?, dilations?, dimensions?, strides?].map(|list| self.tables.add_integers(&list));
         let [base, dilations, dimensions, strides] = lists;
         let properties = self.tables.add_properties(&[base, padding, dilations, dimensions, strides]);
@@ -273,7 +266,7 @@ impl<'a> Refiner<'a> {
 
     /// The `k` of a selection.
     fn k_of(&self, slot: &Slot) -> Result<usize> {
-        let k = self.known_constant(slot, "`k`")?.item();
+        let k = self.constant_of(slot, "`k`")?.item();
         Ok(k.and_then(|k| usize::try_from(k).ok()).ok_or("its `k` is no size")?)
     }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Known, NO_MAIN, Refiner, Result, Scope, Slot, Specialised, body_of};
+use super::{Known, Refiner, Result, Slot, Specialised, body_of};
 use crate::program::stablehlo::module::{Block, BlockArgument, Operation, Region, TypeId, Value};
 
 /// How deep calls and regions may lie within each other.
@@ -14,8 +14,7 @@ impl<'a> Refiner<'a> {
         arguments: &[Option<Vec<usize>>],
         platform_index: Option<usize>,
     ) -> Result<Rc<Specialised>> {
-        let main = *self.functions.get("main").ok_or(NO_MAIN)?;
-        let declared = body_of(main)?.arguments.iter().map(|argument| argument.r#type).collect::<Vec<_>>();
+        let declared = body_of(self.function("main")?)?.argument_types();
         let indices = usize::from(platform_index.is_some());
         if declared.len() != arguments.len() + indices {
             return Err(format!(
@@ -57,7 +56,7 @@ impl<'a> Refiner<'a> {
         if self.calls.iter().any(|call| call == name) {
             return Err(format!("its function `{name}` calls itself").into());
         }
-        let function = *self.functions.get(name).ok_or_else(|| format!("it has no function `{name}`"))?;
+        let function = self.function(name)?;
         self.calls.push(name.to_owned());
         let outer = (std::mem::take(&mut self.frame), self.location);
         let specialised = self.deeper(|refiner| refiner.write_function(name, function, operands));
@@ -78,7 +77,7 @@ impl<'a> Refiner<'a> {
         result
     }
 
-    pub(super) fn write_function(
+    fn write_function(
         &mut self,
         name: &str,
         function: &'a Operation,
@@ -106,10 +105,7 @@ impl<'a> Refiner<'a> {
             let slot = Slot { r#type: *r#type, known: known.clone(), value };
             self.frame.slots.insert(body.first_argument + position as Value, slot);
         }
-        self.frame.scopes.push(Scope::default());
-        let results = self.block(body)?;
-        self.write_return(&results)?;
-        let operations = self.frame.scopes.pop().unwrap_or_default().operations;
+        let (operations, results) = self.in_scope(false, |refiner| refiner.block_to_end(body))?;
         let types: Vec<TypeId> = arguments.iter().map(|argument| argument.r#type).collect();
         let name = self.unique(name);
         let results_types: Vec<TypeId> = results.iter().map(|slot| slot.r#type).collect();
@@ -121,7 +117,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// The name for the next copy of a function: the first keeps its own.
-    pub(super) fn unique(&mut self, name: &str) -> String {
+    fn unique(&mut self, name: &str) -> String {
         let copies = self.copies.entry(name.to_owned()).or_default();
         loop {
             let candidate = if *copies == 0 { name.to_owned() } else { format!("{name}.{copies}") };
@@ -133,7 +129,7 @@ impl<'a> Refiner<'a> {
         }
     }
 
-    pub(super) fn function_properties(
+    fn function_properties(
         &mut self,
         function: &Operation,
         name: &str,
@@ -159,11 +155,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// Keeps the values of the arguments that are named after dimension variables.
-    pub(super) fn name_variables(
-        &mut self,
-        function: &Operation,
-        operands: &[(TypeId, Option<Known>)],
-    ) -> Result<()> {
+    fn name_variables(&mut self, function: &Operation, operands: &[(TypeId, Option<Known>)]) -> Result<()> {
         let of_arguments = self.tables.attribute(function, "arg_attrs")?;
         for (dictionary, (_, known)) in
             self.tables.array(of_arguments).unwrap_or_default().into_iter().zip(operands)

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::{Known, MAX_INTERPRETED, Refiner, Result, Scope, Slot, body_of};
+use super::{Known, MAX_INTERPRETED, Refiner, Result, Slot, body_of};
 use crate::program::stablehlo::constant::{self, Constant, MAX_ELEMENTS, element_count};
 use crate::program::stablehlo::infer::{self, Case};
 use crate::program::stablehlo::module::{Block, BlockArgument, NameId, Operation, Region, TypeId, Value};
@@ -33,7 +33,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// The name of an operation of StableHLO without its version; `None` for another dialect's.
-    pub(super) fn kind(&mut self, name: NameId) -> Option<Rc<str>> {
+    fn kind(&mut self, name: NameId) -> Option<Rc<str>> {
         let tables = &self.tables;
         let kind = self.kinds.entry(name).or_insert_with(|| {
             let full = tables.name(name)?;
@@ -43,14 +43,14 @@ impl<'a> Refiner<'a> {
     }
 
     /// An operation of another dialect: passed on if its results are known in size.
-    pub(super) fn foreign(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
+    fn foreign(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
         if self.tables.full_name(operation.name) == "builtin.unrealized_conversion_cast" {
             return self.define(operation, operands.to_vec());
         }
         self.ordinary(operation, "", operands)
     }
 
-    pub(super) fn constant(&mut self, operation: &'a Operation) -> Result<()> {
+    fn constant(&mut self, operation: &'a Operation) -> Result<()> {
         let attribute = self.tables.attribute(operation, "value")?;
         let r#type = *operation.results.first().ok_or("a constant has no result")?;
         let constant = (|| {
@@ -66,7 +66,7 @@ impl<'a> Refiner<'a> {
         self.define(operation, vec![Slot { r#type, known: Some(known), value: None }])
     }
 
-    pub(super) fn dimension_size(&mut self, operation: &Operation, operands: &[Slot]) -> Result<()> {
+    fn dimension_size(&mut self, operation: &Operation, operands: &[Slot]) -> Result<()> {
         let sizes = operands.first().and_then(|slot| self.sizes(slot.r#type));
         let sizes = sizes.ok_or("its operand is no array of known sizes")?;
         let size = infer::get(&sizes, self.tables.index(operation, "dimension")?)?;
@@ -75,19 +75,14 @@ impl<'a> Refiner<'a> {
         self.define(operation, vec![Slot { r#type, known: Some(known), value: None }])
     }
 
-    pub(super) fn call(&mut self, operation: &Operation, operands: &[Slot]) -> Result<()> {
+    fn call(&mut self, operation: &Operation, operands: &[Slot]) -> Result<()> {
         let callee = self.tables.attribute(operation, "callee")?;
         let callee = self.tables.text(callee).ok_or("it calls no function")?.to_owned();
         self.write_call(operation, &callee, operands)
     }
 
     /// Calls a function in the place of an operation.
-    pub(super) fn write_call(
-        &mut self,
-        operation: &Operation,
-        callee: &str,
-        operands: &[Slot],
-    ) -> Result<()> {
+    fn write_call(&mut self, operation: &Operation, callee: &str, operands: &[Slot]) -> Result<()> {
         let given = operands.iter().map(|slot| (slot.r#type, slot.known.clone())).collect();
         let callee = self.specialise(callee, given)?;
         let mut results: Vec<Slot> =
@@ -102,7 +97,6 @@ impl<'a> Refiner<'a> {
                 properties: Some(self.tables.add_properties(&[attribute])),
                 operands,
                 results: results.iter().map(|slot| slot.r#type).collect(),
-                regions: Vec::new(),
                 ..operation.emptied()
             };
             let first = self.push(call)?;
@@ -113,7 +107,7 @@ impl<'a> Refiner<'a> {
         self.define(operation, results)
     }
 
-    pub(super) fn composite(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
+    fn composite(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
         let [attributes, decomposition, name, version] = self.tables.attributes_of(operation)?[..] else {
             return Err("it has not the attributes of a composite".into());
         };
@@ -143,19 +137,18 @@ impl<'a> Refiner<'a> {
     }
 
     /// The types of a region's arguments, if all are known in size.
-    pub(super) fn declared_arguments(&mut self, region: &Region) -> Option<Vec<TypeId>> {
-        let arguments = region.blocks.first().map(|block| &block.arguments[..]).unwrap_or_default();
-        let types: Vec<TypeId> = arguments.iter().map(|argument| argument.r#type).collect();
+    fn declared_arguments(&mut self, region: &Region) -> Option<Vec<TypeId>> {
+        let types = region.blocks.first().map(Block::argument_types).unwrap_or_default();
         types.iter().all(|&r#type| self.is_static(r#type)).then_some(types)
     }
 
     /// Whether nothing of a type is unknown in size, as far as it is one of arrays.
-    pub(in crate::program::stablehlo) fn is_static(&mut self, r#type: TypeId) -> bool {
-        self.tables.tensor(r#type).is_none_or(|tensor| tensor.dims.iter().all(Option::is_some))
+    pub(super) fn is_static(&mut self, r#type: TypeId) -> bool {
+        self.tables.tensor(r#type).is_none_or(|tensor| tensor.is_static())
     }
 
     /// A choice: where it is known, what was chosen takes its place.
-    pub(super) fn branch(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<()> {
+    fn branch(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<()> {
         let chosen = operands.first().and_then(|slot| slot.known.as_ref()?.constant.item());
         if let Some(chosen) = chosen {
             let last = operation.regions.len().checked_sub(1).ok_or("it has no branches")?;
@@ -185,7 +178,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// What passes through keeps what is known of it.
-    pub(super) fn barrier(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
+    fn barrier(&mut self, operation: &'a Operation, operands: &[Slot]) -> Result<()> {
         let results = operands.iter().map(|slot| slot.r#type).collect();
         let values = self.values(operands)?;
         let first = self.push(Operation { operands: values, results, ..operation.emptied() })?;
@@ -197,7 +190,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// An operation that remains what it is: it is computed where all is known, else written with the sizes of its results.
-    pub(super) fn ordinary(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<()> {
+    fn ordinary(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<()> {
         if let Some(slot) = self.folded(operation, name, operands)? {
             return self.define(operation, vec![slot]);
         }
@@ -225,12 +218,12 @@ impl<'a> Refiner<'a> {
     }
 
     /// The value and the known one that a sum is of.
-    pub(in crate::program::stablehlo) fn sum_of(&self, slot: &Slot) -> Option<&(Value, Known)> {
+    pub(super) fn sum_of(&self, slot: &Slot) -> Option<&(Value, Known)> {
         self.sums.get(&slot.value?)
     }
 
     /// The result of an operation of which everything is known.
-    pub(in crate::program::stablehlo) fn folded(
+    pub(super) fn folded(
         &mut self,
         operation: &Operation,
         name: &str,
@@ -252,7 +245,7 @@ impl<'a> Refiner<'a> {
         folded.map(|constant| self.known_slot(constant, declared)).transpose()
     }
 
-    pub(super) fn result_type(
+    fn result_type(
         &mut self,
         operation: &Operation,
         name: &str,
@@ -261,7 +254,7 @@ impl<'a> Refiner<'a> {
         declared: TypeId,
     ) -> Result<TypeId> {
         let Some(tensor) = self.tables.tensor(declared) else { return Ok(declared) };
-        if tensor.dims.iter().all(Option::is_some) {
+        if tensor.is_static() {
             return Ok(declared);
         }
         let operands = self.all_sizes(operands);
@@ -277,12 +270,7 @@ impl<'a> Refiner<'a> {
     }
 
     /// The regions of an operation.
-    pub(super) fn regions(
-        &mut self,
-        operation: &'a Operation,
-        name: &str,
-        operands: &[Slot],
-    ) -> Result<Vec<Region>> {
+    fn regions(&mut self, operation: &'a Operation, name: &str, operands: &[Slot]) -> Result<Vec<Region>> {
         let mut regions = Vec::new();
         for region in &operation.regions {
             let types = if name == "while" {
@@ -299,35 +287,32 @@ impl<'a> Refiner<'a> {
         Ok(regions)
     }
 
-    pub(in crate::program::stablehlo) fn note_effects(&mut self) {
-        self.frame.has_effects = true;
-    }
-
-    /// A function whose types are known in size and whose operands are not, for an operation that names it.
-    pub(in crate::program::stablehlo) fn keep_function(&mut self, name: &str) -> Result<String> {
-        let function = *self.functions.get(name).ok_or_else(|| format!("it has no function `{name}`"))?;
-        let types: Vec<TypeId> =
-            body_of(function)?.arguments.iter().map(|argument| argument.r#type).collect();
+    /// A function whose arguments are all known in size, for an operation that names it: its block, and the types of those.
+    fn static_function(&mut self, name: &str) -> Result<(&'a Block, Vec<TypeId>)> {
+        let body = body_of(self.function(name)?)?;
+        let types = body.argument_types();
         if !types.iter().all(|&r#type| self.is_static(r#type)) {
             return Err(format!("its function `{name}` takes arrays of unknown sizes").into());
         }
+        Ok((body, types))
+    }
+
+    /// Keeps a function that an operation names; returns its name.
+    pub(super) fn keep_function(&mut self, name: &str) -> Result<String> {
+        let (_, types) = self.static_function(name)?;
         let specialised = self.specialise(name, types.into_iter().map(|r#type| (r#type, None)).collect())?;
         Ok(specialised.name.clone())
     }
 
     /// A function's block as a region of an operation.
-    pub(in crate::program::stablehlo) fn function_region(&mut self, name: &str) -> Result<Region> {
-        let body = body_of(self.functions.get(name).ok_or_else(|| format!("it has no function `{name}`"))?)?;
-        let types: Vec<TypeId> = body.arguments.iter().map(|argument| argument.r#type).collect();
-        if !types.iter().all(|&r#type| self.is_static(r#type)) {
-            return Err(format!("its function `{name}` takes arrays of unknown sizes").into());
-        }
+    pub(super) fn function_region(&mut self, name: &str) -> Result<Region> {
+        let (body, types) = self.static_function(name)?;
         // An operation that is made of a custom call is written as one that is not isolated.
         Ok(self.block_region(body, &types, false)?.0)
     }
 
     /// A region of one block with arguments of these types, in which `write` writes, given the first of them.
-    pub(in crate::program::stablehlo) fn block_of(
+    pub(super) fn block_of(
         &mut self,
         types: &[TypeId],
         write: impl FnOnce(&mut Self, Value) -> Result<()>,
@@ -335,9 +320,7 @@ impl<'a> Refiner<'a> {
         let first_argument = self.fresh(types.len())?;
         let argument = |&r#type| BlockArgument { r#type, location: Some(self.location) };
         let arguments = types.iter().map(argument).collect();
-        self.frame.scopes.push(Scope::default());
-        write(self, first_argument)?;
-        let operations = self.frame.scopes.pop().unwrap_or_default().operations;
+        let (operations, ()) = self.in_scope(false, |refiner| write(refiner, first_argument))?;
         Ok(Region { blocks: vec![Block { first_argument, arguments, operations }] })
     }
 }

@@ -1,10 +1,13 @@
 //! Operations whose sizes are operands become those whose sizes are attributes; and operations are written in the oldest
 //! version that says the same, so that older plugins read them.
 
+use std::rc::Rc;
+
 use super::{Refiner, Result, Slot};
 use crate::program::stablehlo::constant::Constant;
 use crate::program::stablehlo::infer::{self, Case};
 use crate::program::stablehlo::module::{Operation, TypeId};
+use crate::program::stablehlo::schema;
 
 impl<'a> Refiner<'a> {
     /// Writes a dynamic operation as the static one that it is now; false for any other.
@@ -33,12 +36,17 @@ impl<'a> Refiner<'a> {
         Ok(true)
     }
 
-    /// The integers of an operand that is known.
-    fn integers(&self, slot: &Slot, what: &str) -> Result<Vec<i64>> {
+    /// The elements of an operand, which must be known.
+    pub(super) fn constant_of(&self, slot: &Slot, what: &str) -> Result<Rc<Constant>> {
         let known =
             slot.known.as_ref().ok_or_else(|| format!("its {what} depends on data, not on sizes alone"))?;
-        let values = known.constant.values.iter().map(|&value| i64::try_from(value).ok());
-        Ok(values.collect::<Option<_>>().ok_or_else(|| format!("its {what} is too large"))?)
+        Ok(Rc::clone(&known.constant))
+    }
+
+    /// The integers of an operand, which must be known.
+    fn integers(&self, slot: &Slot, what: &str) -> Result<Vec<i64>> {
+        let integers = self.constant_of(slot, what)?.to_integers();
+        Ok(integers.ok_or_else(|| format!("its {what} is too large"))?)
     }
 
     /// The sizes that an operand says, or that the result was declared with.
@@ -66,13 +74,7 @@ impl<'a> Refiner<'a> {
         let result = self.refined_type(declared, &sizes)?;
         let full = self.tables.add_name(&format!("{name}_v1"));
         let properties = (!attributes.is_empty()).then(|| self.tables.add_properties(attributes));
-        let mut written = Operation {
-            name: full,
-            properties,
-            results: vec![result],
-            regions: Vec::new(),
-            ..operation.emptied()
-        };
+        let mut written = Operation { name: full, properties, results: vec![result], ..operation.emptied() };
         if let Some(slot) = self.folded(&written, name, &operands[..shape])? {
             return self.define(operation, vec![slot]);
         }
@@ -96,7 +98,6 @@ impl<'a> Refiner<'a> {
             properties: Some(self.tables.add_properties(attributes)),
             operands: self.values(operands)?,
             results: vec![result],
-            regions: Vec::new(),
             ..operation.emptied()
         };
         self.replace(operation, written)
@@ -146,7 +147,7 @@ impl<'a> Refiner<'a> {
         attribute: u32,
         attributes: &mut Vec<u32>,
     ) -> Result<()> {
-        let names = crate::program::stablehlo::schema::attributes(operation).unwrap_or_default();
+        let names = schema::attributes(operation).unwrap_or_default();
         let place = names.iter().position(|other| *other == name).filter(|place| *place <= attributes.len());
         attributes.insert(place.ok_or_else(|| format!("`{operation}` is not known"))?, attribute);
         Ok(())
@@ -257,12 +258,5 @@ impl<'a> Refiner<'a> {
             }
         }
         Ok(())
-    }
-
-    /// A known list of integers as an operand.
-    pub(super) fn known_constant(&self, slot: &Slot, what: &str) -> Result<Constant> {
-        let known =
-            slot.known.as_ref().ok_or_else(|| format!("its {what} depends on data, not on sizes alone"))?;
-        Ok((*known.constant).clone())
     }
 }

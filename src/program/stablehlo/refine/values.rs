@@ -19,11 +19,7 @@ impl Refiner<'_> {
     }
 
     /// Says what the results of an operation are.
-    pub(in crate::program::stablehlo) fn define(
-        &mut self,
-        operation: &Operation,
-        results: Vec<Slot>,
-    ) -> Result<()> {
+    pub(super) fn define(&mut self, operation: &Operation, results: Vec<Slot>) -> Result<()> {
         if results.len() != operation.results.len() {
             return Err(format!("it has {} results, not {}", operation.results.len(), results.len()).into());
         }
@@ -34,7 +30,7 @@ impl Refiner<'_> {
     }
 
     /// The value in the module that is written: of a known one, a constant.
-    pub(in crate::program::stablehlo) fn value(&mut self, slot: &Slot) -> Result<Value> {
+    pub(super) fn value(&mut self, slot: &Slot) -> Result<Value> {
         if let Some(value) = slot.value {
             return Ok(value);
         }
@@ -56,12 +52,12 @@ impl Refiner<'_> {
         Ok(value)
     }
 
-    pub(in crate::program::stablehlo) fn values(&mut self, slots: &[Slot]) -> Result<Vec<Value>> {
+    pub(super) fn values(&mut self, slots: &[Slot]) -> Result<Vec<Value>> {
         slots.iter().map(|slot| self.value(slot)).collect()
     }
 
     /// Writes an operation of StableHLO; returns its first result.
-    pub(in crate::program::stablehlo) fn write(
+    pub(super) fn write(
         &mut self,
         name: NameId,
         attributes: &[AttributeId],
@@ -70,22 +66,12 @@ impl Refiner<'_> {
     ) -> Result<Value> {
         let properties =
             if attributes.is_empty() { None } else { Some(self.tables.add_properties(attributes)) };
-        let operation = Operation {
-            name,
-            location: self.location,
-            discardable: None,
-            properties,
-            first_result: 0,
-            results,
-            operands,
-            regions: Vec::new(),
-            is_isolated: false,
-        };
-        self.push(operation)
+        let operation = Operation::new(name, self.location);
+        self.push(Operation { properties, operands, results, ..operation })
     }
 
     /// Writes an operation, whose results get new values; returns the first.
-    pub(in crate::program::stablehlo) fn push(&mut self, mut operation: Operation) -> Result<Value> {
+    pub(super) fn push(&mut self, mut operation: Operation) -> Result<Value> {
         self.operations += 1;
         if self.operations > self.most_operations {
             return Err(format!("refined, it has more than {} operations", self.most_operations).into());
@@ -103,11 +89,7 @@ impl Refiner<'_> {
     }
 
     /// Writes what an operation became, and says what its results are.
-    pub(in crate::program::stablehlo) fn replace(
-        &mut self,
-        original: &Operation,
-        operation: Operation,
-    ) -> Result<()> {
+    pub(super) fn replace(&mut self, original: &Operation, operation: Operation) -> Result<()> {
         let types = operation.results.clone();
         let first = self.push(operation)?;
         let slot = |(position, r#type)| Slot { r#type, known: None, value: Some(first + position as Value) };
@@ -115,16 +97,12 @@ impl Refiner<'_> {
     }
 
     /// The sizes of a type of arrays, if it is one and all are known.
-    pub(in crate::program::stablehlo) fn sizes(&mut self, r#type: TypeId) -> Option<Vec<usize>> {
+    pub(super) fn sizes(&mut self, r#type: TypeId) -> Option<Vec<usize>> {
         self.tables.tensor(r#type)?.sizes()
     }
 
     /// A type that was declared with some sizes unknown, with these.
-    pub(in crate::program::stablehlo) fn refined_type(
-        &mut self,
-        declared: TypeId,
-        sizes: &[usize],
-    ) -> Result<TypeId> {
+    pub(super) fn refined_type(&mut self, declared: TypeId, sizes: &[usize]) -> Result<TypeId> {
         let tensor = self.tables.tensor(declared).ok_or("an array's type is none")?;
         let agrees = tensor.dims.len() == sizes.len()
             && tensor.dims.iter().zip(sizes).all(|(dim, size)| dim.is_none_or(|dim| dim == *size));
@@ -133,7 +111,7 @@ impl Refiner<'_> {
                 tensor.dims.iter().map(|dim| dim.map_or("?".into(), |dim| dim.to_string())).collect();
             return Err(format!("it has sizes {sizes:?}, and was declared with [{}]", dims.join(", ")).into());
         }
-        if tensor.dims.iter().all(Option::is_some) {
+        if tensor.is_static() {
             return Ok(declared);
         }
         element_count(sizes).filter(|count| i64::try_from(*count).is_ok()).ok_or("an array is too large")?;
