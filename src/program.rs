@@ -15,6 +15,8 @@ mod flatbuffer;
 mod hlo;
 pub(crate) mod outputs;
 mod pad;
+mod padding;
+mod recent;
 mod sharding;
 mod signature;
 mod stablehlo;

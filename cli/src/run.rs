@@ -55,6 +55,11 @@ pub struct Run {
     #[arg(long)]
     cast: bool,
 
+    /// Of a function with symbolic dimensions, the sizes that a variable is padded to by zeros: b=1,8,32. Only for functions
+    /// that do not mix what is at different places of that dimension, or that take a mask
+    #[arg(long = "pad", value_name = "VARIABLE=SIZES", value_parser = parse_padding)]
+    padded_sizes: Vec<(String, Vec<usize>)>,
+
     #[command(flatten)]
     device: DeviceArgs,
 
@@ -91,6 +96,12 @@ fn parse_argument(text: &str) -> Result<(ArgumentKey, Given), String> {
     }
     let root = root.parse().map_or_else(|_| Root::Name(root.to_owned()), Root::Position);
     Ok((ArgumentKey { root, path }, Given::parse(given)))
+}
+
+fn parse_padding(text: &str) -> Result<(String, Vec<usize>), String> {
+    let (name, sizes) = text.split_once('=').ok_or("it is not VARIABLE=SIZES, such as b=1,8,32")?;
+    let size = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is no size"));
+    Ok((name.trim().to_owned(), sizes.split(',').map(size).collect::<Result<_, String>>()?))
 }
 
 /// What files became on the device.
@@ -139,6 +150,12 @@ impl Run {
         let mut options = CompileOptions::default();
         if program.exported().is_none_or(|exported| exported.device_count == 1) {
             options.device_assignment = Some(vec![vec![device.id()]]);
+        }
+        options.padded_sizes = self.padded_sizes()?;
+        if !options.padded_sizes.is_empty()
+            && program.exported().is_none_or(|exported| !exported.has_symbolic_arguments())
+        {
+            bail!("--pad: {} has no dimensions that are not known in size", program.origin());
         }
         let compiling = Instant::now();
         let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
@@ -230,6 +247,17 @@ impl Run {
             return Ok(Output { text: String::new(), is_success: differences.is_empty() });
         }
         Ok(Output { text, is_success: differences.is_empty() })
+    }
+
+    /// What `--pad` says, each variable once.
+    fn padded_sizes(&self) -> Result<BTreeMap<String, Vec<usize>>> {
+        let mut sizes = BTreeMap::new();
+        for (name, padded) in &self.padded_sizes {
+            if sizes.insert(name.clone(), padded.clone()).is_some() {
+                bail!("--pad {name} was given twice");
+            }
+        }
+        Ok(sizes)
     }
 
     /// The files of each argument. Of a program that is no artifact, positions must follow each other from 0; an

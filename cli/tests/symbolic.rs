@@ -163,6 +163,57 @@ fn each_size_is_compiled_once_and_the_last_ones_are_kept() {
     assert_eq!(compilations(1, || call(5)), 0);
 }
 
+/// A case whose variables are padded to these sizes.
+fn padded(case: &str, sizes: &[(&str, &[usize])]) -> safejax::Result<Function> {
+    let mut options = CompileOptions::default();
+    options.padded_sizes = sizes.iter().map(|(name, sizes)| ((*name).to_owned(), sizes.to_vec())).collect();
+    client().compile_with(&program(case), &options)
+}
+
+#[test]
+fn padded_calls_share_executables_and_give_what_others_give() {
+    // A causal mask and rows that do not mix: padding changes nothing.
+    let function = padded("attention", &[("b", &[4, 2]), ("t", &[16])]).unwrap();
+    assert_eq!(compilations(1, || function.compile_buckets().unwrap()), 2);
+    let cases = meta("attention")["cases"].as_array().unwrap().clone();
+    let run_all = || {
+        for run in &cases {
+            let found = call(&function, &given("attention", run)).unwrap().wait().unwrap();
+            let file = directory("attention").join(run["outputs"][0]["file"].as_str().unwrap());
+            assert!(is_close(&found.leaves()[0], &npy::read(file, None).unwrap()), "{}", run["sizes"]);
+        }
+    };
+    assert_eq!(compilations(1, run_all), 0);
+    let x = |rows: usize, length: usize| {
+        HostArray::from_slice(&[rows, length, 6], &vec![1f32; rows * length * 6]).unwrap()
+    };
+    let table = HostArray::from_slice(&[16, 6], &[0f32; 96]).unwrap();
+    let refused = |rows, length, other| {
+        function.call(&[&table, &x(rows, length), &x(other, length)]).unwrap_err().to_string()
+    };
+    assert!(refused(5, 3, 5).contains("`b` is 5, and the largest size that it is padded to is 4"));
+    // What the function says of sizes, it says of those that were given.
+    assert!(refused(1, 17, 1).contains("symbolic shape constraint t<=16"));
+    assert!(refused(2, 3, 3).contains("Found inconsistency between dimension size"));
+    let error = padded("attention", &[("n", &[4])]).unwrap_err().to_string();
+    assert!(
+        error.contains("`n` is to be padded, and `f` has no such dimension variable; it has b, t"),
+        "{error}"
+    );
+    for sizes in [&[][..], &[0, 4]] {
+        assert!(padded("attention", &[("b", sizes)]).unwrap_err().to_string().contains("at least 1"));
+    }
+    // The other variable has any size, and an argument is of two of it.
+    let function = padded("pooling", &[("b", &[3])]).unwrap();
+    for run in meta("pooling")["cases"].as_array().unwrap() {
+        let found = call(&function, &given("pooling", run)).unwrap().wait().unwrap();
+        for (found, expected) in found.leaves().iter().zip(run["outputs"].as_array().unwrap()) {
+            let file = directory("pooling").join(expected["file"].as_str().unwrap());
+            assert!(is_close(found, &npy::read(file, None).unwrap()), "{}", run["sizes"]);
+        }
+    }
+}
+
 #[test]
 fn bound_and_converted_arguments_are_given_at_any_size() {
     let (params, x) = linear_inputs(4);

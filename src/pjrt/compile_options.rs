@@ -31,6 +31,10 @@ pub struct CompileOptions {
     /// Of a function with symbolic dimensions, the sets of sizes whose executables are kept in memory: those that were used
     /// last.
     pub kept_sizes: usize,
+    /// Of a function with symbolic dimensions, the sizes that a variable is padded to, by its name: arguments get zeros at
+    /// the end of their dimensions up to the smallest of these, and outputs are cut back. So few programs are compiled. Only
+    /// for functions that do not mix what is at different places of such a dimension, or that take a mask.
+    pub padded_sizes: BTreeMap<String, Vec<usize>>,
 }
 
 impl Default for CompileOptions {
@@ -42,6 +46,7 @@ impl Default for CompileOptions {
             device_assignment: None,
             xla_options: BTreeMap::new(),
             kept_sizes: DEFAULT_KEPT_SIZES,
+            padded_sizes: BTreeMap::new(),
         }
     }
 }

@@ -6,13 +6,11 @@ use super::artifact::Program;
 use super::bind::{Sizes, Slot};
 use super::bundle::{Bundle, at_sizes};
 use super::compile::compile_static;
-use super::compiled::{Compiled, upload};
+use super::compiled::{Compiled, cut_back};
 use super::exported::Exported;
-use super::pad;
 use super::signature::Signature;
-use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, CompileOptions, HostTransfer};
+use crate::pjrt::{Buffer, Client, CompileOptions};
 
 /// The buckets of a bundle, each compiled when it is first needed.
 #[derive(Debug)]
@@ -80,29 +78,8 @@ impl Buckets {
         };
         let wanted = self.bundle.in_order(sizes).map_err(refuse)?;
         let index = self.bundle.smallest_for(&wanted).map_err(|problem| refuse(vec![problem]))?;
-        let compiled = self.compiled(index)?;
-        let outputs = compiled.run(slots, signature)?;
-        self.cut_back(outputs, &wanted)
-    }
-
-    /// The outputs at the sizes that were given. All that has to be cut comes to the host at once.
-    fn cut_back(&self, outputs: Vec<Buffer>, wanted: &[usize]) -> Result<Vec<Buffer>> {
-        let start = |(buffer, aval)| -> Result<(Buffer, Option<(ArraySpec, HostTransfer)>)> {
-            let spec = at_sizes(aval, &self.bundle.dims, wanted).ok().and_then(|aval| aval.to_spec());
-            match spec.filter(|spec| spec != Buffer::spec(&buffer)) {
-                Some(spec) => buffer.start_to_host().map(|transfer| (buffer, Some((spec, transfer)))),
-                None => Ok((buffer, None)),
-            }
-        };
-        let started = outputs.into_iter().zip(&self.bundle.signature.out_avals).map(start);
-        let started = started.collect::<Result<Vec<_>>>()?;
-        let finish = |(buffer, cut): (Buffer, Option<(ArraySpec, HostTransfer)>)| match cut {
-            Some((spec, transfer)) => {
-                let whole = HostArray::from_bytes(buffer.spec().clone(), transfer.wait()?)?;
-                upload(&pad::cut(&whole, &spec.shape)?, &buffer.device()?)
-            }
-            None => Ok(buffer),
-        };
-        started.into_iter().map(finish).collect()
+        let outputs = self.compiled(index)?.run(slots, signature)?;
+        let at_wanted = |aval| at_sizes(aval, &self.bundle.dims, &wanted).ok()?.to_spec();
+        cut_back(outputs, self.bundle.signature.out_avals.iter().map(at_wanted))
     }
 }

@@ -146,14 +146,16 @@ impl Function {
         }
     }
 
-    /// Compiles every bucket of a bundle now, rather than when a call first needs it. Blocks. Does nothing for a
-    /// program of one set of shapes.
+    /// Compiles every bucket of a bundle now, rather than when a call first needs it, and so every combination of the sizes
+    /// that the variables of a function are padded to ([`crate::CompileOptions::padded_sizes`]). Blocks. Does nothing for a
+    /// program of one set of shapes, nor if one of the variables can have any size.
     ///
     /// # Errors
     /// As for [`Client::compile`].
     pub fn compile_buckets(&self) -> Result<()> {
         match &self.inner.code {
-            Code::One(_) | Code::Symbolic(_) => Ok(()),
+            Code::One(_) => Ok(()),
+            Code::Symbolic(symbolic) => symbolic.prepare_all(),
             Code::Buckets(buckets) => buckets.compile_all(),
         }
     }

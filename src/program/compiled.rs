@@ -9,7 +9,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, Device, HostSemantics, Input, LoadedExecutable};
+use crate::pjrt::{Buffer, Client, Device, HostSemantics, HostTransfer, Input, LoadedExecutable};
 
 /// A program compiled for one set of shapes.
 #[derive(Debug)]
@@ -113,6 +113,29 @@ pub fn prepare<'a>(leaf: LeafArgument<'a>, wanted: &ArraySpec, device: &Device) 
 /// The array, converted and padded.
 fn fit(array: &HostArray, wanted: &ArraySpec) -> Result<HostArray> {
     pad::pad(&convert(array, wanted.dtype)?, &wanted.shape)
+}
+
+/// The outputs of a padded call at the sizes that they have without padding, where these are known. What has to be cut comes
+/// to the host, all at once, and goes back.
+pub fn cut_back(
+    outputs: Vec<Buffer>,
+    specs: impl IntoIterator<Item = Option<ArraySpec>>,
+) -> Result<Vec<Buffer>> {
+    let start = |(buffer, spec): (Buffer, Option<ArraySpec>)| match spec
+        .filter(|spec| spec != Buffer::spec(&buffer))
+    {
+        Some(spec) => buffer.start_to_host().map(|transfer| (buffer, Some((spec, transfer)))),
+        None => Ok((buffer, None)),
+    };
+    let started = outputs.into_iter().zip(specs).map(start).collect::<Result<Vec<_>>>()?;
+    let finish = |(buffer, cut): (Buffer, Option<(ArraySpec, HostTransfer)>)| match cut {
+        Some((spec, transfer)) => {
+            let whole = HostArray::from_bytes(buffer.spec().clone(), transfer.wait()?)?;
+            upload(&pad::cut(&whole, &spec.shape)?, &buffer.device()?)
+        }
+        None => Ok(buffer),
+    };
+    started.into_iter().map(finish).collect()
 }
 
 /// Starts copying an array to a device.

@@ -1,14 +1,15 @@
 //! Functions with symbolic dimensions: refined and compiled once for every set of sizes that they are called with.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::artifact::Program;
 use super::bind::{Slot, given};
 use super::compile::compile_exported;
-use super::compiled::{Compiled, platform_position};
+use super::compiled::{Compiled, cut_back, platform_position};
 use super::exported::{Aval, Dim, Exported};
+use super::padding::{Padding, Placed};
+use super::recent::Recent;
 use super::signature::Signature;
 use super::stablehlo::{Module, Refined, Refusal, refine};
 use super::{dim, stablehlo};
@@ -27,14 +28,8 @@ pub struct Symbolic {
     client: Client,
     device: Option<Device>,
     options: CompileOptions,
-    compiled: Mutex<Executables>,
-}
-
-/// The executables, each with when it was used last.
-#[derive(Debug, Default)]
-struct Executables {
-    by_shapes: HashMap<Shapes, (u64, Arc<Executable>)>,
-    uses: u64,
+    padding: Option<Padding>,
+    compiled: Mutex<Recent<Arc<Executable>>>,
 }
 
 /// The executable for one set of sizes.
@@ -45,7 +40,7 @@ struct Executable {
     compiling: Mutex<()>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,7 +48,7 @@ impl Symbolic {
     /// Reads the module. Nothing is compiled yet.
     ///
     /// # Errors
-    /// [`Error::Malformed`] when the module cannot be read.
+    /// [`Error::Malformed`] when the module cannot be read; [`Error::InvalidArgument`] for sizes that it cannot be padded to.
     pub fn new(
         client: &Client,
         program: &Program,
@@ -63,8 +58,10 @@ impl Symbolic {
         let origin = program.origin().to_owned();
         let module = read_module(&exported.module, &origin)?;
         let device = if exported.device_count == 1 { Some(options.first_device(client)?) } else { None };
+        let padding = Padding::new(&options.padded_sizes, &exported)?;
+        let compiled = Mutex::new(Recent::new(options.kept_sizes));
         let (client, options) = (client.clone(), options.clone());
-        Ok(Symbolic { exported, module, origin, client, device, options, compiled: Mutex::default() })
+        Ok(Symbolic { exported, module, origin, client, device, options, padding, compiled })
     }
 
     pub fn client(&self) -> &Client {
@@ -75,13 +72,34 @@ impl Symbolic {
         self.device.as_ref()
     }
 
-    /// Runs the function on leaves that were checked, but for the sizes of symbolic dimensions. Does not wait for it to end.
+    /// Runs the function on leaves that were checked, but for the sizes of symbolic dimensions. Does not wait for it to end,
+    /// unless outputs have to be cut back.
     ///
     /// # Errors
     /// [`Error::Arguments`] for sizes that it was not exported for.
     pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
         let shapes = self.shapes_of(slots)?;
-        self.compiled(&self.executable(&shapes), &shapes)?.run(slots, signature)
+        let Some(padding) = &self.padding else {
+            return self.compiled(&self.executable(&shapes), &shapes)?.run(slots, signature);
+        };
+        let Placed { padded, outputs } = &*self.placed(padding, &shapes)?;
+        let padded_outputs = self.compiled(&self.executable(padded), padded)?.run(slots, signature)?;
+        cut_back(padded_outputs, outputs.iter().cloned())
+    }
+
+    /// What a call with these sizes becomes by padding. The sizes themselves are checked as those without padding are.
+    fn placed(&self, padding: &Padding, shapes: &Shapes) -> Result<Arc<Placed>> {
+        padding.place(shapes, || {
+            let (exported, variables) = self.refined(shapes)?;
+            let padded = |(name, size): &(String, i64)| {
+                Ok((name.clone(), padding.padded(name, usize::try_from(*size).unwrap_or(0))?))
+            };
+            let padded = variables.iter().map(padded).collect::<Result<Vec<_>>>()?;
+            let sizes: Vec<(&str, usize)> =
+                padded.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+            let outputs = exported.out_avals.iter().map(Aval::to_spec).collect();
+            Ok(Placed { padded: shapes_at(&self.exported, &sizes)?, outputs })
+        })
     }
 
     /// Compiles the function for leaves of these sizes, if it was not yet.
@@ -112,26 +130,33 @@ impl Symbolic {
     }
 
     fn prepare_shapes(&self, shapes: &Shapes) -> Result<()> {
+        let padded = self.padding.as_ref().map(|padding| self.placed(padding, shapes)).transpose()?;
+        let shapes = padded.as_ref().map_or(shapes, |placed| &placed.padded);
         self.compiled(&self.executable(shapes), shapes).map(drop)
+    }
+
+    /// Compiles the function for every combination of the sizes that its variables are padded to, if all of them are.
+    ///
+    /// # Errors
+    /// Those of compiling, and of sizes that the function was not exported for.
+    pub fn prepare_all(&self) -> Result<()> {
+        let variables = self.exported.dimension_variables();
+        let combinations = self.padding.as_ref().and_then(|padding| padding.combinations(&variables));
+        for sizes in combinations.unwrap_or_default() {
+            let sizes: Vec<(&str, usize)> = variables.iter().map(String::as_str).zip(sizes).collect();
+            self.prepare(&sizes)?;
+        }
+        Ok(())
     }
 
     /// The place of an executable. The one that was used the longest time ago makes room for a new one.
     fn executable(&self, shapes: &Shapes) -> Arc<Executable> {
         let mut executables = lock(&self.compiled);
-        executables.uses += 1;
-        let now = executables.uses;
-        if let Some((used, executable)) = executables.by_shapes.get_mut(shapes) {
-            *used = now;
-            return Arc::clone(executable);
-        }
-        if executables.by_shapes.len() >= self.options.kept_sizes.max(1) {
-            let oldest = executables.by_shapes.iter().min_by_key(|(_, (used, _))| *used);
-            let oldest = oldest.map(|(shapes, _)| shapes.clone());
-            oldest.and_then(|shapes| executables.by_shapes.remove(&shapes));
-        }
-        let executable = Arc::<Executable>::default();
-        executables.by_shapes.insert(shapes.clone(), (now, Arc::clone(&executable)));
-        executable
+        executables.get(shapes).unwrap_or_else(|| {
+            let executable = Arc::<Executable>::default();
+            executables.insert(shapes, Arc::clone(&executable));
+            executable
+        })
     }
 
     /// What is compiled, after it was compiled if nobody did yet. Calls at other sizes go on meanwhile.
@@ -145,16 +170,14 @@ impl Symbolic {
         }
         let compiled = self.compile(shapes).inspect_err(|_| {
             // Sizes that are refused take nobody's place.
-            lock(&self.compiled).by_shapes.remove(shapes);
+            lock(&self.compiled).remove(shapes);
         })?;
         Ok(executable.compiled.get_or_init(|| compiled))
     }
 
     fn compile(&self, shapes: &Shapes) -> Result<Compiled> {
         let start = Instant::now();
-        let platform = platform_position(&self.exported, &self.client);
-        let (exported, variables) = refine_exported(&self.exported, &self.module, shapes, platform)
-            .map_err(|refusal| about(refusal, &self.exported, &self.origin))?;
+        let (exported, variables) = self.refined(shapes)?;
         let refined = start.elapsed();
         let executable = compile_exported(&self.client, &exported, &self.origin, &self.options)?;
         let sizes: Vec<String> = variables.iter().map(|(name, size)| format!("{name}={size}")).collect();
@@ -166,6 +189,13 @@ impl Symbolic {
             "compiled for new sizes"
         );
         Compiled::new(executable, Some(&exported))
+    }
+
+    /// The function for arguments of these sizes, and its dimension variables.
+    fn refined(&self, shapes: &Shapes) -> Result<(Exported, Vec<(String, i64)>)> {
+        let platform = platform_position(&self.exported, &self.client);
+        refine_exported(&self.exported, &self.module, shapes, platform)
+            .map_err(|refusal| about(refusal, &self.exported, &self.origin))
     }
 }
 
