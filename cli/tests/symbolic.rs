@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use common::{Log, client, data, fails, safejax, succeeds};
 use safejax::format::npy;
+use safejax::pjrt::Input;
 use safejax::{Argument, CompileOptions, Error, Function, HostArray, Params, Program};
 use serde_json::Value;
 
@@ -262,6 +263,32 @@ fn donated_arguments_and_arrays_without_elements_are_given_as_to_any_function() 
         assert_eq!(outputs.leaves()[0].spec().shape, [rows, 2]);
         assert_eq!(outputs.leaves()[1].to_vec::<f32>().unwrap(), [2.0 * rows as f32]);
     }
+}
+
+#[test]
+fn at_known_sizes_it_runs_on_several_devices() {
+    if !common::is_cpu() {
+        return;
+    }
+    let client = client().plugin().client().device_count(2).build().unwrap();
+    let program = opened("sharded").refined(&[("b", 2)], None).unwrap();
+    let function = client.compile(&program).unwrap();
+    let shard = |index: usize, values: &[f32]| {
+        let array = HostArray::from_slice(&[2, 3], values).unwrap();
+        vec![Input::Donate(client.put_on(&array, &client.device(index).unwrap()).unwrap())]
+    };
+    let (first, second) = ([1f32, 2.0, 3.0, 4.0, 5.0, 6.0], [7f32, 8.0, 9.0, 10.0, 11.0, 12.0]);
+    let run = function.executable().unwrap().execute(&[shard(0, &first), shard(1, &second)]).unwrap();
+    let values = |device: usize, output: usize| {
+        run.outputs[device][output].to_host().unwrap().to_vec::<f32>().unwrap()
+    };
+    assert_eq!(values(0, 0), [-4.5, -4.5, -4.5, -1.5, -1.5, -1.5]);
+    assert_eq!(values(1, 0), [1.5, 1.5, 1.5, 4.5, 4.5, 4.5]);
+    assert_eq!((values(0, 1), values(1, 1)), (vec![78.0], vec![78.0]));
+    // A call is for one device.
+    let x = HostArray::from_slice(&[4, 3], &[1f32; 12]).unwrap();
+    let error = client.compile(&opened("sharded")).unwrap().call(&[&x]).unwrap_err().to_string();
+    assert!(error.contains("runs on 2 devices"), "{error}");
 }
 
 #[test]
