@@ -99,7 +99,7 @@ impl Inspect {
         if self.text {
             return Ok(program.stablehlo_text()?);
         }
-        program::show(program, self.plugin.as_deref(), self.output)
+        program::show(program, &sizes, self.plugin.as_deref(), self.output)
     }
 
     /// Refuses to say of a file that is no program what is only said of programs.

@@ -321,6 +321,9 @@ fn the_command_line_shows_variables_constraints_and_refined_programs() {
     let json: Value = serde_json::from_str(&succeeds(&mut inspect(&["--json"]))).unwrap();
     assert_eq!(json["dimension_variables"], serde_json::json!(["b", "t"]));
     assert_eq!(json["constraints"], serde_json::json!(["t<=16"]));
+    let json: Value =
+        serde_json::from_str(&succeeds(&mut inspect(&["--json", "--sizes", "b=2,t=5"]))).unwrap();
+    assert_eq!((&json["sizes"]["t"], &json["in_avals"][1]), (&5.into(), &"float32[2,5,6]".into()));
 }
 
 /// Reads a changed artifact, and refines it where it can be read.

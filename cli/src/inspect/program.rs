@@ -13,12 +13,17 @@ use serde_json::{Value, json};
 
 use crate::output::OutputArgs;
 
-/// Shows a program, and whether a plugin reads it if one is named.
-pub fn show(program: &Program, plugin: Option<&str>, output: OutputArgs) -> Result<String> {
+/// Shows a program, which was refined for these sizes if there are any, and whether a plugin reads it if one is named.
+pub fn show(
+    program: &Program,
+    sizes: &[(&str, usize)],
+    plugin: Option<&str>,
+    output: OutputArgs,
+) -> Result<String> {
     let reader = plugin.map(|name_or_path| Reader::new(program, name_or_path)).transpose()?;
     let text = || {
         let shown = match program.exported() {
-            Some(exported) => exported_text(program, exported),
+            Some(exported) => exported_text(program, exported, sizes),
             None => plain_text(program),
         };
         shown + &reader.as_ref().map(|reader| reader.text(program)).unwrap_or_default()
@@ -28,6 +33,9 @@ pub fn show(program: &Program, plugin: Option<&str>, output: OutputArgs) -> Resu
             Some(exported) => exported_json(program, exported),
             None => plain_json(program),
         };
+        if !sizes.is_empty() {
+            shown["sizes"] = sizes.iter().copied().collect();
+        }
         if let Some(reader) = &reader {
             shown["plugin"] = reader.json();
         }
@@ -142,7 +150,7 @@ fn plain_json(program: &Program) -> Value {
     })
 }
 
-fn exported_text(program: &Program, exported: &Exported) -> String {
+fn exported_text(program: &Program, exported: &Exported, sizes: &[(&str, usize)]) -> String {
     let version = program.stablehlo_version();
     let mut text = format!("{}: `{}`, exported", Line(program.origin()), Line(&exported.function_name));
     // Writing to a string cannot fail.
@@ -158,6 +166,10 @@ fn exported_text(program: &Program, exported: &Exported) -> String {
         version.as_deref().unwrap_or("an unknown version"),
         program.code().len()
     );
+    if !sizes.is_empty() {
+        let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        let _ = writeln!(text, "at {}", sizes.join(", "));
+    }
     let symbolic = exported.symbolic_dimensions();
     if let Some(bundle) = program.bundle() {
         let _ = writeln!(text, "a bundle of {} at {}", symbolic.join(", "), buckets(bundle).join("; "));
