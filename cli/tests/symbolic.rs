@@ -275,7 +275,7 @@ fn at_known_sizes_it_runs_on_several_devices() {
     let function = client.compile(&program).unwrap();
     let shard = |index: usize, values: &[f32]| {
         let array = HostArray::from_slice(&[2, 3], values).unwrap();
-        vec![Input::Donate(client.put_on(&array, &client.device(index).unwrap()).unwrap())]
+        vec![Input::Donate(client.put_on(&array, client.device(index).unwrap()).unwrap())]
     };
     let (first, second) = ([1f32, 2.0, 3.0, 4.0, 5.0, 6.0], [7f32, 8.0, 9.0, 10.0, 11.0, 12.0]);
     let run = function.executable().unwrap().execute(&[shard(0, &first), shard(1, &second)]).unwrap();
