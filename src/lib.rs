@@ -16,7 +16,7 @@
 //!
 //! The modules, from the bottom up: [`pjrt`], a safe binding of the PJRT C API; [`plugins`], which finds and installs PJRT
 //! plugins; [`store`], where bytes are; [`tree`], key paths and the key map; [`format`](mod@format), what bytes say; [`load`],
-//! [`save`] and [`convert`], the three front doors; [`program`], what runs; [`cast`] and [`compare`], for arrays on the host;
+//! [`save`] and [`convert`], the three front doors; [`program`], what runs; [`Target`], what it is compiled for where that is not here; [`cast`] and [`compare`], for arrays on the host;
 //! [`printable`], for the names of strangers.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -41,6 +41,7 @@ pub mod save;
 mod serialize;
 pub mod store;
 mod sub_byte;
+mod targets;
 mod transfer;
 pub mod tree;
 #[cfg(feature = "xla")]
@@ -63,13 +64,17 @@ pub use pjrt::device::Device;
 pub use pjrt::event::Event;
 pub use pjrt::memory::Memory;
 pub use pjrt::plugin::Plugin;
+pub use pjrt::topology::Topology;
 pub use program::argument::{Argument, Donate};
 pub use program::artifact::Program;
 pub use program::bind::Conversion;
 pub use program::call::{BoundFunction, Function};
+pub use program::compilation::Compilation;
+pub use program::executable_file::ExecutableFile;
 pub use program::outputs::Outputs;
 pub use save::options::SaveOptions;
 pub use serialize::{deserialize, serialize};
+pub use targets::{DeviceFigures, Target};
 pub use tree::convention::Framework;
 pub use tree::def::{Tree, TreeDef};
 pub use tree::key_map::KeyMap;

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 pub use cache::{home_dir, install_dir};
 pub use discover::{Found, FoundIn, discover, find};
 pub use hardware::{Accelerator, accelerators};
+pub(crate) use hardware::{has_tpu, waits_for_tpu};
+pub(crate) use install::library_digest;
 pub use install::{InstallProgress, InstallStage, install, install_into};
 pub use packages::{Package, Wheel};
 pub use python::site_directories;

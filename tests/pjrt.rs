@@ -402,7 +402,7 @@ module @pair attributes {mhlo.num_replicas = 2 : i32} {
     options.replicas = 2;
     let executable = client().compile_program(code, ProgramFormat::Mlir, &options).unwrap();
     assert_eq!(executable.devices().len(), 2);
-    assert_eq!(executable.replicas_and_partitions().unwrap(), (2, 1));
+    assert_eq!(executable.compiled().replicas_and_partitions().unwrap(), (2, 1));
     let inputs: Vec<safejax::Buffer> = executable
         .devices()
         .iter()
@@ -425,13 +425,13 @@ fn an_executable_says_what_it_is_and_survives_serialisation() {
     let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
     let executable = function.executable().unwrap();
     assert_eq!(executable.name(), "square");
-    assert_eq!(executable.outputs(), [f32s(8)]);
-    let stats = executable.memory_stats().unwrap();
+    assert_eq!(executable.outputs(), [f32s(8).into()]);
+    let stats = executable.compiled().memory_stats().unwrap();
     assert_eq!((stats.argument_bytes, stats.output_bytes), (32, 32));
-    assert_eq!(executable.output_memory_kinds().unwrap(), ["device"]);
-    let bytes = executable.serialize().unwrap();
+    assert_eq!(executable.compiled().output_memory_kinds().unwrap(), ["device"]);
+    let bytes = executable.compiled().serialize().unwrap();
     let once = client().load_serialized(&bytes).unwrap();
-    let again = client().load_serialized(&once.serialize().unwrap()).unwrap();
+    let again = client().load_serialized(&once.compiled().serialize().unwrap()).unwrap();
     let x = upload(&[3.0; 8]);
     let outputs = again.execute(&[vec![Input::Borrow(&x)]]).unwrap().outputs;
     assert_eq!(outputs[0][0].to_vec::<f32>().unwrap(), [10.0; 8]);

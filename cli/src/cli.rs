@@ -4,7 +4,9 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::output::Output;
-use crate::{convert, devices, diff, doctor, inspect, interrupt, load, logging, plugin, run, verify};
+use crate::{
+    compile, convert, devices, diff, doctor, inspect, interrupt, load, logging, plugin, run, verify,
+};
 
 /// What `--version` prints after the name.
 const VERSION: &str = concat!(
@@ -47,6 +49,10 @@ enum Command {
     Diff(diff::Diff),
     /// Run a program on arrays and checkpoints
     Run(run::Run),
+    /// Compile a program for devices that need not be here: does it compile, does it fit, how fast could it be
+    Compile(compile::Compile),
+    #[command(hide = true)]
+    CompileOne(compile::CompileOne),
     /// Print everything that a bug report needs
     Doctor(doctor::Doctor),
     /// Print a script that completes commands in a shell
@@ -73,6 +79,8 @@ impl Cli {
             Command::Verify(command) => return command.run(),
             Command::Diff(command) => return command.run(),
             Command::Run(command) => return command.run(),
+            Command::Compile(command) => return command.run(),
+            Command::CompileOne(command) => command.run(),
             Command::Completions { shell } => Ok(completions(shell)),
             Command::Man => man(),
         };
@@ -92,7 +100,10 @@ fn man() -> Result<String> {
     command.build();
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page)?;
-    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+    for subcommand in command
+        .get_subcommands()
+        .filter(|subcommand| subcommand.get_name() != "help" && !subcommand.is_hide_set())
+    {
         let title = format!("safejax {}", subcommand.get_name());
         clap_mangen::Man::new(subcommand.clone()).title(title).render(&mut page)?;
     }

@@ -2,6 +2,7 @@
 
 mod cli;
 mod client;
+mod compile;
 mod convert;
 mod devices;
 mod diff;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
 use super::event::Event;
-use super::executable::LoadedExecutable;
 use super::execution::Input;
 use super::ffi;
+use super::loaded_executable::LoadedExecutable;
 use crate::error::Result;
 
 impl LoadedExecutable {
@@ -24,7 +24,7 @@ impl LoadedExecutable {
         let mut outputs = vec![std::ptr::null_mut(); self.outputs().len()];
         let (argument_lists, output_lists) = ([list.as_ptr()], [outputs.as_mut_ptr()]);
         let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
-        args.executable = self.inner.loaded;
+        args.executable = self.raw();
         args.options = &mut options;
         args.argument_lists = argument_lists.as_ptr();
         args.num_devices = 1;

@@ -355,23 +355,6 @@ impl Client {
         (0..self.inner.memories.len()).map(|index| Memory::new(self.clone(), index)).collect()
     }
 
-    /// What the plugin says of how the devices hang together, for cache keys and reports.
-    ///
-    /// # Errors
-    /// When the plugin has no topology.
-    pub fn topology_attributes(&self) -> Result<Vec<(String, NamedValue)>> {
-        let mut topology = ffi::PJRT_Client_TopologyDescription_Args::new();
-        topology.client = self.raw();
-        let mut attributes = ffi::PJRT_TopologyDescription_Attributes_Args::new();
-        // SAFETY: the client is alive and owns the topology, whose attributes live as long and are copied.
-        unsafe {
-            self.api().call(ffi::PJRT_Client_TopologyDescription, &mut topology)?;
-            attributes.topology = topology.topology;
-            self.api().call(ffi::PJRT_TopologyDescription_Attributes, &mut attributes)?;
-            Ok(NamedValue::read_all(attributes.attributes, attributes.num_attributes))
-        }
-    }
-
     /// The devices that a program of so many replicas and partitions runs on by default: one row a
     /// replica, one device id a partition.
     ///

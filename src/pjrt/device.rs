@@ -16,16 +16,79 @@ pub struct Device {
     index: usize,
 }
 
-/// What is constant about a device, read once when the client is made.
-pub(super) struct DeviceInfo {
-    pub raw: *mut ffi::PJRT_Device,
+/// What a device is, whether it is here or not.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct DeviceDescription {
     id: i32,
     kind: String,
     process_index: i32,
-    local_hardware_id: Option<i32>,
-    is_addressable: bool,
     text: String,
     attributes: Vec<(String, NamedValue)>,
+}
+
+/// Calls a getter on `$handle` and evaluates to its filled arguments.
+macro_rules! read {
+    ($api:ident, $function:ident, $args:ident, $field:ident: $handle:expr) => {{
+        let mut args = ffi::$args::new();
+        args.$field = $handle;
+        $api.call(ffi::$function, &mut args)?;
+        args
+    }};
+}
+
+impl DeviceDescription {
+    /// # Safety
+    /// `raw` is the description of a device of a living client or topology of this plugin.
+    pub(super) unsafe fn read(api: Api, raw: *mut ffi::PJRT_DeviceDescription) -> Result<DeviceDescription> {
+        // SAFETY: the description is alive (the caller's promise); strings and arrays that are returned live as long as it
+        // and are copied.
+        unsafe {
+            let id = read!(api, PJRT_DeviceDescription_Id, PJRT_DeviceDescription_Id_Args, device_description: raw);
+            let process = read!(api, PJRT_DeviceDescription_ProcessIndex, PJRT_DeviceDescription_ProcessIndex_Args,
+                device_description: raw);
+            let kind = read!(api, PJRT_DeviceDescription_Kind, PJRT_DeviceDescription_Kind_Args,
+                device_description: raw);
+            let text = read!(api, PJRT_DeviceDescription_ToString, PJRT_DeviceDescription_ToString_Args,
+                device_description: raw);
+            let attributes = read!(api, PJRT_DeviceDescription_Attributes, PJRT_DeviceDescription_Attributes_Args,
+                device_description: raw);
+            Ok(DeviceDescription {
+                id: id.id,
+                kind: string(kind.device_kind, kind.device_kind_size),
+                process_index: process.process_index,
+                text: string(text.to_string, text.to_string_size),
+                attributes: NamedValue::read_all(attributes.attributes, attributes.num_attributes),
+            })
+        }
+    }
+
+    /// The device's number, unique across all processes.
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// The vendor's name of the kind of device, such as `cpu` or `NVIDIA H100 80GB HBM3`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The process that the device is attached to.
+    pub fn process_index(&self) -> i32 {
+        self.process_index
+    }
+
+    /// What else the plugin says of the device, such as `coords` or `compute_capability`.
+    pub fn attributes(&self) -> &[(String, NamedValue)] {
+        &self.attributes
+    }
+}
+
+/// What is constant about a device, read once when the client is made.
+pub(super) struct DeviceInfo {
+    pub raw: *mut ffi::PJRT_Device,
+    description: DeviceDescription,
+    local_hardware_id: Option<i32>,
+    is_addressable: bool,
     memories: Vec<*mut ffi::PJRT_Memory>,
     default_memory: Option<*mut ffi::PJRT_Memory>,
 }
@@ -34,45 +97,25 @@ impl DeviceInfo {
     /// # Safety
     /// `raw` is a device of a living client of this plugin.
     pub unsafe fn read(api: Api, raw: *mut ffi::PJRT_Device) -> Result<DeviceInfo> {
-        /// Calls a getter on `$handle` and evaluates to its filled arguments.
-        macro_rules! read {
-            ($function:ident, $args:ident, $field:ident: $handle:expr) => {{
-                let mut args = ffi::$args::new();
-                args.$field = $handle;
-                api.call(ffi::$function, &mut args)?;
-                args
-            }};
-        }
         // SAFETY: the device and its description are alive as long as the client (the caller's promise);
-        // strings and arrays that are returned live as long as the device and are copied.
+        // arrays that are returned live as long as the device and are copied.
         unsafe {
-            let description = read!(PJRT_Device_GetDescription, PJRT_Device_GetDescription_Args, device: raw)
-                .device_description;
-            let id = read!(PJRT_DeviceDescription_Id, PJRT_DeviceDescription_Id_Args, device_description: description);
-            let process = read!(PJRT_DeviceDescription_ProcessIndex, PJRT_DeviceDescription_ProcessIndex_Args,
-                device_description: description);
-            let kind = read!(PJRT_DeviceDescription_Kind, PJRT_DeviceDescription_Kind_Args,
-                device_description: description);
-            let text = read!(PJRT_DeviceDescription_ToString, PJRT_DeviceDescription_ToString_Args,
-                device_description: description);
-            let attributes = read!(PJRT_DeviceDescription_Attributes, PJRT_DeviceDescription_Attributes_Args,
-                device_description: description);
-            let addressable = read!(PJRT_Device_IsAddressable, PJRT_Device_IsAddressable_Args, device: raw);
+            let description =
+                read!(api, PJRT_Device_GetDescription, PJRT_Device_GetDescription_Args, device: raw)
+                    .device_description;
+            let addressable =
+                read!(api, PJRT_Device_IsAddressable, PJRT_Device_IsAddressable_Args, device: raw);
             let mut info = DeviceInfo {
                 raw,
-                id: id.id,
-                kind: string(kind.device_kind, kind.device_kind_size),
-                process_index: process.process_index,
+                description: DeviceDescription::read(api, description)?,
                 local_hardware_id: None,
                 is_addressable: addressable.is_addressable,
-                text: string(text.to_string, text.to_string_size),
-                attributes: NamedValue::read_all(attributes.attributes, attributes.num_attributes),
                 memories: Vec::new(),
                 default_memory: None,
             };
             if info.is_addressable {
                 let hardware =
-                    read!(PJRT_Device_LocalHardwareId, PJRT_Device_LocalHardwareId_Args, device: raw);
+                    read!(api, PJRT_Device_LocalHardwareId, PJRT_Device_LocalHardwareId_Args, device: raw);
                 info.local_hardware_id = Some(hardware.local_hardware_id);
                 // Plugins without memory spaces report them as unimplemented; the device still works.
                 let mut memories = ffi::PJRT_Device_AddressableMemories_Args::new();
@@ -125,19 +168,24 @@ impl Device {
         &self.client
     }
 
+    /// What the device is.
+    pub fn description(&self) -> &DeviceDescription {
+        &self.info().description
+    }
+
     /// The device's number, unique across all processes.
     pub fn id(&self) -> i32 {
-        self.info().id
+        self.description().id
     }
 
     /// The vendor's name of the kind of device, such as `cpu` or `NVIDIA H100 80GB HBM3`.
     pub fn kind(&self) -> &str {
-        &self.info().kind
+        self.description().kind()
     }
 
     /// The process that the device is attached to.
     pub fn process_index(&self) -> i32 {
-        self.info().process_index
+        self.description().process_index
     }
 
     /// The number of the hardware on its host, for a device of this process.
@@ -152,7 +200,7 @@ impl Device {
 
     /// What else the plugin says of the device, such as `coords` or `compute_capability`.
     pub fn attributes(&self) -> &[(String, NamedValue)] {
-        &self.info().attributes
+        self.description().attributes()
     }
 
     /// The memories that the device reaches; empty where the plugin has no memory spaces.
@@ -207,6 +255,6 @@ impl fmt::Display for Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Device({}, {})", self, self.info().text)
+        write!(f, "Device({}, {})", self, self.description().text)
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::buffer::{Buffer, DonationClaim};
 use super::event::Event;
-use super::executable::LoadedExecutable;
 use super::ffi;
+use super::loaded_executable::LoadedExecutable;
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
 
@@ -98,7 +98,7 @@ impl LoadedExecutable {
             raw_outputs.iter_mut().map(|list| list.as_mut_ptr()).collect();
         let mut events = vec![std::ptr::null_mut(); if with_events { lists.len() } else { 0 }];
         let mut args = ffi::PJRT_LoadedExecutable_Execute_Args::new();
-        args.executable = self.inner.loaded;
+        args.executable = self.raw();
         args.options = &mut options;
         args.argument_lists = argument_lists.as_ptr();
         args.num_devices = lists.len();
@@ -115,8 +115,7 @@ impl LoadedExecutable {
             let own = |(raw, spec): (*mut ffi::PJRT_Buffer, &Arc<ArraySpec>)| {
                 Buffer::from_raw(self.client(), raw, spec.clone())
             };
-            let own_list =
-                |list: Vec<_>| list.into_iter().zip(&self.inner.output_specs).map(own).collect::<Vec<_>>();
+            let own_list = |list: Vec<_>| list.into_iter().zip(self.outputs()).map(own).collect::<Vec<_>>();
             let done = events.into_iter().map(|event| Event::from_raw(self.client(), event, "the execution"));
             Execution { outputs: raw_outputs.into_iter().map(own_list).collect(), done: done.collect() }
         };

@@ -380,6 +380,27 @@ structs! {
     PJRT_Buffer_DecreaseExternalReferenceCount_Args { buffer: *mut PJRT_Buffer }
     PJRT_Buffer_OpaqueDeviceMemoryDataPointer_Args { buffer: *mut PJRT_Buffer, device_memory_ptr: *mut c_void }
 
+    PJRT_TopologyDescription_Create_Args {
+        topology_name: *const c_char, topology_name_size: usize,
+        create_options: *const PJRT_NamedValue, num_options: usize, topology: *mut PJRT_TopologyDescription,
+    }
+    PJRT_TopologyDescription_Destroy_Args { topology: *mut PJRT_TopologyDescription }
+    PJRT_TopologyDescription_PlatformVersion_Args {
+        topology: *mut PJRT_TopologyDescription, platform_version: *const c_char, platform_version_size: usize,
+    }
+    PJRT_TopologyDescription_GetDeviceDescriptions_Args {
+        topology: *const PJRT_TopologyDescription, descriptions: *const *mut PJRT_DeviceDescription,
+        num_descriptions: usize,
+    }
+    PJRT_TopologyDescription_Deserialize_Args {
+        serialized_topology: *const c_char, serialized_topology_size: usize,
+        topology: *mut PJRT_TopologyDescription,
+    }
+    PJRT_Compile_Args {
+        topology: *const PJRT_TopologyDescription, program: *const PJRT_Program,
+        compile_options: *const c_char, compile_options_size: usize, client: *mut PJRT_Client,
+        executable: *mut PJRT_Executable,
+    }
     PJRT_TopologyDescription_PlatformName_Args {
         topology: *const PJRT_TopologyDescription, platform_name: *const c_char, platform_name_size: usize,
     }
@@ -518,14 +539,14 @@ table! {
     PJRT_CopyToDeviceStream_TotalBytes,
     PJRT_CopyToDeviceStream_GranuleSize,
     PJRT_CopyToDeviceStream_CurrentBytes,
-    PJRT_TopologyDescription_Create,
-    PJRT_TopologyDescription_Destroy,
+    PJRT_TopologyDescription_Create => PJRT_TopologyDescription_Create_Args,
+    PJRT_TopologyDescription_Destroy => PJRT_TopologyDescription_Destroy_Args,
     PJRT_TopologyDescription_PlatformName => PJRT_TopologyDescription_PlatformName_Args,
-    PJRT_TopologyDescription_PlatformVersion,
-    PJRT_TopologyDescription_GetDeviceDescriptions,
+    PJRT_TopologyDescription_PlatformVersion => PJRT_TopologyDescription_PlatformVersion_Args,
+    PJRT_TopologyDescription_GetDeviceDescriptions => PJRT_TopologyDescription_GetDeviceDescriptions_Args,
     PJRT_TopologyDescription_Serialize => PJRT_TopologyDescription_Serialize_Args,
     PJRT_TopologyDescription_Attributes => PJRT_TopologyDescription_Attributes_Args,
-    PJRT_Compile,
+    PJRT_Compile => PJRT_Compile_Args,
     PJRT_Executable_OutputElementTypes => PJRT_Executable_OutputElementTypes_Args,
     PJRT_Executable_OutputDimensions => PJRT_Executable_OutputDimensions_Args,
     PJRT_Buffer_CopyToMemory => PJRT_Buffer_CopyToMemory_Args,
@@ -553,7 +574,7 @@ table! {
     PJRT_Client_DmaUnmap => PJRT_Client_DmaUnmap_Args,
     PJRT_Client_CreateUninitializedBuffer => PJRT_Client_CreateUninitializedBuffer_Args,
     PJRT_Client_UpdateGlobalProcessInfo,
-    PJRT_TopologyDescription_Deserialize,
+    PJRT_TopologyDescription_Deserialize => PJRT_TopologyDescription_Deserialize_Args,
     PJRT_Client_CreateAliasBuffer,
     PJRT_Client_FulfillAliasBuffer,
     PJRT_LoadedExecutable_GetDeviceAssignment,

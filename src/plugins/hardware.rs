@@ -35,6 +35,17 @@ const AMD_FILES: [&str; 1] = ["/dev/kfd"];
 /// The device files of a TPU: older and newer drivers.
 const TPU_FILES: [&str; 2] = ["/dev/accel[0-9]", "/dev/vfio/[0-9]"];
 
+/// Whether there is a TPU on this machine.
+pub(crate) fn has_tpu() -> bool {
+    look_for_tpu().is_ok()
+}
+
+/// Whether a plugin is libtpu, and would ask the cloud's metadata server what it runs on, and wait for it.
+pub(crate) fn waits_for_tpu(library: &Path) -> bool {
+    let is_tpu = library.file_name().is_some_and(|name| name == "libtpu.so");
+    is_tpu && std::env::var_os("TPU_SKIP_MDS_QUERY").is_none()
+}
+
 /// Looks for a TPU. The newer driver's files are also those of any device that is passed through to a virtual
 /// machine, so that with them one of Google's must be on the bus.
 fn look_for_tpu() -> Result<(), String> {
@@ -54,8 +65,7 @@ fn look_for_tpu() -> Result<(), String> {
 /// Refuses to wake a TPU plugin on a machine without a TPU: it would ask the cloud's metadata server for
 /// over a minute before it gives up. Setting `TPU_SKIP_MDS_QUERY` says that one knows better.
 pub fn check_before_connecting(library: &Path) -> Result<()> {
-    let is_tpu = library.file_name().is_some_and(|name| name == "libtpu.so");
-    if !is_tpu || std::env::var_os("TPU_SKIP_MDS_QUERY").is_some() {
+    if !waits_for_tpu(library) {
         return Ok(());
     }
     look_for_tpu().map_err(|reason| Error::NoDevice {

@@ -166,7 +166,27 @@ struct LibraryRecord {
     modified: u64,
 }
 
+/// The sha256 of a plugin's library: as it was recorded when it was installed, if it is still the same file, or else
+/// computed, which takes a second or so for the large ones.
+pub(crate) fn library_digest(library: &Path) -> std::io::Result<String> {
+    let recorded = library.ancestors().skip(1).find_map(|directory| {
+        let manifest = fs::read_to_string(directory.join(MANIFEST)).ok()?;
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).ok()?;
+        serde_json::from_value::<LibraryRecord>(manifest["installed"].clone()).ok()
+    });
+    match recorded {
+        Some(recorded) if recorded.is_of(library)? => Ok(recorded.sha256),
+        _ => sha256_of(library),
+    }
+}
+
 impl LibraryRecord {
+    /// Whether the library is the file that was installed, by its size and the time of its last change.
+    fn is_of(&self, library: &Path) -> std::io::Result<bool> {
+        let metadata = fs::metadata(library)?;
+        Ok(metadata.len() == self.bytes && modified_nanoseconds(&metadata) == self.modified)
+    }
+
     fn of(library: &Path) -> std::io::Result<LibraryRecord> {
         let metadata = fs::metadata(library)?;
         Ok(LibraryRecord {

@@ -100,6 +100,23 @@ fn linux_x86_64() -> Vec<Package> {
             disk_bytes: None,
         },
         Package {
+            name: "cuda13-compiler",
+            summary: "to compile for NVIDIA GPUs on a machine without one, CUDA 13",
+            wheels: vec![
+                wheel("jax-cuda13-pjrt", "0.12.0.1", "5899bb6177eda86ea532afb9a26794f2bdd04966f6a01f9028266b16c2b6cf90"),
+                wheel("nvidia-cuda-crt", "13.5.37", "e898b7f73d3035fa89915a3f7bf3b54a73e90249746111aed295822c4729bb29"),
+                wheel("nvidia-cuda-cupti", "13.5.25", "9dcca41c12a734192b14e7128ae116bc9ce1b9da686e2ebf48ae7a4415f76650"),
+                wheel("nvidia-cuda-nvcc", "13.5.37", "f5c4f7ead5d964fb4af42bbf1e6d3ec3c1e6e9d83b53749f691d387e7fcaa3a7"),
+                wheel("nvidia-cuda-nvrtc", "13.5.37", "86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc"),
+                wheel("nvidia-cuda-runtime", "13.5.37", "df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d"),
+                wheel("nvidia-nvjitlink", "13.5.37", "280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb"),
+                wheel("nvidia-nvvm", "13.5.37", "c41bfa362e407405163f103c2229f0765f8cc2ed7d148b754dc77f228bf7e070"),
+            ],
+            library: "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
+            python_version: None,
+            disk_bytes: None,
+        },
+        Package {
             name: "cuda12",
             summary: "NVIDIA GPUs, CUDA 12",
             wheels: vec![
@@ -147,11 +164,12 @@ fn linux_x86_64() -> Vec<Package> {
 
 /// Where plugins lie within installed Python packages, by the name that users call them by. More
 /// packages than are pinned: whatever is installed already is used.
-pub(super) const KNOWN_LIBRARIES: [(&str, &str); 7] = [
+pub(super) const KNOWN_LIBRARIES: [(&str, &str); 8] = [
     ("cpu", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so"),
     ("cpu", "fastatomstruct_xla_cpu/libpjrt_cpu.so"),
     ("cpu", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"),
     ("cuda13", "jax_plugins/xla_cuda13/xla_cuda_plugin.so"),
+    ("cuda13-compiler", "jax_plugins/xla_cuda13/xla_cuda_plugin.so"),
     ("cuda12", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"),
     ("rocm", "jax_plugins/xla_rocm7/xla_rocm_plugin.so"),
     ("tpu", "libtpu/libtpu.so"),

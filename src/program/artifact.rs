@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::bundle::Bundle;
+use super::executable_file::ExecutableFile;
 use super::exported::{self, Exported};
 use super::version::{MLIR_BYTECODE_MAGIC, is_within, stablehlo_version};
 use super::{hlo, signature};
@@ -23,6 +24,10 @@ pub struct Program {
     code: Bytes,
     pub(super) exported: Option<Arc<Exported>>,
     pub(super) bundle: Option<Arc<Bundle>>,
+    /// What it was read from; `None` for a program that was made of another.
+    source: Option<Bytes>,
+    /// The dimension variables of the program that it was refined of, with their sizes.
+    pub(super) sizes: Vec<(String, usize)>,
 }
 
 impl Program {
@@ -56,8 +61,8 @@ impl Program {
         Program::parse("the program in memory".into(), bytes.into())
     }
 
-    /// A program of this exported function.
-    pub(super) fn of_exported(origin: String, exported: Exported) -> Program {
+    /// A program of this exported function, which was refined for these sizes if there are any.
+    pub(super) fn of_exported(origin: String, exported: Exported, sizes: &[(&str, usize)]) -> Program {
         let code = exported.module.clone();
         Program {
             origin,
@@ -65,17 +70,42 @@ impl Program {
             code,
             exported: Some(Arc::new(exported)),
             bundle: None,
+            source: None,
+            sizes: sizes.iter().map(|(name, size)| ((*name).to_owned(), *size)).collect(),
         }
     }
 
-    fn parse(origin: String, bytes: Bytes) -> Result<Program> {
+    /// The same program without the check that it was exported for the platform that it is compiled for. What JAX lowers
+    /// otherwise for that platform, it does not have.
+    pub fn for_any_platform(&self) -> Program {
+        let mut program = self.clone();
+        if let Some(exported) = &mut program.exported {
+            Arc::make_mut(exported).disabled_checks.push(Exported::PLATFORM_CHECK.to_owned());
+        }
+        program
+    }
+
+    pub(super) fn parse(origin: String, bytes: Bytes) -> Result<Program> {
+        if let Some(file) = safetensors_in(&bytes)
+            && ExecutableFile::is_in(&file)
+        {
+            let file = ExecutableFile::parse(file)?;
+            return file.program()?.ok_or_else(|| Error::Malformed {
+                origin,
+                format: "file of executables",
+                problem: "the program that they were compiled of is not in it; Client::load_executable, or `safejax run \
+                          --trust-executable`, runs what is"
+                    .into(),
+            });
+        }
         let malformed = |format: &'static str| {
             let origin = origin.clone();
             move |problem: String| Error::Malformed { origin, format, problem }
         };
         if exported::is_artifact(&bytes) {
             let exported = Exported::parse(&bytes).map_err(malformed("jax.export artifact"))?;
-            return Ok(Program::of_exported(origin, exported));
+            let program = Program::of_exported(origin, exported, &[]);
+            return Ok(Program { source: Some(bytes), ..program });
         }
         if let Some(bundle) = bundle_in(&bytes) {
             let bundle = bundle.map_err(malformed("bundle"))?;
@@ -85,10 +115,18 @@ impl Program {
                 code: bundle.buckets[0].exported.module.clone(),
                 exported: Some(bundle.signature.clone()),
                 bundle: Some(Arc::new(bundle)),
+                source: Some(bytes),
+                sizes: Vec::new(),
             });
         }
         let (format, code) = detect(&bytes).map_err(malformed("program"))?;
-        Ok(Program { origin, format, code, exported: None, bundle: None })
+        let source = Some(bytes);
+        Ok(Program { origin, format, code, exported: None, bundle: None, source, sizes: Vec::new() })
+    }
+
+    /// The bytes that the program was read from; `None` for one that was made of another.
+    pub(super) fn source(&self) -> Option<&Bytes> {
+        self.source.as_ref()
     }
 
     /// The file, or what else the program came from, for messages.
@@ -150,14 +188,19 @@ const MAX_PROGRAM_BYTES: usize = 1 << 31;
 /// How far into a file is looked for a mark of its format, in bytes.
 const SEARCHED_BYTES: usize = 1 << 20;
 
-/// The bundle that a safetensors file is; `None` for any other file.
-fn bundle_in(bytes: &Bytes) -> Option<Result<Bundle, String>> {
+/// The safetensors file that bytes are.
+fn safetensors_in(bytes: &Bytes) -> Option<Checkpoint> {
     /// The header begins after its length.
     const HEADER_OFFSET: usize = 8;
     if bytes.get(HEADER_OFFSET) != Some(&b'{') {
         return None;
     }
-    Bundle::parse(&Checkpoint::from_bytes(bytes.clone()).ok()?)
+    Checkpoint::from_bytes(bytes.clone()).ok()
+}
+
+/// The bundle that a safetensors file is; `None` for any other file.
+fn bundle_in(bytes: &Bytes) -> Option<Result<Bundle, String>> {
+    Bundle::parse(&safetensors_in(bytes)?)
 }
 
 /// What a program's bytes are, and the part that a plugin takes; or why they are nothing that it does.

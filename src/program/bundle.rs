@@ -91,6 +91,26 @@ impl Bundle {
         if unknown.is_empty() { Ok(known.into_iter().flatten().collect()) } else { Err(unknown) }
     }
 
+    /// The bucket of exactly these sizes; or which there are.
+    pub(super) fn at(&self, sizes: &[(&str, usize)]) -> Result<&Bucket, String> {
+        let is_at = |bucket: &&Bucket| {
+            sizes.len() == self.dims.len()
+                && self
+                    .dims
+                    .iter()
+                    .zip(&bucket.sizes)
+                    .all(|(dim, size)| sizes.contains(&(dim.as_str(), *size)))
+        };
+        self.buckets.iter().find(is_at).ok_or_else(|| {
+            let text = |bucket: &Bucket| {
+                let named = self.dims.iter().zip(&bucket.sizes).map(|(dim, size)| format!("{dim}={size}"));
+                named.collect::<Vec<_>>().join(",")
+            };
+            let buckets: Vec<String> = self.buckets.iter().map(text).collect();
+            format!("the bundle has no bucket of these sizes; it has {}", buckets.join("; "))
+        })
+    }
+
     /// The smallest bucket in which these sizes of the dimensions fit; or what does not fit.
     pub(super) fn smallest_for(&self, wanted: &[usize]) -> Result<usize, String> {
         let fits = |bucket: &Bucket| bucket.sizes.iter().zip(wanted).all(|(size, wanted)| size >= wanted);

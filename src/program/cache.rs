@@ -4,6 +4,7 @@
 //! begins with [`MAGIC`] and the sha256 of the rest: the length of the key (8 bytes, little-endian), the key, and the
 //! executable as the plugin serialised it. An entry that is damaged or another's is passed over and written again.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -116,15 +117,16 @@ impl CachedProgram {
 
     /// Keeps an executable. That it cannot be kept is no error.
     fn store(&self, executable: &LoadedExecutable) {
-        let stored = executable.serialize().map_err(|error| error.to_string()).and_then(|serialized| {
-            let content = entry_content(&self.key, &serialized);
-            make_room(self.path.parent().unwrap_or(Path::new(".")), content.len() as u64);
-            // What is lost when the machine stops is made again.
-            write_atomically(&self.path, WriteOptions { sync: false, is_private: true }, |file| {
-                std::io::Write::write_all(file, &content)
-            })
-            .map_err(|error| error.to_string())
-        });
+        let stored =
+            executable.compiled().serialize().map_err(|error| error.to_string()).and_then(|serialized| {
+                let content = entry_content(&self.key, &serialized);
+                make_room(self.path.parent().unwrap_or(Path::new(".")), content.len() as u64);
+                // What is lost when the machine stops is made again.
+                write_atomically(&self.path, WriteOptions { sync: false, is_private: true }, |file| {
+                    std::io::Write::write_all(file, &content)
+                })
+                .map_err(|error| error.to_string())
+            });
         match stored {
             Ok(()) => tracing::debug!(entry = %self.path.display(), "kept an executable"),
             Err(problem) => tracing::debug!(problem, "an executable cannot be kept"),
@@ -163,12 +165,15 @@ fn platform(client: &Client) -> Option<String> {
         client.platform_version(),
         kinds.join(", "),
         client_options(client),
-        FLAG_VARIABLES.map(|name| format!("{name} {}\n", std::env::var(name).unwrap_or_default())).concat()
+        flag_variables().into_iter().map(|(name, value)| format!("{name} {value}\n")).collect::<String>()
     ))
 }
 
-/// The environment variables from which plugins take flags of their compilers.
-const FLAG_VARIABLES: [&str; 2] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"];
+/// The environment variables from which plugins take flags of their compilers, with what they say.
+pub fn flag_variables() -> BTreeMap<String, String> {
+    const NAMES: [&str; 2] = ["XLA_FLAGS", "LIBTPU_INIT_ARGS"];
+    NAMES.into_iter().map(|name| (name.to_owned(), std::env::var(name).unwrap_or_default())).collect()
+}
 
 /// Options of a client that say how much memory it takes, and nothing of the programs that it compiles.
 const MEMORY_OPTIONS: [&str; 2] = ["preallocate", "memory_fraction"];
@@ -182,7 +187,7 @@ fn client_options(client: &Client) -> String {
 }
 
 /// The processor's model and features: machine code for one may stop another.
-fn processor() -> Option<String> {
+pub fn processor() -> Option<String> {
     let info = fs::read_to_string("/proc/cpuinfo").ok()?;
     let mut lines: Vec<&str> = info
         .lines()

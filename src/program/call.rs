@@ -49,7 +49,7 @@ impl Function {
         let name = exported.as_ref().map_or(executable.name(), |exported| &exported.function_name).to_owned();
         let outputs: Vec<Aval> = match &exported {
             Some(exported) => exported.out_avals.clone(),
-            None => executable.outputs().iter().map(Aval::from).collect(),
+            None => executable.outputs().iter().map(|spec| Aval::from(&**spec)).collect(),
         };
         let found = executable.outputs().len();
         if outputs.len() != found {

@@ -10,7 +10,26 @@ use super::stablehlo::{Module, Refusal};
 use super::symbolic::{Shapes, Symbolic, refine_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
-use crate::pjrt::{Client, CompileOptions, LoadedExecutable, ProgramFormat};
+use crate::pjrt::{Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat, Topology};
+
+/// What compiles a program: a plugin, for one of its platforms.
+#[derive(Debug, Clone, Copy)]
+pub struct Compiler<'a> {
+    pub plugin: &'a Plugin,
+    pub platform: &'a str,
+}
+
+impl<'a> From<&'a Client> for Compiler<'a> {
+    fn from(client: &'a Client) -> Compiler<'a> {
+        Compiler { plugin: client.plugin(), platform: client.platform_name() }
+    }
+}
+
+impl<'a> From<&'a Topology> for Compiler<'a> {
+    fn from(topology: &'a Topology) -> Compiler<'a> {
+        Compiler { plugin: topology.plugin(), platform: topology.platform_name() }
+    }
+}
 
 impl Client {
     /// Compiles a program for the client's first device. Blocks while it compiles.
@@ -37,12 +56,12 @@ impl Client {
         }
         let Some(exported) = &program.exported else {
             let executable = cache::compile(self, program.code(), program.format(), options)
-                .map_err(|error| about_program(error, self, program.origin(), program.stablehlo_version()))?;
+                .map_err(|error| about_program(error, self.into(), program, program.code()))?;
             return Function::of_one(Compiled::new(executable, None)?, None);
         };
         if exported.has_symbolic_arguments() {
             check_exported(exported, program.origin())?;
-            check_platform(exported, self)?;
+            check_platform(exported, self.platform_name())?;
             let symbolic = Symbolic::new(self, program, exported.clone(), options)?;
             return Function::of_symbolic(symbolic, exported.clone());
         }
@@ -61,18 +80,34 @@ pub fn compile_static(
     origin: &str,
     options: &CompileOptions,
 ) -> Result<Compiled> {
-    let refined = refined_static(exported, client);
-    let exported = refined.as_ref().unwrap_or(exported);
-    let executable = compile_exported(client, exported, origin, options)?;
-    Compiled::new(executable, Some(exported))
+    let (exported, options) = ready(client.into(), exported, origin, options)?;
+    let executable = compile_module(client, &exported, origin, &options)?;
+    Compiled::new(executable, Some(&exported))
+}
+
+/// An exported function whose arguments are all known in size, and the options, as its compiler takes them.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for what is known not to compile or run.
+pub fn ready(
+    compiler: Compiler<'_>,
+    exported: &Exported,
+    origin: &str,
+    options: &CompileOptions,
+) -> Result<(Exported, CompileOptions)> {
+    check_exported(exported, origin)?;
+    check_platform(exported, compiler.platform)?;
+    let exported = refined_static(exported, compiler).unwrap_or_else(|| exported.clone());
+    let options = options_of(&exported, options);
+    Ok((exported, options))
 }
 
 /// The function without what is of other platforms, and in the versions of operations that an older plugin reads; `None`
 /// where it need not be changed, or cannot.
-fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
-    let platform = platform_position(exported, client);
+fn refined_static(exported: &Exported, compiler: Compiler<'_>) -> Option<Exported> {
+    let platform = platform_position(exported, compiler.platform);
     let is_newer = || {
-        let (version, newest) = (stablehlo_version(&exported.module)?, client.plugin().stablehlo_version()?);
+        let (version, newest) = (stablehlo_version(&exported.module)?, compiler.plugin.stablehlo_version()?);
         is_within(&version, None, &newest).map(|is_known| !is_known)
     };
     if platform.is_none() && !is_newer().unwrap_or(false) {
@@ -96,7 +131,7 @@ fn refined_static(exported: &Exported, client: &Client) -> Option<Exported> {
     }
 }
 
-/// Compiles an exported function.
+/// Compiles an exported function that is refined.
 pub fn compile_exported(
     client: &Client,
     exported: &Exported,
@@ -104,12 +139,27 @@ pub fn compile_exported(
     options: &CompileOptions,
 ) -> Result<LoadedExecutable> {
     check_exported(exported, origin)?;
-    check_platform(exported, client)?;
-    let mut options = options.clone();
-    options.partitions = exported.device_count;
-    options.use_shardy = exported.calling_convention_version >= FIRST_SHARDY_CONVENTION;
-    cache::compile(client, &exported.module, ProgramFormat::Mlir, &options)
-        .map_err(|error| about_program(error, client, origin, stablehlo_version(&exported.module)))
+    check_platform(exported, client.platform_name())?;
+    compile_module(client, exported, origin, &options_of(exported, options))
+}
+
+fn compile_module(
+    client: &Client,
+    exported: &Exported,
+    origin: &str,
+    options: &CompileOptions,
+) -> Result<LoadedExecutable> {
+    cache::compile(client, &exported.module, ProgramFormat::Mlir, options)
+        .map_err(|error| about_module(error, client.into(), origin, &exported.module))
+}
+
+/// The options with what the artifact says of them.
+fn options_of(exported: &Exported, options: &CompileOptions) -> CompileOptions {
+    CompileOptions {
+        partitions: exported.device_count,
+        use_shardy: exported.calling_convention_version >= FIRST_SHARDY_CONVENTION,
+        ..options.clone()
+    }
 }
 
 /// The calling convention from which on shardings are Shardy's.
@@ -126,12 +176,17 @@ fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
     Ok(())
 }
 
-/// Names the program, and what it needs, in the compiler's error.
-fn about_program(error: Error, client: &Client, origin: &str, version: Option<String>) -> Error {
+/// Names the program, and what it needs, in the compiler's error over this code of it.
+pub fn about_program(error: Error, compiler: Compiler<'_>, program: &Program, code: &[u8]) -> Error {
+    about_module(error, compiler, program.origin(), code)
+}
+
+fn about_module(error: Error, compiler: Compiler<'_>, origin: &str, module: &[u8]) -> Error {
+    let version = stablehlo_version(module);
     match error {
         Error::Pjrt { function, code, message } => {
             let (minimum, maximum) =
-                (client.plugin().stablehlo_minimum_version(), client.plugin().stablehlo_version());
+                (compiler.plugin.stablehlo_minimum_version(), compiler.plugin.stablehlo_version());
             let remedy = match (&version, maximum) {
                 (Some(version), Some(maximum))
                     if is_within(version, minimum.as_deref(), &maximum) == Some(false) =>

@@ -9,7 +9,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, Device, HostSemantics, HostTransfer, Input, LoadedExecutable};
+use crate::pjrt::{Buffer, Device, HostSemantics, HostTransfer, Input, LoadedExecutable};
 
 /// A program compiled for one set of shapes.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Compiled {
 
 impl Compiled {
     pub fn new(executable: LoadedExecutable, exported: Option<&Exported>) -> Result<Compiled> {
-        let interface = Interface::of(&executable);
+        let interface = Interface::of(executable.compiled());
         let taken = match (exported, &interface) {
             (Some(exported), _) => {
                 let kept = exported.kept.iter();
@@ -144,12 +144,11 @@ pub fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
     device.client().buffer_from_host(spec, bytes, device, HostSemantics::Copy)
 }
 
-/// The position of the client's platform among those that the program was lowered for; `None` for a program of one platform.
-pub fn platform_position(exported: &Exported, client: &Client) -> Option<usize> {
+/// The position of a platform among those that the program was lowered for; `None` for a program of one platform.
+pub fn platform_position(exported: &Exported, platform: &str) -> Option<usize> {
     if exported.platforms.len() < 2 {
         return None;
     }
-    let platform = client.platform_name();
     // One that it was not lowered for is only let through where that check was left out, and takes the first.
     Some(exported.platforms.iter().position(|known| known == platform).unwrap_or(0))
 }
@@ -157,15 +156,16 @@ pub fn platform_position(exported: &Exported, client: &Client) -> Option<usize> 
 /// That position, on the device.
 fn platform_index(exported: &Exported, executable: &LoadedExecutable) -> Result<Option<Buffer>> {
     let [device] = executable.devices() else { return Ok(None) };
-    let Some(position) = platform_position(exported, executable.client()) else { return Ok(None) };
+    let Some(position) = platform_position(exported, executable.client().platform_name()) else {
+        return Ok(None);
+    };
     let index =
         HostArray::from_bytes(ArraySpec::new(DType::I32, []), (position as i32).to_le_bytes().to_vec())?;
     upload(&index, device).map(Some)
 }
 
 /// Refuses a platform that the function was not lowered for, as JAX does.
-pub fn check_platform(exported: &Exported, client: &Client) -> Result<()> {
-    let platform = client.platform_name();
+pub fn check_platform(exported: &Exported, platform: &str) -> Result<()> {
     let is_known = exported.platforms.iter().any(|known| known == platform);
     if is_known || !exported.has_check(Exported::PLATFORM_CHECK) || exported.platforms.is_empty() {
         return Ok(());

@@ -93,6 +93,29 @@ impl Aval {
         size_of::<Aval>() + self.shape.iter().map(|dim| size_of::<Dim>() + text(dim)).sum::<usize>()
     }
 
+    /// A leaf of this description, or what is wrong with it.
+    pub(super) fn described(
+        dtype: DType,
+        shape: Vec<Dim>,
+        key: Option<&str>,
+        memory: Option<&str>,
+    ) -> Result<Aval, String> {
+        let key_of = |name: &str| {
+            let found = KEYS.iter().find(|(known, _)| *known == name);
+            found.map(|(known, _)| *known).ok_or_else(|| format!("there is no PRNG key of `{name}`"))
+        };
+        let memory_of = |name: &str| {
+            let found = MEMORY_SPACES.iter().copied().flatten().find(|known| *known == name);
+            found.ok_or_else(|| format!("there is no memory space `{name}`"))
+        };
+        Ok(Aval {
+            dtype,
+            shape,
+            key: key.map(key_of).transpose()?,
+            memory: memory.map(memory_of).transpose()?,
+        })
+    }
+
     /// The type and shape, if no dimension is symbolic.
     pub fn to_spec(&self) -> Option<ArraySpec> {
         let size = |dim: &Dim| match dim {

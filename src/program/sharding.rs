@@ -42,6 +42,22 @@ pub struct Mesh {
     pub axes: Vec<(String, usize)>,
 }
 
+impl Sharding {
+    /// How many different parts the array is split into; the devices beyond these have copies.
+    pub fn part_count(&self) -> usize {
+        match self {
+            Sharding::Named { mesh, spec, .. } => {
+                let size = |axis: &String| {
+                    mesh.axes.iter().find(|(name, _)| name == axis).map_or(1, |(_, size)| *size)
+                };
+                spec.iter().flatten().map(size).fold(1, usize::saturating_mul).max(1)
+            }
+            Sharding::Tiled(tiles) => tiles.iter().copied().fold(1, usize::saturating_mul).max(1),
+            Sharding::Replicated | Sharding::Other(_) => 1,
+        }
+    }
+}
+
 impl fmt::Display for Sharding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dimension = |axes: &Vec<String>| match &axes[..] {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::exported::{Aval, Exported};
 use super::hlo::{self, HloModule};
 use super::sharding::Sharding;
-use crate::pjrt::LoadedExecutable;
+use crate::pjrt::Executable;
 use crate::tree::{KeyPath, TreeDef};
 
 /// The arguments of a function.
@@ -169,7 +169,7 @@ pub(super) struct Interface {
 
 impl Interface {
     /// Asks the executable.
-    pub fn of(executable: &LoadedExecutable) -> Option<Interface> {
+    pub fn of(executable: &Executable) -> Option<Interface> {
         let program = match executable.optimized_program() {
             Ok(program) => program,
             Err(error) => {

@@ -193,7 +193,7 @@ impl Symbolic {
 
     /// The function for arguments of these sizes, and its dimension variables.
     fn refined(&self, shapes: &Shapes) -> Result<(Exported, Vec<(String, i64)>)> {
-        let platform = platform_position(&self.exported, &self.client);
+        let platform = platform_position(&self.exported, self.client.platform_name());
         refine_exported(&self.exported, &self.module, shapes, platform)
             .map_err(|refusal| about(refusal, &self.exported, &self.origin))
     }
@@ -201,8 +201,8 @@ impl Symbolic {
 
 impl Program {
     /// The program with sizes in the place of its dimension variables: `refined(&[("b", 8), ("t", 64)], Some("cpu"))`. Of a
-    /// function that was exported for several platforms, the part of the one that is named, or of the first. Of StableHLO
-    /// that is no artifact, the sizes are those of its arguments.
+    /// function that was exported for several platforms, the part of the one that is named, or of the first. Of a bundle, the
+    /// bucket of these sizes. Of StableHLO that is no artifact, the sizes are those of its arguments.
     ///
     /// A [`Function`](crate::Function) does this by itself; what it gets is seen by this.
     ///
@@ -210,6 +210,14 @@ impl Program {
     /// [`Error::InvalidArgument`] for a variable without a size, or one that there is not, for a platform or sizes that it was
     /// not exported for, and for operations that are not known; [`Error::Malformed`] for what is no StableHLO bytecode.
     pub fn refined(&self, sizes: &[(&str, usize)], platform: Option<&str>) -> Result<Program> {
+        if let Some(bundle) = self.bundle() {
+            let bucket = bundle.at(sizes).map_err(Error::InvalidArgument)?;
+            return Ok(Program::of_exported(
+                self.origin().to_owned(),
+                Exported::clone(&bucket.exported),
+                sizes,
+            ));
+        }
         let module = read_module(self.code(), self.origin())?;
         let refuse = |refusal| about_module(refusal, self.origin());
         let Some(exported) = self.exported() else {
@@ -221,7 +229,7 @@ impl Program {
         let platform = (exported.platforms.len() > 1).then(|| named.unwrap_or(0));
         let shapes = shapes_at(exported, sizes)?;
         let (exported, _) = refine_exported(exported, &module, &shapes, platform).map_err(refuse)?;
-        Ok(Program::of_exported(self.origin().to_owned(), exported))
+        Ok(Program::of_exported(self.origin().to_owned(), exported, sizes))
     }
 
     /// The program's StableHLO as text, in MLIR's generic form: for people, not for compilers.

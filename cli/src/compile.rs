@@ -1,0 +1,297 @@
+//! `safejax compile`: whether a program compiles for devices that are not here, fits into them, and how fast it could be.
+
+mod one;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use safejax::plugins;
+use safejax::printable::{File, Line};
+use safejax::store::WriteOptions;
+use safejax::{Error, ExecutableFile, Program, Target};
+use serde_json::json;
+
+use crate::inspect::parse_size;
+use crate::interrupt;
+use crate::output::{Output, OutputArgs};
+use crate::stream;
+pub use one::CompileOne;
+use report::{Outcome, Params};
+
+#[derive(Args)]
+pub struct Compile {
+    /// A jax.export artifact or a bundle of them, StableHLO text or bytecode, or an HLO proto
+    program: PathBuf,
+
+    /// What to compile for, with its shape: TPUs (v5e:2x2, v5p:2x2x1), NVIDIA GPUs (h100, h200:8), the path of a GPU's
+    /// description (a GpuTargetConfigProto as text), or a plugin for the devices that it finds here (cpu, cuda13, …). Can be
+    /// given several times
+    #[arg(long = "for", value_name = "TARGET", required = true)]
+    targets: Vec<String>,
+
+    /// The sizes of the program's dimension variables, or of a bundle's bucket (the largest, unless it is said): b=8,t=64
+    #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
+    sizes: Vec<(String, usize)>,
+
+    /// A checkpoint that the program is to run with: say what it takes of each device
+    #[arg(long, value_name = "FILE")]
+    params: Option<PathBuf>,
+
+    /// Write the executables, and the program, to a file that `run` and Client::load_executable take
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Leave the program out of that file: it is then of no use on other devices, or with other builds of the plugins
+    #[arg(long, requires = "out")]
+    without_program: bool,
+
+    /// Write what the compiler made of the program, as an HLO proto, to a file; of several targets, to FILE.TARGET
+    #[arg(long, value_name = "FILE")]
+    hlo: Option<PathBuf>,
+
+    /// Also compile a function that was exported for other platforms than the targets'
+    #[arg(long)]
+    any_platform: bool,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A target, and the plugin that compiles for it.
+struct Job {
+    target: Target,
+    library: PathBuf,
+}
+
+/// What a process that compiles for one target left.
+struct Done {
+    outcome: Outcome,
+    executables: Option<ExecutableFile>,
+}
+
+impl Compile {
+    pub fn run(mut self) -> Result<Output> {
+        self.program = stream::input(&self.program)?;
+        let program = Program::open(&self.program)?;
+        let sizes = self.sizes_of(&program)?;
+        let compiled = one::at_sizes(&program, &sizes, None)?;
+        let params = self.params.as_deref().map(|path| Params::of(path, &compiled)).transpose()?;
+        let jobs = self.jobs()?;
+        if let Some(out) = &self.out {
+            check_target(out)?;
+        }
+        let directory = tempfile::tempdir()?;
+        let done = run_all(&jobs, |index| {
+            self.compile(&jobs[index], &sizes, &directory.path().join(index.to_string()))
+        });
+        let done = done.into_iter().collect::<Result<Vec<Done>>>()?;
+        interrupt::end_if_interrupted();
+        let outcomes: Vec<&Outcome> = done.iter().map(|done| &done.outcome).collect();
+        let is_success =
+            outcomes.iter().all(|outcome| outcome.fits() != Some(false) && outcome.error.is_none());
+        self.write(&program, &done)?;
+        let name = compiled.exported().map_or(compiled.origin(), |exported| &exported.function_name);
+        let text = self.output.choose(
+            || {
+                let mut text = format!("`{}`", Line(name));
+                // Writing to a string cannot fail.
+                if !sizes.is_empty() {
+                    let _ = write!(text, " at {}", sizes_text(&sizes));
+                }
+                text.push('\n');
+                for outcome in &outcomes {
+                    text += &outcome.text(params.as_ref());
+                }
+                if let Some(out) = self.out.as_deref().filter(|_| outcomes.iter().any(|one| one.error.is_none())) {
+                    let _ = writeln!(text, "wrote {}", File(out));
+                }
+                text
+            },
+            || {
+                json!({
+                    "program": name,
+                    "sizes": sizes.iter().cloned().collect::<BTreeMap<_, _>>(),
+                    "targets": outcomes.iter().map(|outcome| outcome.json(params.as_ref())).collect::<Vec<_>>(),
+                })
+            },
+        );
+        Ok(Output { text, is_success })
+    }
+
+    /// The sizes that are compiled for: those given, or those of a bundle's largest bucket.
+    fn sizes_of(&self, program: &Program) -> Result<Vec<(String, usize)>> {
+        match program.bundle() {
+            Some(bundle) if self.sizes.is_empty() => {
+                let largest = bundle.buckets.last().map(|bucket| bucket.sizes.clone()).unwrap_or_default();
+                Ok(bundle.dims.iter().cloned().zip(largest).collect())
+            }
+            _ => Ok(self.sizes.clone()),
+        }
+    }
+
+    /// The targets, each with its plugin. None is asked for twice.
+    fn jobs(&self) -> Result<Vec<Job>> {
+        let mut jobs: Vec<Job> = Vec::new();
+        for text in &self.targets {
+            let target: Target = text.parse()?;
+            if jobs.iter().any(|job| job.target == target) {
+                bail!("--for {target} was given twice");
+            }
+            jobs.push(Job { library: library_for(&target)?, target });
+        }
+        Ok(jobs)
+    }
+
+    /// Compiles for one target in a process of its own: a compiler that ends its process takes only that with it, and what
+    /// it prints is its own.
+    fn compile(&self, job: &Job, sizes: &[(String, usize)], directory: &Path) -> Result<Done> {
+        std::fs::create_dir(directory)?;
+        let (report, executable) = (directory.join("report.json"), directory.join("executable"));
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("compile-one").arg(&self.program).args(["--for", job.target.name()]);
+        command.arg("--library").arg(&job.library).arg("--report").arg(&report);
+        if self.out.is_some() {
+            command.arg("--executable").arg(&executable);
+        }
+        if !sizes.is_empty() {
+            command.args(["--sizes", &sizes_text(sizes)]);
+        }
+        if let Some(hlo) = &self.hlo {
+            command.arg("--hlo").arg(if self.targets.len() == 1 {
+                hlo.clone()
+            } else {
+                with_target(hlo, &job.target)
+            });
+        }
+        if self.any_platform {
+            command.arg("--any-platform");
+        }
+        // libtpu would wait for the cloud's metadata server.
+        command.env("TPU_SKIP_MDS_QUERY", "1");
+        let errors = run_quietly(command)?;
+        if interrupt::token().is_cancelled() {
+            return Ok(Done {
+                outcome: Outcome::failed(&job.target, "it was interrupted".into()),
+                executables: None,
+            });
+        }
+        let outcome =
+            match std::fs::read(&report).ok().and_then(|report| serde_json::from_slice(&report).ok()) {
+                Some(outcome) => outcome,
+                None => Outcome::failed(&job.target, errors),
+            };
+        let executables = executable.exists().then(|| ExecutableFile::open(&executable)).transpose()?;
+        Ok(Done { outcome, executables })
+    }
+
+    /// Writes the executables there are, with the program.
+    fn write(&self, program: &Program, done: &[Done]) -> Result<()> {
+        let Some(out) = &self.out else { return Ok(()) };
+        let files: Vec<ExecutableFile> = done.iter().filter_map(|done| done.executables.clone()).collect();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let program = Some(program).filter(|_| !self.without_program);
+        Ok(ExecutableFile::merge(out, &files, program, WriteOptions::default())?)
+    }
+}
+
+/// The library of the first plugin for a target that is on this machine.
+fn library_for(target: &Target) -> Result<PathBuf> {
+    let names = target.plugins();
+    for name in &names {
+        match plugins::find(name) {
+            Ok(found) => return Ok(found.path),
+            Err(Error::PluginNotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The lean one, where there are two.
+    let install = names.last().copied().unwrap_or_default();
+    bail!("no plugin that compiles for {target} is on this machine; run `safejax plugin install {install}`")
+}
+
+fn sizes_text(sizes: &[(String, usize)]) -> String {
+    sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(",")
+}
+
+/// A file's name with that of a target at its end.
+fn with_target(file: &Path, target: &Target) -> PathBuf {
+    let name: String = target.name().chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    let mut path = file.as_os_str().to_owned();
+    path.push(format!(".{name}"));
+    path.into()
+}
+
+/// Refuses a file that cannot be written, before anything is compiled.
+fn check_target(path: &Path) -> Result<()> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(directory) if !directory.is_dir() => bail!("--out {}: there is no such directory", File(path)),
+        _ if path.is_dir() => bail!("--out {}: it is a directory", File(path)),
+        _ => Ok(()),
+    }
+}
+
+/// Does the jobs, as many at a time as there are processors, and returns what each gave, in order.
+fn run_all<T: Send>(jobs: &[Job], run: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let (next, done) = (Mutex::new(0..jobs.len()), Mutex::new(BTreeMap::new()));
+    let take = || next.lock().ok()?.next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(index) = take() {
+                    let result = run(index);
+                    if let Ok(mut done) = done.lock() {
+                        done.insert(index, result);
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_default().into_values().collect()
+}
+
+/// Runs a process to its end, or ends it where this one is interrupted; returns why it ended, if it said nothing else.
+fn run_quietly(mut command: Command) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("the compiler's process cannot be started")?;
+    let mut stderr = child.stderr.take();
+    let errors = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What cannot be read is missing in the message.
+        let _ = stderr.as_mut().map(|stream| stream.read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if interrupt::token().is_cancelled() {
+            child.kill()?;
+            child.wait()?;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let errors = errors.join().unwrap_or_default();
+    tracing::info!(%errors, "what the compiler's process said");
+    Ok(match errors.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
+        Some(error) => error.to_owned(),
+        None => {
+            let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            format!("the compiler ended its process with {status}: {last}")
+        }
+    })
+}

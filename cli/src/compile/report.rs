@@ -1,0 +1,404 @@
+//! What is said of a program that was compiled for a target.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use safejax::pjrt::{CompiledMemoryStats, NamedValue};
+use safejax::printable::{File, Line};
+use safejax::program::{Aval, Sharding};
+use safejax::{Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, Program, Target, TreeDef};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What came of compiling for one target.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    pub target: String,
+    /// Why it did not compile.
+    pub error: Option<String>,
+    /// Whether that is because it does not fit.
+    pub is_too_large: bool,
+    compiled: Option<Compiled>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Compiled {
+    platform: String,
+    plugin: String,
+    kind: String,
+    /// Devices that the program runs on, and that the target has.
+    devices: usize,
+    all_devices: usize,
+    seconds: f64,
+    memory: Option<CompiledMemoryStats>,
+    /// What a device has.
+    device_memory_bytes: Option<u64>,
+    cost: Option<Cost>,
+    figures: Option<(Option<f64>, f64)>,
+    outputs: Vec<String>,
+    /// Whether the compiler had the device to try what is fast.
+    is_tuned: bool,
+}
+
+/// What the compiler says of one device's work.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Cost {
+    flops: Option<f64>,
+    transcendentals: Option<f64>,
+    bytes: Option<f64>,
+    seconds: Option<f64>,
+}
+
+/// The least time that a device can take, by what it is rated at.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Roofline {
+    seconds: f64,
+    bound: &'static str,
+}
+
+impl Outcome {
+    /// Of a process that left no report.
+    pub fn failed(target: &Target, error: String) -> Outcome {
+        Outcome { target: target.to_string(), error: Some(error), is_too_large: false, compiled: None }
+    }
+
+    pub fn of_error(target: &Target, error: &anyhow::Error) -> Outcome {
+        let is_too_large = matches!(
+            error.downcast_ref::<Error>(),
+            Some(Error::Pjrt { code: ErrorCode::ResourceExhausted, .. })
+        );
+        Outcome { is_too_large, ..Outcome::failed(target, format!("{error:#}")) }
+    }
+
+    pub fn of_compilation(target: &Target, compilation: &Compilation, took: Duration) -> Outcome {
+        let (executable, topology) = (compilation.executable(), compilation.topology());
+        let device = topology.devices().first();
+        let attribute = |name: &str| {
+            let found = device?.attributes().iter().find(|(known, _)| known == name)?;
+            match found.1 {
+                NamedValue::Int64(value) => u64::try_from(value).ok(),
+                _ => None,
+            }
+        };
+        let (replicas, partitions) = executable.replicas_and_partitions().unwrap_or((1, 1));
+        let figures: Option<DeviceFigures> = target.figures();
+        let compiled = Compiled {
+            platform: topology.platform_name().to_owned(),
+            plugin: topology.platform_version().replace('\n', ", "),
+            kind: device.map_or(String::new(), |device| device.kind().to_owned()),
+            devices: replicas * partitions,
+            all_devices: topology.devices().len(),
+            seconds: took.as_secs_f64(),
+            memory: executable.memory_stats().ok(),
+            device_memory_bytes: attribute("device_memory_bytes_limit"),
+            cost: executable.cost_analysis().ok().map(|properties| Cost::of(&properties)),
+            figures: figures.map(|figures| (figures.flops_per_second, figures.memory_bytes_per_second)),
+            outputs: executable.outputs().iter().map(ToString::to_string).collect(),
+            is_tuned: target.is_here() || topology.platform_name() != "cuda",
+        };
+        Outcome { target: target.to_string(), error: None, is_too_large: false, compiled: Some(compiled) }
+    }
+
+    /// Whether it fits into a device; `None` where that is not known.
+    pub fn fits(&self) -> Option<bool> {
+        if self.is_too_large {
+            return Some(false);
+        }
+        let compiled = self.compiled.as_ref()?;
+        Some(compiled.needed()? <= compiled.device_memory_bytes?)
+    }
+
+    pub fn text(&self, params: Option<&Params>) -> String {
+        let name = Line(&self.target);
+        let Some(compiled) = &self.compiled else {
+            let what = if self.is_too_large { "does not fit" } else { "does not compile" };
+            return format!("{name}: {what}: {}\n", self.error.as_deref().unwrap_or_default());
+        };
+        let devices = match (compiled.devices, compiled.all_devices) {
+            (1, 1) => String::new(),
+            (used, all) => format!(", {used} of {all} devices"),
+        };
+        let mut text = format!(
+            "{name}: {}{devices}; compiled in {:.1} s by {}\n",
+            Line(&compiled.kind),
+            compiled.seconds,
+            Line(&compiled.plugin)
+        );
+        text += &compiled.memory_text(params);
+        text += &compiled.work_text();
+        if !compiled.is_tuned {
+            text += "  no card was there to try kernels on: what is compiled on one can be faster\n";
+        }
+        text
+    }
+
+    pub fn json(&self, params: Option<&Params>) -> Value {
+        let compiled = self.compiled.as_ref();
+        json!({
+            "target": self.target,
+            "compiles": compiled.is_some(),
+            "error": self.error,
+            "fits": self.fits(),
+            "device": compiled.map(|compiled| json!({
+                "kind": compiled.kind,
+                "platform": compiled.platform,
+                "memory_bytes": compiled.device_memory_bytes,
+                "flops_per_second": compiled.figures.and_then(|(flops, _)| flops),
+                "memory_bytes_per_second": compiled.figures.map(|(_, bytes)| bytes),
+            })),
+            "plugin": compiled.map(|compiled| &compiled.plugin),
+            "devices": compiled.map(|compiled| compiled.devices),
+            "compile_seconds": compiled.map(|compiled| compiled.seconds),
+            "memory": compiled.and_then(|compiled| compiled.memory),
+            "needed_bytes": compiled.and_then(Compiled::needed),
+            "params_bytes": params.map(|params| params.bytes_on_each),
+            "cost": compiled.and_then(|compiled| compiled.cost),
+            "roofline": compiled.and_then(Compiled::roofline),
+            "is_tuned": compiled.map(|compiled| compiled.is_tuned),
+            "outputs": compiled.map(|compiled| &compiled.outputs),
+        })
+    }
+}
+
+impl Cost {
+    fn of(properties: &[(String, NamedValue)]) -> Cost {
+        let value = |name: &str| {
+            let found = properties.iter().find(|(known, _)| known == name)?;
+            match found.1 {
+                NamedValue::Float(value) => Some(f64::from(value)),
+                NamedValue::Int64(value) => Some(value as f64),
+                _ => None,
+            }
+        };
+        Cost {
+            flops: value("flops"),
+            transcendentals: value("transcendentals"),
+            bytes: value("bytes accessed"),
+            seconds: value("optimal_seconds").filter(|seconds| *seconds > 0.0),
+        }
+    }
+}
+
+impl Compiled {
+    /// The bytes of a device's memory that a call takes: what the compiler says is the most at once, and the program.
+    fn needed(&self) -> Option<u64> {
+        let memory = self.memory.as_ref()?;
+        let parts = memory.argument_bytes + memory.output_bytes - memory.alias_bytes + memory.temp_bytes;
+        u64::try_from(parts.max(memory.peak_bytes) + memory.generated_code_bytes).ok()
+    }
+
+    /// The least time that the rated device can take. Where the compiler does not say how many bytes it moves, arguments
+    /// and outputs are the least.
+    fn roofline(&self) -> Option<Roofline> {
+        let (flops_per_second, bytes_per_second) = self.figures?;
+        let memory = self.memory.as_ref();
+        let least =
+            memory.map(|memory| (memory.argument_bytes + memory.output_bytes - memory.alias_bytes) as f64);
+        let bytes = self.cost.and_then(|cost| cost.bytes).or(least)?;
+        let by_memory = bytes / bytes_per_second;
+        let by_compute =
+            self.cost.and_then(|cost| cost.flops).zip(flops_per_second).map(|(work, rate)| work / rate);
+        Some(match by_compute {
+            Some(seconds) if seconds > by_memory => Roofline { seconds, bound: "compute" },
+            _ => Roofline { seconds: by_memory, bound: "memory" },
+        })
+    }
+
+    fn memory_text(&self, params: Option<&Params>) -> String {
+        let Some(memory) = &self.memory else {
+            return "  the compiler does not say what it takes of the memory\n".into();
+        };
+        let mut text = String::new();
+        let mut row = |name: &str, bytes: i64| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {name:<22}{:>12}", size(bytes as f64));
+        };
+        row("program", memory.generated_code_bytes);
+        row("arguments", memory.argument_bytes);
+        row("outputs", memory.output_bytes);
+        if memory.alias_bytes > 0 {
+            row("shared by donation", -memory.alias_bytes);
+        }
+        row("temporaries", memory.temp_bytes);
+        let host = &memory.host;
+        let on_host = host.generated_code_bytes + host.argument_bytes + host.output_bytes + host.temp_bytes
+            - host.alias_bytes;
+        if on_host > 0 {
+            row("on the host beside", on_host);
+        }
+        let needed = self.needed().unwrap_or(0);
+        let _ = write!(text, "  {:<22}{:>12}", "at once, at most", size(needed as f64));
+        let _ = match self.device_memory_bytes {
+            Some(has) if needed <= has => {
+                writeln!(text, " of {}: fits, {} are left", size(has as f64), size((has - needed) as f64))
+            }
+            Some(has) => writeln!(
+                text,
+                " of {}: does not fit, {} are missing",
+                size(has as f64),
+                size((needed - has) as f64)
+            ),
+            None => writeln!(text),
+        };
+        if let Some(params) = params {
+            let _ = writeln!(
+                text,
+                "  {:<22}{:>12} on each device, of the arguments",
+                "params",
+                size(params.bytes_on_each as f64)
+            );
+            for problem in &params.problems {
+                let _ = writeln!(text, "    {}", Line(problem));
+            }
+        }
+        text
+    }
+
+    fn work_text(&self) -> String {
+        let mut text = String::new();
+        if let Some(Cost { flops: Some(flops), bytes: Some(bytes), transcendentals, .. }) = self.cost {
+            let transcendentals = transcendentals.filter(|count| *count > 0.0);
+            let transcendentals = transcendentals
+                .map_or(String::new(), |count| format!(", {} transcendentals", scaled(count, "")));
+            let _ = writeln!(
+                text,
+                "  work: {}{transcendentals}, {} to and from the memory",
+                scaled(flops, "FLOP"),
+                size(bytes)
+            );
+        }
+        if let (Some(roofline), Some((flops, bandwidth))) = (self.roofline(), self.figures) {
+            let rates =
+                flops.map_or(String::new(), |flops| format!(", {}/s in bfloat16", scaled(flops, "FLOP")));
+            let _ = writeln!(
+                text,
+                "  at least {} ({} bound; {}/s{rates})",
+                seconds(roofline.seconds),
+                roofline.bound,
+                size(bandwidth)
+            );
+        }
+        if let Some(estimate) = self.cost.and_then(|cost| cost.seconds) {
+            let _ = writeln!(text, "  the compiler's estimate: {}", seconds(estimate));
+        }
+        text
+    }
+}
+
+/// A checkpoint that the program is to run with.
+pub struct Params {
+    bytes_on_each: u64,
+    /// What does not fit the program.
+    problems: Vec<String>,
+}
+
+/// The problems of a checkpoint that are said.
+const SHOWN_PROBLEMS: usize = 5;
+
+impl Params {
+    pub fn of(path: &Path, program: &Program) -> Result<Params> {
+        let checkpoint = Checkpoint::open(path)?;
+        let leaves = leaves_of(program);
+        let (mut bytes_on_each, mut problems) = (0u64, Vec::new());
+        for tensor in checkpoint.tensors() {
+            let bytes = tensor.spec.host_bytes()? as u64;
+            let Some((aval, parts)) =
+                leaves.iter().find(|leaf| leaf.name == tensor.name).map(|leaf| (leaf.aval, leaf.parts))
+            else {
+                bytes_on_each += bytes;
+                if !leaves.is_empty() {
+                    problems.push(format!("`{}` is no leaf of the program's arguments", tensor.name));
+                }
+                continue;
+            };
+            bytes_on_each += bytes.div_ceil(parts as u64);
+            if aval.to_spec().is_some_and(|spec| spec != tensor.spec) {
+                problems.push(format!("`{}` is {}, and the program takes {aval}", tensor.name, tensor.spec));
+            }
+        }
+        let more = problems.len().saturating_sub(SHOWN_PROBLEMS);
+        problems.truncate(SHOWN_PROBLEMS);
+        if more > 0 {
+            problems.push(format!("and {more} more of {}", File(path)));
+        }
+        Ok(Params { bytes_on_each, problems })
+    }
+}
+
+/// A leaf of an argument, by its name within the argument.
+struct Leaf<'a> {
+    name: String,
+    aval: &'a Aval,
+    /// How many parts it is split into over the devices.
+    parts: usize,
+}
+
+/// The leaves of the arguments of an exported function.
+fn leaves_of(program: &Program) -> Vec<Leaf<'_>> {
+    let Some(exported) = program.exported() else { return Vec::new() };
+    let paths: Vec<String> = match &exported.in_tree {
+        TreeDef::Tuple(_) => exported.in_tree.paths().iter().map(|path| path.to_name()).collect(),
+        _ => return Vec::new(),
+    };
+    let shardings = exported.in_shardings.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+    // `0.2.kernel` is the leaf `kernel` of the third positional argument.
+    let within = |path: &str| path.splitn(3, '.').nth(2).unwrap_or_default().to_owned();
+    let leaves = paths.iter().zip(&exported.in_avals).zip(shardings);
+    leaves
+        .map(|((path, aval), sharding)| Leaf {
+            name: within(path),
+            aval,
+            parts: sharding.map_or(1, Sharding::part_count),
+        })
+        .collect()
+}
+
+/// Bytes in powers of 1000, as memory is sold.
+fn size(bytes: f64) -> String {
+    scaled(bytes, "B")
+}
+
+/// A number with a unit, in powers of 1000.
+fn scaled(number: f64, unit: &str) -> String {
+    let prefixes = ["", "k", "M", "G", "T", "P", "E"];
+    let mut scaled = number;
+    let mut index = 0;
+    while scaled.abs() >= 999.95 && index + 1 < prefixes.len() {
+        scaled /= 1000.0;
+        index += 1;
+    }
+    let digits = usize::from(index > 0);
+    let space = if unit.is_empty() && prefixes[index].is_empty() { "" } else { " " };
+    format!("{scaled:.digits$}{space}{}{unit}", prefixes[index])
+}
+
+fn seconds(seconds: f64) -> String {
+    let (number, unit) = match seconds {
+        s if s >= 1.0 => (s, "s"),
+        s if s >= 1e-3 => (s * 1e3, "ms"),
+        s if s >= 1e-6 => (s * 1e6, "µs"),
+        s => (s * 1e9, "ns"),
+    };
+    format!("{number:.1} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_in_powers_of_a_thousand() {
+        assert_eq!(size(0.0), "0 B");
+        assert_eq!(size(999.0), "999 B");
+        assert_eq!(size(16_909_334_528.0), "16.9 GB");
+        assert_eq!(size(-2_048.0), "-2.0 kB");
+        assert_eq!(scaled(55.0, ""), "55");
+        assert_eq!(scaled(1.97e14, "FLOP"), "197.0 TFLOP");
+        assert_eq!(
+            (seconds(2.1e-4), seconds(3e-8), seconds(1.5)),
+            ("210.0 µs".into(), "30.0 ns".into(), "1.5 s".into())
+        );
+    }
+}

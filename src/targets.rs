@@ -1,0 +1,217 @@
+//! Devices to compile for by what they are called, whether they are here or not: `v5e:2x2`, `h100`, `b200:8`, `cpu`.
+
+mod gpu;
+mod tpu;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result, nearest};
+use crate::pjrt::{NamedValue, Plugin, Topology};
+use crate::plugins::{has_tpu, waits_for_tpu};
+use gpu::GpuModel;
+use tpu::TpuGeneration;
+
+/// Devices that a program can be compiled for: TPUs and NVIDIA GPUs by name, of which none need be here, and what a plugin
+/// finds on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    name: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// A slice of TPUs, of this shape.
+    Tpu(&'static TpuGeneration, String),
+    /// GPUs of one machine.
+    Gpu(&'static GpuModel, usize),
+    /// GPUs of one machine that a file describes.
+    Described(PathBuf, usize),
+    /// The devices that the plugin of this name finds here.
+    Here,
+}
+
+/// What a device is rated at, by its vendor.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DeviceFigures {
+    /// Operations with floating point numbers a second, in matrix products of bfloat16, without sparsity; `None` where it is
+    /// not known.
+    pub flops_per_second: Option<f64>,
+    /// Bytes a second to and from its memory.
+    pub memory_bytes_per_second: f64,
+}
+
+/// The plugins whose devices can be asked for by their own names.
+const PLUGINS: [&str; 5] = ["cpu", "cuda13", "cuda12", "rocm", "tpu"];
+
+/// The most GPUs of one machine.
+const MAX_GPUS: usize = 1024;
+
+impl FromStr for Target {
+    type Err = Error;
+
+    /// Reads `NAME` or `NAME:SHAPE`: a generation of TPUs and the shape of a slice (`v5e:2x2`; one chip without it), a model
+    /// of GPUs and how many (`h100:8`; one without it), the path of a GPU's description (a `GpuTargetConfigProto` as text),
+    /// or a plugin for the devices that it finds here.
+    fn from_str(text: &str) -> Result<Target> {
+        let target = |kind| Target { name: text.to_owned(), kind };
+        let (name, shape) = match text.rsplit_once(':') {
+            Some((name, shape)) => (name, Some(shape)),
+            None => (text, None),
+        };
+        if let Some(generation) = tpu::generation(name) {
+            let shape = generation.shape(shape).map_err(|problem| refuse(text, &problem))?;
+            return Ok(target(Kind::Tpu(generation, shape)));
+        }
+        let count = || match shape {
+            None => Ok(1),
+            Some(count) => match count.parse() {
+                Ok(count) if (1..=MAX_GPUS).contains(&count) => Ok(count),
+                _ => Err(refuse(text, &format!("`{count}` is no number of GPUs from 1 to {MAX_GPUS}"))),
+            },
+        };
+        if let Some(model) = gpu::model(name) {
+            return Ok(target(Kind::Gpu(model, count()?)));
+        }
+        if name.contains(std::path::MAIN_SEPARATOR) || Path::new(name).extension().is_some() {
+            return Ok(target(Kind::Described(name.into(), count()?)));
+        }
+        if PLUGINS.contains(&text) {
+            return Ok(target(Kind::Here));
+        }
+        let known = Target::names();
+        let meant = nearest(name, known.iter().copied());
+        let hint = if meant.is_empty() {
+            String::new()
+        } else {
+            format!("did you mean `{}`? ", meant.join("` or `"))
+        };
+        Err(refuse(
+            text,
+            &format!(
+                "{hint}there are {}; the path of a GPU's description; and the plugins {}",
+                known.join(", "),
+                PLUGINS.join(", ")
+            ),
+        ))
+    }
+}
+
+fn refuse(text: &str, problem: &str) -> Error {
+    Error::InvalidArgument(format!("the target `{text}` is not known: {problem}"))
+}
+
+impl Target {
+    /// The names of TPUs and GPUs that can be compiled for without them, each without its shape.
+    pub fn names() -> Vec<&'static str> {
+        let tpus = tpu::GENERATIONS.iter().map(|generation| generation.name);
+        tpus.chain(gpu::MODELS.iter().map(|model| model.name)).collect()
+    }
+
+    /// The target as it was asked for.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The plugins that compile for it, the preferred first.
+    pub fn plugins(&self) -> Vec<&str> {
+        match &self.kind {
+            Kind::Tpu(..) => vec!["tpu"],
+            Kind::Gpu(..) | Kind::Described(..) => vec!["cuda13", "cuda13-compiler"],
+            Kind::Here => vec![&self.name],
+        }
+    }
+
+    /// Whether the devices must be on this machine.
+    pub fn is_here(&self) -> bool {
+        matches!(self.kind, Kind::Here)
+    }
+
+    /// The devices, as the plugin that compiles for them knows them. Of what is not here, nothing is looked for.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a shape that the plugin does not take, and for TPUs if `TPU_SKIP_MDS_QUERY` is not set
+    /// on a machine without one: libtpu would wait for the cloud's metadata server, for minutes; [`Error::Io`] for a
+    /// description that cannot be read; [`Error::Pjrt`] as the plugin says.
+    pub fn topology(&self, plugin: &Plugin) -> Result<Topology> {
+        let of = |name: &str, options: Vec<(String, NamedValue)>| {
+            plugin.topology(name, &options).map_err(|error| match error {
+                Error::Pjrt { message, .. } => refuse(&self.name, &message),
+                other => other,
+            })
+        };
+        match &self.kind {
+            Kind::Tpu(generation, shape) => {
+                if waits_for_tpu(plugin.path()) && !has_tpu() {
+                    return Err(Error::InvalidArgument(format!(
+                        "to compile for {} where no TPU is, set TPU_SKIP_MDS_QUERY=1 before the process starts: without \
+                         it, libtpu waits for the cloud's metadata server",
+                        self.name
+                    )));
+                }
+                of(&format!("{}:{shape}", generation.plugin_name), generation.options())
+            }
+            Kind::Gpu(model, count) => of(model.kind, gpu::options(&model.target_config(), *count)),
+            Kind::Described(path, count) => {
+                let text = std::fs::read_to_string(path).map_err(|error| Error::io("open", path, error))?;
+                of(&gpu::described_name(&text), gpu::options(&text, *count))
+            }
+            Kind::Here => plugin.client().build()?.topology(),
+        }
+    }
+
+    /// What one of its devices is rated at, where that is known.
+    pub fn figures(&self) -> Option<DeviceFigures> {
+        match &self.kind {
+            Kind::Tpu(generation, _) => Some(generation.figures()),
+            Kind::Gpu(model, _) => Some(model.figures()),
+            Kind::Described(path, _) => gpu::described_figures(&std::fs::read_to_string(path).ok()?),
+            Kind::Here => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        text.parse::<Target>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn targets_are_read_as_they_are_called() {
+        for name in
+            ["v5e", "v5e:2x4", "v4:2x2x1", "v7x", "h100", "h200:8", "a100", "b200", "a/b.txtpb", "cpu", "tpu"]
+        {
+            assert_eq!(name.parse::<Target>().unwrap().to_string(), name);
+        }
+        assert_eq!("h100:4".parse::<Target>().unwrap().plugins(), ["cuda13", "cuda13-compiler"]);
+        assert!(refused("v9z:2x2").contains("did you mean") || refused("v9z:2x2").contains("there are v2"));
+        assert!(refused("h1000").contains("did you mean `h100"), "{}", refused("h1000"));
+        assert!(refused("h100:0").contains("no number of GPUs"));
+        assert!(refused("v5e:0x2").contains("a shape such as 2x2"), "{}", refused("v5e:0x2"));
+        assert!(refused("v5e:2x").contains("a shape such as 2x2"));
+        assert!(refused("cpu:2").contains("there are"));
+    }
+
+    #[test]
+    fn every_name_has_figures() {
+        for name in Target::names() {
+            let figures = name.parse::<Target>().unwrap().figures().unwrap();
+            assert!(
+                figures.flops_per_second.unwrap() > 1e13 && figures.memory_bytes_per_second > 3e11,
+                "{name}"
+            );
+        }
+    }
+}
