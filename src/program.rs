@@ -34,3 +34,4 @@ pub use exported::{Aval, Dim, Exported};
 pub use outputs::OutputTransfer;
 pub use sharding::{Mesh, Sharding};
 pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
+pub use stablehlo::MatrixWork;

@@ -139,7 +139,9 @@ impl Target {
     pub fn topology(&self, plugin: &Plugin) -> Result<Topology> {
         let of = |name: &str, options: Vec<(String, NamedValue)>| {
             plugin.topology(name, &options).map_err(|error| match error {
-                Error::Pjrt { message, .. } => refuse(&self.name, &message),
+                Error::Pjrt { message, .. } => {
+                    Error::InvalidArgument(format!("the target `{}` cannot be made: {message}", self.name))
+                }
                 other => other,
             })
         };

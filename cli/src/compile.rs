@@ -68,7 +68,7 @@ pub struct Compile {
 /// A target, and the plugin that compiles for it.
 struct Job {
     target: Target,
-    library: PathBuf,
+    plugin: plugins::Found,
 }
 
 /// What a process that compiles for one target left.
@@ -145,7 +145,7 @@ impl Compile {
             if jobs.iter().any(|job| job.target == target) {
                 bail!("--for {target} was given twice");
             }
-            jobs.push(Job { library: library_for(&target)?, target });
+            jobs.push(Job { plugin: plugin_for(&target)?, target });
         }
         Ok(jobs)
     }
@@ -157,7 +157,7 @@ impl Compile {
         let (report, executable) = (directory.join("report.json"), directory.join("executable"));
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("compile-one").arg(&self.program).args(["--for", job.target.name()]);
-        command.arg("--library").arg(&job.library).arg("--report").arg(&report);
+        command.arg("--library").arg(&job.plugin.path).arg("--report").arg(&report);
         if self.out.is_some() {
             command.arg("--executable").arg(&executable);
         }
@@ -174,8 +174,8 @@ impl Compile {
         if self.any_platform {
             command.arg("--any-platform");
         }
-        // libtpu would wait for the cloud's metadata server.
-        command.env("TPU_SKIP_MDS_QUERY", "1");
+        // libtpu would wait for the cloud's metadata server, and be loaded by one process at a time: no TPU is used here.
+        command.env("TPU_SKIP_MDS_QUERY", "1").env("ALLOW_MULTIPLE_LIBTPU_LOAD", "1");
         let errors = run_quietly(command)?;
         if interrupt::token().is_cancelled() {
             return Ok(Done {
@@ -183,11 +183,12 @@ impl Compile {
                 executables: None,
             });
         }
-        let outcome =
+        let mut outcome: Outcome =
             match std::fs::read(&report).ok().and_then(|report| serde_json::from_slice(&report).ok()) {
                 Some(outcome) => outcome,
                 None => Outcome::failed(&job.target, errors),
             };
+        outcome.plugin.clone_from(&job.plugin.name);
         let executables = executable.exists().then(|| ExecutableFile::open(&executable)).transpose()?;
         Ok(Done { outcome, executables })
     }
@@ -204,12 +205,12 @@ impl Compile {
     }
 }
 
-/// The library of the first plugin for a target that is on this machine.
-fn library_for(target: &Target) -> Result<PathBuf> {
+/// The first plugin for a target that is on this machine.
+fn plugin_for(target: &Target) -> Result<plugins::Found> {
     let names = target.plugins();
     for name in &names {
         match plugins::find(name) {
-            Ok(found) => return Ok(found.path),
+            Ok(found) => return Ok(found),
             Err(Error::PluginNotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }

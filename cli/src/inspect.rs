@@ -1,5 +1,6 @@
 //! `safejax inspect`: what is in a file. Loads no plugin but the one that is asked about.
 
+mod executables;
 mod program;
 
 use std::fmt::Write;
@@ -12,7 +13,7 @@ use safejax::format::{DEFAULT_ALIGNMENT, Format, Tensor, sniff};
 use safejax::printable::{Count, File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::Node;
-use safejax::{Checkpoint, Program};
+use safejax::{Checkpoint, ExecutableFile, Program};
 use serde_json::{Value, json};
 
 use crate::output::OutputArgs;
@@ -76,6 +77,9 @@ impl Inspect {
                 if checkpoint.metadata().contains_key(BUNDLE_KEY) {
                     return self.program(&Program::open(&self.file)?);
                 }
+                if ExecutableFile::is_in(&checkpoint) {
+                    return self.executables(&ExecutableFile::open(&self.file)?);
+                }
                 self.checkpoint(checkpoint)
             }
             // An artifact can begin like a map of msgpack by chance.
@@ -100,6 +104,14 @@ impl Inspect {
             return Ok(program.stablehlo_text()?);
         }
         program::show(program, &sizes, self.plugin.as_deref(), self.output)
+    }
+
+    fn executables(&self, file: &ExecutableFile) -> Result<String> {
+        if self.text || !self.sizes.is_empty() {
+            // What is said of the program that is in it.
+            return self.program(&Program::open(&self.file)?);
+        }
+        executables::show(file, self.plugin.as_deref(), self.output)
     }
 
     /// Refuses to say of a file that is no program what is only said of programs.

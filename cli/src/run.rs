@@ -14,13 +14,15 @@ use safejax::convert::{ConvertOptions, Source, TargetFormat, convert};
 use safejax::format::npy;
 use safejax::load::Selection;
 use safejax::printable::{File, Line};
+use safejax::program::{Entry, Exported};
 use safejax::{
-    Argument, Checkpoint, CompileOptions, Conversion, DType, Device, Function, HostArray, Outputs, Params,
-    Program,
+    Argument, Checkpoint, Client, CompileOptions, Conversion, DType, Device, ExecutableFile, Function,
+    HostArray, Outputs, Params, Program,
 };
 use serde_json::json;
 
 use crate::client::DeviceArgs;
+use crate::inspect::parse_size;
 use crate::output::{Output, OutputArgs};
 use crate::stream;
 use value::Given;
@@ -54,6 +56,16 @@ pub struct Run {
     /// becomes infinite
     #[arg(long)]
     cast: bool,
+
+    /// Run the executable in a file that `compile --out` wrote, rather than compile the program that is in it. It is code,
+    /// and runs with your rights: only for files that you, or somebody whom you trust, made
+    #[arg(long)]
+    trust_executable: bool,
+
+    /// With --trust-executable, of a file with executables for several sizes, those for these: b=8,t=64
+    #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
+    #[arg(requires = "trust_executable")]
+    sizes: Vec<(String, usize)>,
 
     /// Of a function with symbolic dimensions, the sizes that a variable is padded to by zeros: b=1,8,32. Only for functions
     /// that do not mix what is at different places of that dimension, or that take a mask
@@ -104,6 +116,28 @@ fn parse_padding(text: &str) -> Result<(String, Vec<usize>), String> {
     Ok((name.trim().to_owned(), sizes.split(',').map(size).collect::<Result<_, String>>()?))
 }
 
+/// What is to be run: a program to compile, or executables to load.
+enum Code {
+    Program(Program),
+    Executables(ExecutableFile),
+}
+
+impl Code {
+    fn origin(&self) -> &str {
+        match self {
+            Code::Program(program) => program.origin(),
+            Code::Executables(file) => file.origin(),
+        }
+    }
+
+    fn exported(&self) -> Option<Exported> {
+        match self {
+            Code::Program(program) => program.exported().cloned(),
+            Code::Executables(file) => file.entries().iter().find_map(Entry::exported),
+        }
+    }
+}
+
 /// What files became on the device.
 enum Loaded {
     Array(HostArray),
@@ -135,31 +169,22 @@ impl Loaded {
 
 impl Run {
     pub fn run(self) -> Result<Output> {
-        let program = Program::open(&self.program)?;
-        let files = self.files_by_argument(program.exported())?;
-        if let Some(exported) = program.exported()
+        let code = self.code()?;
+        let exported = code.exported();
+        let files = self.files_by_argument(exported.as_ref())?;
+        if let Some(exported) = &exported
             && exported.device_count > 1
         {
             bail!(
                 "{} runs on {} devices, and `run` has arguments for one; use the library: Function::executable",
-                program.origin(),
+                code.origin(),
                 exported.device_count
             );
         }
         let (client, device) = self.device.connect()?;
-        let mut options = CompileOptions::default();
-        if program.exported().is_none_or(|exported| exported.device_count == 1) {
-            options.device_assignment = Some(vec![vec![device.id()]]);
-        }
-        options.padded_sizes = self.padded_sizes()?;
-        if !options.padded_sizes.is_empty()
-            && program.exported().is_none_or(|exported| !exported.has_symbolic_arguments())
-        {
-            bail!("--pad: {} has no dimensions that are not known in size", program.origin());
-        }
         let compiling = Instant::now();
         let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
-        let function = client.compile_with(&program, &options)?.with_conversion(conversion);
+        let function = self.function(&client, &device, &code)?.with_conversion(conversion);
         let compile_seconds = compiling.elapsed().as_secs_f64();
         let loaded = load_arguments(&device, &function, files)?;
         let nothing = Params::default();
@@ -249,6 +274,50 @@ impl Run {
         Ok(Output { text, is_success: differences.is_empty() })
     }
 
+    /// What is to be run.
+    fn code(&self) -> Result<Code> {
+        if !self.trust_executable {
+            return Ok(Code::Program(Program::open(&self.program)?));
+        }
+        let file = ExecutableFile::open(&self.program)?;
+        if self.sizes.is_empty() {
+            return Ok(Code::Executables(file));
+        }
+        let sizes: Vec<(&str, usize)> =
+            self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+        Ok(Code::Executables(file.at_sizes(&sizes)))
+    }
+
+    /// Compiles it, or loads it.
+    fn function(&self, client: &Client, device: &Device, code: &Code) -> Result<Function> {
+        let program = match code {
+            Code::Program(program) => program,
+            Code::Executables(_) if !self.padded_sizes.is_empty() => {
+                bail!("--pad: an executable has its sizes")
+            }
+            Code::Executables(file) => {
+                let function = client.load_executable(file)?;
+                if function.device().is_some_and(|own| own != device) {
+                    bail!(
+                        "--device: an executable runs on the device that it was compiled for, the first one"
+                    );
+                }
+                return Ok(function);
+            }
+        };
+        let mut options = CompileOptions::default();
+        if program.exported().is_none_or(|exported| exported.device_count == 1) {
+            options.device_assignment = Some(vec![vec![device.id()]]);
+        }
+        options.padded_sizes = self.padded_sizes()?;
+        if !options.padded_sizes.is_empty()
+            && program.exported().is_none_or(|exported| !exported.has_symbolic_arguments())
+        {
+            bail!("--pad: {} has no dimensions that are not known in size", program.origin());
+        }
+        Ok(client.compile_with(program, &options)?)
+    }
+
     /// What `--pad` says, each variable once.
     fn padded_sizes(&self) -> Result<BTreeMap<String, Vec<usize>>> {
         let mut sizes = BTreeMap::new();
@@ -262,10 +331,7 @@ impl Run {
 
     /// The files of each argument. Of a program that is no artifact, positions must follow each other from 0; an
     /// artifact may not need those between.
-    fn files_by_argument(
-        &self,
-        exported: Option<&safejax::program::Exported>,
-    ) -> Result<FilesByArgument<'_>> {
+    fn files_by_argument(&self, exported: Option<&Exported>) -> Result<FilesByArgument<'_>> {
         let mut files = FilesByArgument::new();
         for (key, file) in &self.arguments {
             let parts = files.entry(key.root.clone()).or_default();
@@ -288,7 +354,7 @@ impl Run {
                 Root::Name(_) => None,
             })
             .collect();
-        let known = |exported: &safejax::program::Exported| match &exported.in_tree {
+        let known = |exported: &Exported| match &exported.in_tree {
             safejax::TreeDef::Tuple(parts) => {
                 parts.first().map_or(0, |positional| positional.children().len())
             }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Program;
 use super::cache::{flag_variables, processor};
 use super::compile::{Compiler, about_program, ready};
 use super::exported::Exported;
+use super::stablehlo::MatrixWork;
+use super::symbolic::matrix_work_of;
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, DeviceDescription, Executable, NamedValue, Plugin, Topology};
 use crate::plugins::library_digest;
@@ -24,6 +27,7 @@ pub struct Compilation {
     program: String,
     options: String,
     sizes: Vec<(String, usize)>,
+    matrix_work: Option<MatrixWork>,
 }
 
 impl Program {
@@ -37,7 +41,7 @@ impl Program {
     /// [`refined`](Program::refined) first; [`Error::Pjrt`] with the compiler's words.
     pub fn compile_for(&self, topology: &Topology, options: &CompileOptions) -> Result<Compilation> {
         let compiler = Compiler::from(topology);
-        let compilation = |executable, exported, code: &[u8], options: &CompileOptions| {
+        let compilation = |executable, exported, code: &Bytes, options: &CompileOptions| {
             Ok(Compilation {
                 executable,
                 exported,
@@ -45,6 +49,7 @@ impl Program {
                 program: sha256(code),
                 options: sha256(&options.to_bytes()?),
                 sizes: self.sizes.clone(),
+                matrix_work: matrix_work_of(code),
             })
         };
         let Some(exported) = self.exported() else {
@@ -92,6 +97,12 @@ impl Compilation {
     /// The dimension variables and their sizes, if it had some.
     pub fn sizes(&self) -> &[(String, usize)] {
         &self.sizes
+    }
+
+    /// The floating point operations of the program's matrix products and convolutions on all devices together, as its sizes
+    /// tell: not every compiler says what a program costs. `None` for what is no StableHLO bytecode.
+    pub fn matrix_work(&self) -> Option<MatrixWork> {
+        self.matrix_work
     }
 
     /// What it is an executable of, and for what.

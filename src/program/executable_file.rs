@@ -136,7 +136,7 @@ impl ExecutableFile {
         for (index, entry) in description.entries.iter().enumerate() {
             let check = || {
                 file.tensor(&entry.tensor).map_err(|error| error.to_string())?;
-                entry.exported().map(drop)
+                entry.signature.as_ref().map_or(Ok(()), |signature| signature.to_exported().map(drop))
             };
             check().map_err(|problem| malformed(format!("its executable {index}: {problem}")))?;
         }
@@ -342,11 +342,7 @@ impl Client {
             )));
         }
         let executable = self.load_serialized(&file.executable(first)?)?;
-        let exported = first.exported().map_err(|problem| Error::Malformed {
-            origin: file.origin().to_owned(),
-            format: "file of executables",
-            problem,
-        })?;
+        let exported = first.exported();
         tracing::info!(file = file.origin(), target = first.target, "loaded an executable");
         let compiled = Compiled::new(executable, exported.as_ref())?;
         Function::of_one(compiled, exported.map(Arc::new))
@@ -373,12 +369,13 @@ impl Entry {
 
     /// What it takes and returns as a person would write it, of a `jax.export` artifact.
     pub fn signature_text(&self) -> Option<String> {
-        self.exported().ok()?.as_ref().map(super::signature::text)
+        self.exported().as_ref().map(super::signature::text)
     }
 
-    /// The exported function that it was compiled of, without its module; or what is wrong with its description.
-    fn exported(&self) -> Result<Option<Exported>, String> {
-        self.signature.as_ref().map(SignatureRecord::to_exported).transpose()
+    /// The exported function that it was compiled of, without its module.
+    pub fn exported(&self) -> Option<Exported> {
+        // What does not fit together was refused when the file was opened.
+        self.signature.as_ref()?.to_exported().ok()
     }
 }
 

@@ -13,11 +13,13 @@ mod read;
 mod refine;
 mod schema;
 mod tables;
+mod work;
 mod write;
 
 pub use module::Module;
 pub use print::text;
 pub use refine::{Refined, Refusal, declared_sizes, refine};
+pub use work::{MatrixWork, matrix_work};
 
 /// What is wrong with a module, as a sentence without its end.
 type Problem = String;

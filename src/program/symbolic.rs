@@ -11,7 +11,7 @@ use super::exported::{Aval, Dim, Exported};
 use super::padding::{Padding, Placed};
 use super::recent::Recent;
 use super::signature::Signature;
-use super::stablehlo::{Module, Refined, Refusal, refine};
+use super::stablehlo::{MatrixWork, Module, Refined, Refusal, refine};
 use super::{dim, stablehlo};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Client, CompileOptions, Device};
@@ -244,6 +244,12 @@ impl Program {
         text.map_err(|problem| damaged(self.origin(), problem))
     }
 
+    /// The floating point operations of the program's matrix products and convolutions, as its sizes tell; `None` for what is
+    /// no StableHLO bytecode.
+    pub fn matrix_work(&self) -> Option<MatrixWork> {
+        matrix_work_of(self.code())
+    }
+
     /// The constraints on dimension variables that the program asserts beside those of its arguments, such as `t<=16`; none
     /// where they cannot be read.
     pub fn constraints(&self) -> Vec<String> {
@@ -258,6 +264,11 @@ impl Program {
         found.dedup();
         found
     }
+}
+
+/// The work of a module's matrix products and convolutions, if it can be read.
+pub fn matrix_work_of(code: &bytes::Bytes) -> Option<MatrixWork> {
+    stablehlo::matrix_work(&Module::read(code).ok()?).ok()
 }
 
 /// The position of a platform among those of a function.

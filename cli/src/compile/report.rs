@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
 use safejax::printable::{File, Line};
-use safejax::program::{Aval, Sharding};
+use safejax::program::{Aval, MatrixWork, Sharding};
 use safejax::{Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, Program, Target, TreeDef};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Outcome {
     pub target: String,
+    /// The name of the plugin that compiles for it.
+    pub plugin: String,
     /// Why it did not compile.
     pub error: Option<String>,
     /// Whether that is because it does not fit.
@@ -26,7 +28,8 @@ pub struct Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 struct Compiled {
     platform: String,
-    plugin: String,
+    /// What the plugin says of itself.
+    version: String,
     kind: String,
     /// Devices that the program runs on, and that the target has.
     devices: usize,
@@ -36,6 +39,8 @@ struct Compiled {
     /// What a device has.
     device_memory_bytes: Option<u64>,
     cost: Option<Cost>,
+    /// The FLOP of matrix products and convolutions on one device, as the program's sizes tell, and whether these are all.
+    counted_flops: Option<(f64, bool)>,
     figures: Option<(Option<f64>, f64)>,
     outputs: Vec<String>,
     /// Whether the compiler had the device to try what is fast.
@@ -61,7 +66,13 @@ struct Roofline {
 impl Outcome {
     /// Of a process that left no report.
     pub fn failed(target: &Target, error: String) -> Outcome {
-        Outcome { target: target.to_string(), error: Some(error), is_too_large: false, compiled: None }
+        Outcome {
+            target: target.to_string(),
+            plugin: String::new(),
+            error: Some(error),
+            is_too_large: false,
+            compiled: None,
+        }
     }
 
     pub fn of_error(target: &Target, error: &anyhow::Error) -> Outcome {
@@ -84,21 +95,30 @@ impl Outcome {
         };
         let (replicas, partitions) = executable.replicas_and_partitions().unwrap_or((1, 1));
         let figures: Option<DeviceFigures> = target.figures();
+        let cost = executable.cost_analysis().ok().map(|properties| Cost::of(&properties));
+        let counted = |work: MatrixWork| (work.flops / (partitions.max(1) as f64), work.is_complete);
         let compiled = Compiled {
             platform: topology.platform_name().to_owned(),
-            plugin: topology.platform_version().replace('\n', ", "),
+            version: topology.platform_version().replace('\n', ", "),
             kind: device.map_or(String::new(), |device| device.kind().to_owned()),
             devices: replicas * partitions,
             all_devices: topology.devices().len(),
             seconds: took.as_secs_f64(),
             memory: executable.memory_stats().ok(),
             device_memory_bytes: attribute("device_memory_bytes_limit"),
-            cost: executable.cost_analysis().ok().map(|properties| Cost::of(&properties)),
+            counted_flops: compilation.matrix_work().map(counted),
+            cost,
             figures: figures.map(|figures| (figures.flops_per_second, figures.memory_bytes_per_second)),
             outputs: executable.outputs().iter().map(ToString::to_string).collect(),
             is_tuned: target.is_here() || topology.platform_name() != "cuda",
         };
-        Outcome { target: target.to_string(), error: None, is_too_large: false, compiled: Some(compiled) }
+        Outcome {
+            target: target.to_string(),
+            plugin: String::new(),
+            error: None,
+            is_too_large: false,
+            compiled: Some(compiled),
+        }
     }
 
     /// Whether it fits into a device; `None` where that is not known.
@@ -124,7 +144,7 @@ impl Outcome {
             "{name}: {}{devices}; compiled in {:.1} s by {}\n",
             Line(&compiled.kind),
             compiled.seconds,
-            Line(&compiled.plugin)
+            Line(&self.plugin)
         );
         text += &compiled.memory_text(params);
         text += &compiled.work_text();
@@ -148,13 +168,15 @@ impl Outcome {
                 "flops_per_second": compiled.figures.and_then(|(flops, _)| flops),
                 "memory_bytes_per_second": compiled.figures.map(|(_, bytes)| bytes),
             })),
-            "plugin": compiled.map(|compiled| &compiled.plugin),
+            "plugin": self.plugin,
+            "platform_version": compiled.map(|compiled| &compiled.version),
             "devices": compiled.map(|compiled| compiled.devices),
             "compile_seconds": compiled.map(|compiled| compiled.seconds),
             "memory": compiled.and_then(|compiled| compiled.memory),
             "needed_bytes": compiled.and_then(Compiled::needed),
             "params_bytes": params.map(|params| params.bytes_on_each),
             "cost": compiled.and_then(|compiled| compiled.cost),
+            "counted_flops": compiled.and_then(|compiled| Some(compiled.counted_flops?.0)),
             "roofline": compiled.and_then(Compiled::roofline),
             "is_tuned": compiled.map(|compiled| compiled.is_tuned),
             "outputs": compiled.map(|compiled| &compiled.outputs),
@@ -189,17 +211,27 @@ impl Compiled {
         u64::try_from(parts.max(memory.peak_bytes) + memory.generated_code_bytes).ok()
     }
 
-    /// The least time that the rated device can take. Where the compiler does not say how many bytes it moves, arguments
-    /// and outputs are the least.
+    /// The FLOP of one device: as the compiler says, or what the program's sizes tell if that is more. Compilers count the
+    /// body of a loop once.
+    fn flops(&self) -> Option<f64> {
+        let said = self.cost.and_then(|cost| cost.flops);
+        let counted = self.counted_flops.map(|(flops, _)| flops);
+        said.into_iter().chain(counted).reduce(f64::max)
+    }
+
+    /// Arguments and outputs: no program moves fewer bytes.
+    fn least_bytes(&self) -> Option<f64> {
+        let memory = self.memory.as_ref()?;
+        Some((memory.argument_bytes + memory.output_bytes - memory.alias_bytes) as f64)
+    }
+
+    /// The least time that the rated device can take. Where the compiler does not say what the program costs, matrix
+    /// products, convolutions, arguments and outputs are the least.
     fn roofline(&self) -> Option<Roofline> {
         let (flops_per_second, bytes_per_second) = self.figures?;
-        let memory = self.memory.as_ref();
-        let least =
-            memory.map(|memory| (memory.argument_bytes + memory.output_bytes - memory.alias_bytes) as f64);
-        let bytes = self.cost.and_then(|cost| cost.bytes).or(least)?;
+        let bytes = self.cost.and_then(|cost| cost.bytes).or(self.least_bytes())?;
         let by_memory = bytes / bytes_per_second;
-        let by_compute =
-            self.cost.and_then(|cost| cost.flops).zip(flops_per_second).map(|(work, rate)| work / rate);
+        let by_compute = self.flops().zip(flops_per_second).map(|(work, rate)| work / rate);
         Some(match by_compute {
             Some(seconds) if seconds > by_memory => Roofline { seconds, bound: "compute" },
             _ => Roofline { seconds: by_memory, bound: "memory" },
@@ -268,6 +300,17 @@ impl Compiled {
                 scaled(flops, "FLOP"),
                 size(bytes)
             );
+        }
+        if let (Some((flops, is_complete)), Some(bytes)) = (self.counted_flops, self.least_bytes()) {
+            let more = if is_complete { "" } else { " or more" };
+            let work = format!("{}{more} in matrix products and convolutions", scaled(flops, "FLOP"));
+            let _ = match self.cost.and_then(|cost| cost.flops) {
+                None => writeln!(text, "  work: {work}, {} of arguments and outputs", size(bytes)),
+                Some(said) if flops > said => {
+                    writeln!(text, "  with all rounds of its loops, which the compiler counts once: {work}")
+                }
+                Some(_) => Ok(()),
+            };
         }
         if let (Some(roofline), Some((flops, bandwidth))) = (self.roofline(), self.figures) {
             let rates =
@@ -379,7 +422,8 @@ fn seconds(seconds: f64) -> String {
         s if s >= 1.0 => (s, "s"),
         s if s >= 1e-3 => (s * 1e3, "ms"),
         s if s >= 1e-6 => (s * 1e6, "µs"),
-        s => (s * 1e9, "ns"),
+        s if s >= 1e-9 => (s * 1e9, "ns"),
+        s => (s * 1e12, "ps"),
     };
     format!("{number:.1} {unit}")
 }
