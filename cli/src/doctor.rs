@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use clap::Args;
+use safejax::Target;
 use safejax::plugins::{self, Found};
 use safejax::printable::Line;
 use safejax::program::CACHE_VARIABLE;
@@ -38,6 +39,23 @@ impl Doctor {
     }
 }
 
+/// The targets that need not be here, by what compiles for them, and the plugin that does if it is on this machine.
+fn targets() -> Vec<(String, Option<String>)> {
+    let mut targets: Vec<(Vec<String>, Vec<&str>)> = Vec::new();
+    for name in Target::names() {
+        let Ok(target) = name.parse::<Target>() else { continue };
+        match targets.iter_mut().find(|(plugins, _)| target.plugins() == *plugins) {
+            Some((_, names)) => names.push(name),
+            None => targets.push((target.plugins().into_iter().map(str::to_owned).collect(), vec![name])),
+        }
+    }
+    let with_plugin = |(plugins, names): (Vec<String>, Vec<&str>)| {
+        let found = plugins.iter().find_map(|plugin| plugins::find(plugin).ok());
+        (names.join(", "), found.map(|found| found.name))
+    };
+    targets.into_iter().map(with_plugin).collect()
+}
+
 /// The client that a command without options would use, unless it would have to be installed first.
 fn client(found: &[Found]) -> Result<Value> {
     if found.is_empty() && plugins::from_environment().is_none() {
@@ -48,6 +66,9 @@ fn client(found: &[Found]) -> Result<Value> {
 
 /// A plugin in a line.
 fn describe(plugin: &Found) -> String {
+    if plugin.name.ends_with("-compiler") {
+        return "compiles, and runs nothing".into();
+    }
     match probe(&["--plugin".as_ref(), plugin.path.as_os_str()]) {
         Ok(client) => summary(&client),
         Err(error) => format!("does not work: {error:#}"),
@@ -107,10 +128,17 @@ fn text(found: &[Found], client: &Result<Value>) -> String {
     text += "plugins\n";
     for plugin in found {
         let _ =
-            writeln!(text, "  {:<8}{}\n          {}", plugin.name, plugin.path.display(), describe(plugin));
+            writeln!(text, "  {:<16}{}\n                  {}", plugin.name, plugin.path.display(), describe(plugin));
     }
     if found.is_empty() {
         text += "  none\n";
+    }
+    text += "compiles for\n";
+    for (targets, plugin) in targets() {
+        let _ = match plugin {
+            Some(plugin) => writeln!(text, "  {targets} ({plugin})"),
+            None => writeln!(text, "  not for {targets}: no plugin"),
+        };
     }
     text += "client\n";
     let searched: &[String] = match client.as_ref().err().and_then(|error| error.downcast_ref()) {
@@ -148,6 +176,10 @@ fn to_json(found: &[Found], client: &Result<Value>) -> Value {
         "plugins": found.iter().map(|plugin| json!({
             "found": plugin,
             "description": describe(plugin),
+        })).collect::<Vec<_>>(),
+        "targets": targets().into_iter().map(|(names, plugin)| json!({
+            "names": names,
+            "plugin": plugin,
         })).collect::<Vec<_>>(),
         "client": client.as_ref().ok(),
         "error": client.as_ref().err().map(crate::output::failure),

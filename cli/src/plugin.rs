@@ -28,7 +28,7 @@ pub struct List {
 
 #[derive(Args)]
 pub struct Name {
-    /// cpu, cuda13, cuda12, rocm or tpu
+    /// cpu, cuda13, cuda13-compiler, cuda12, rocm or tpu
     name: String,
 
     #[command(flatten)]
@@ -60,7 +60,7 @@ fn list(output: OutputArgs) -> String {
         || {
             let mut text = String::from("on this machine:\n");
             for plugin in &found {
-                let _ = writeln!(text, "  {:<8}{}", plugin.name, plugin.path.display());
+                let _ = writeln!(text, "  {:<16}{}", plugin.name, plugin.path.display());
             }
             if found.is_empty() {
                 text += "  none\n";
@@ -70,7 +70,7 @@ fn list(output: OutputArgs) -> String {
                 let wheel = &package.wheels[0];
                 let _ = writeln!(
                     text,
-                    "  {:<8}{} ({} {})",
+                    "  {:<16}{} ({} {})",
                     package.name, package.summary, wheel.package, wheel.version
                 );
             }
