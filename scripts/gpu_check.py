@@ -30,11 +30,29 @@ SCRIPTS = [
 TESTS = ["pjrt", "load_and_save", "load_routes", "programs", "tree", "exported", "accelerator"]
 BENCHES = ["device", "latency"]
 
+# What is compiled here and loaded there, at these sizes; and the plugin that is there, with what it needs to compile.
+AHEAD = {"linear": "b=4", "attention": "b=2,t=5", "recurrence": "b=2,t=3"}
+COMPILER = ["jax-cuda13-pjrt==0.11.2"] + [
+    f"nvidia-{name}" for name in ["cuda-crt", "cuda-cupti", "cuda-nvcc", "cuda-nvrtc", "cuda-runtime", "nvjitlink", "nvvm"]
+]
+
 
 # Packing, on the machine that builds.
 
 
-def pack():
+def compile_ahead(folder, plugin, targets):
+    """Executables for the step `ahead`, of this plugin, in a file for each case."""
+    (folder / "ahead").mkdir(exist_ok=True)
+    kind = "cpu" if targets == ["cpu"] else "cuda"
+    for case, sizes in AHEAD.items():
+        artifact = folder / "tests/data/symbolic" / case / f"{case}.jaxexport"
+        command = [folder / "bin/safejax", "compile", artifact, "--sizes", sizes, "--any-platform", "--plugin", plugin]
+        command += ["--out", folder / "ahead" / f"{case}.{kind}", "--without-program"]
+        command += [word for target in targets for word in ("--for", target)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def pack(with_ahead):
     root = HERE.parent
     folder = root / "target/gpu_check"
     shutil.rmtree(folder, ignore_errors=True)
@@ -56,6 +74,12 @@ def pack():
     shutil.copytree(root / "examples/digits", folder / "examples/digits")
     for script in SCRIPTS:
         shutil.copy(HERE / script, folder)
+    compile_ahead(folder, "cpu", ["cpu"])
+    if with_ahead:
+        library = root / "target/gpu_ahead"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", library, *COMPILER]
+        subprocess.run(command, check=True)
+        compile_ahead(folder, library / "jax_plugins/xla_cuda13/xla_cuda_plugin.so", ["h100", "h200"])
     missing = [name for name in ["safejax", *TESTS, *BENCHES] if not (folder / "bin" / name).exists()]
     if missing:
         sys.exit(f"not built: {', '.join(missing)}")
@@ -549,6 +573,33 @@ def calls(machine):
     return "; ".join(figures)
 
 
+def ahead(machine):
+    """Executables that another machine compiled: loaded, run, and timed beside the program compiled here."""
+    kind = "cpu" if machine.is_cpu else "cuda"
+    files = sorted((HERE / "ahead").glob(f"*.{kind}"))
+    if not files:
+        raise NotHere("nothing was compiled for it; `pack --ahead` does")
+    figures = []
+    for file in files:
+        case = HERE / "tests/data/symbolic" / file.stem
+        said = json.loads((case / "meta.json").read_text())
+        at = dict(size.split("=") for size in AHEAD[file.stem].split(","))
+        one = next(run for run in said["cases"] if {name: str(size) for name, size in run["sizes"].items()} == at)
+        arguments = [word for key, value in one["args"] for word in ("--arg", f"{key}={case / value}")]
+        if len(one["outputs"]) == 1:
+            arguments += ["--expect", case / one["outputs"][0]["file"], "--tolerance", "2e-2"]
+        common = [*arguments, "--plugin", machine.plugin, "--json"]
+        run = lambda program, *more: json.loads(machine.run([machine.binary("safejax"), "run", program, *more, *common], 60)[0])
+        loaded = run(file, "--trust-executable")
+        figure = f"{file.stem}: loaded in {loaded['compile_seconds'] * 1e3:.0f} ms, ran in {loaded['run_seconds'] * 1e3:.2f} ms"
+        if machine.is_cpu:
+            compiled = run(case / f"{file.stem}.jaxexport")
+            figure += f" (compiled: {compiled['compile_seconds'] * 1e3:.0f}, {compiled['run_seconds'] * 1e3:.2f})"
+        figures.append(figure)
+    machine.keep("ahead", figures)
+    return "; ".join(figures)
+
+
 # What a flat line may rise by: what allocators keep for the threads.
 SLACK_BYTES = 64 << 20
 
@@ -601,7 +652,7 @@ def sanitizer(machine):
     return "no error over a load and a convolution"
 
 
-STEPS = [devices, exports, tests, programs, loads, calls, saves, cold, soak, sanitizer]
+STEPS = [devices, exports, tests, programs, loads, calls, ahead, saves, cold, soak, sanitizer]
 
 
 def run(options):
@@ -660,7 +711,8 @@ def carry_out(machine, wanted):
 def main():
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("pack", help="build what the other machine needs into target/gpu_check")
+    here = commands.add_parser("pack", help="build what the other machine needs into target/gpu_check")
+    here.add_argument("--ahead", action="store_true", help="with programs compiled for its card, by the plugin that is there")
     there = commands.add_parser("run", help="carry the check out")
     there.add_argument("--plugin", default="cuda13", help="a name or the path of a library")
     there.add_argument("--out", type=pathlib.Path, default=pathlib.Path("gpu_check"), help="for log.txt and results.json")
@@ -669,7 +721,7 @@ def main():
     there.add_argument("--sweep", action="store_true", help="with loads by many sizes of the staging ring")
     options = parser.parse_args()
     try:
-        return pack() if options.command == "pack" else run(options)
+        return pack(options.ahead) if options.command == "pack" else run(options)
     except KeyboardInterrupt:
         sys.exit("interrupted")
 

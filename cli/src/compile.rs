@@ -41,6 +41,10 @@ pub struct Compile {
     #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<(String, usize)>,
 
+    /// The plugin that compiles, by name or path [default: the first for the target that is on this machine]
+    #[arg(long, value_name = "NAME|PATH")]
+    plugin: Option<String>,
+
     /// A checkpoint that the program is to run with: say what it takes of each device
     #[arg(long, value_name = "FILE")]
     params: Option<PathBuf>,
@@ -68,7 +72,9 @@ pub struct Compile {
 /// A target, and the plugin that compiles for it.
 struct Job {
     target: Target,
-    plugin: plugins::Found,
+    /// The name of the plugin that compiles for it, or its path if that was given.
+    plugin: String,
+    library: PathBuf,
 }
 
 /// What a process that compiles for one target left.
@@ -145,7 +151,11 @@ impl Compile {
             if jobs.iter().any(|job| job.target == target) {
                 bail!("--for {target} was given twice");
             }
-            jobs.push(Job { plugin: plugin_for(&target)?, target });
+            let (plugin, library) = match &self.plugin {
+                Some(plugin) => (plugin.clone(), plugins::library(plugin)?),
+                None => plugin_for(&target)?,
+            };
+            jobs.push(Job { target, plugin, library });
         }
         Ok(jobs)
     }
@@ -157,7 +167,7 @@ impl Compile {
         let (report, executable) = (directory.join("report.json"), directory.join("executable"));
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("compile-one").arg(&self.program).args(["--for", job.target.name()]);
-        command.arg("--library").arg(&job.plugin.path).arg("--report").arg(&report);
+        command.arg("--library").arg(&job.library).arg("--report").arg(&report);
         if self.out.is_some() {
             command.arg("--executable").arg(&executable);
         }
@@ -188,7 +198,7 @@ impl Compile {
                 Some(outcome) => outcome,
                 None => Outcome::failed(&job.target, errors),
             };
-        outcome.plugin.clone_from(&job.plugin.name);
+        outcome.plugin.clone_from(&job.plugin);
         let executables = executable.exists().then(|| ExecutableFile::open(&executable)).transpose()?;
         Ok(Done { outcome, executables })
     }
@@ -206,11 +216,11 @@ impl Compile {
 }
 
 /// The first plugin for a target that is on this machine.
-fn plugin_for(target: &Target) -> Result<plugins::Found> {
+fn plugin_for(target: &Target) -> Result<(String, PathBuf)> {
     let names = target.plugins();
     for name in &names {
         match plugins::find(name) {
-            Ok(found) => return Ok(found),
+            Ok(found) => return Ok((found.name, found.path)),
             Err(Error::PluginNotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }

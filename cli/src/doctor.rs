@@ -127,8 +127,13 @@ fn text(found: &[Found], client: &Result<Value>) -> String {
     }
     text += "plugins\n";
     for plugin in found {
-        let _ =
-            writeln!(text, "  {:<16}{}\n                  {}", plugin.name, plugin.path.display(), describe(plugin));
+        let _ = writeln!(
+            text,
+            "  {:<16}{}\n                  {}",
+            plugin.name,
+            plugin.path.display(),
+            describe(plugin)
+        );
     }
     if found.is_empty() {
         text += "  none\n";
