@@ -18,7 +18,7 @@ use crate::format::{Checkpoint, Format, Tensor};
 use crate::monitor::Tracker;
 use crate::params::{DeviceArray, ParamTree, Params};
 use crate::pjrt::{Client, Placement};
-use crate::plan::{Selected, Target, Wanted, select};
+use crate::plan::{Abilities, Selected, Wanted, select};
 use crate::store::{Digest, Io, SharedBlob};
 use crate::transfer::{self, ClientDestination, Destination, Sink, TensorSource};
 use crate::tree::{Framework, KeyMap, record};
@@ -115,7 +115,7 @@ impl<'a> PlannedLoad<'a> {
     pub fn new(
         checkpoint: &'a Checkpoint,
         options: &'a LoadOptions,
-        target: impl FnOnce() -> Target,
+        target: impl FnOnce() -> Abilities,
     ) -> Result<PlannedLoad<'a>> {
         let start = Instant::now();
         let target = target();
@@ -172,7 +172,7 @@ fn plan_of(
     checkpoint: &Checkpoint,
     selected: &Selected<'_>,
     options: &LoadOptions,
-    target: Target,
+    target: Abilities,
 ) -> Result<LoadPlan> {
     let blobs = &checkpoint.blobs;
     let io = match options.transfer.io {
@@ -180,7 +180,7 @@ fn plan_of(
         Io::Auto if blobs.iter().any(|blob| blob.is_remote()) => Io::Positional,
         io => io,
     };
-    let target = Target { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
+    let target = Abilities { use_map: target.use_map && matches!(io, Io::Auto | Io::Mapped), ..target };
     // A file that nothing is used of in place is not mapped.
     let is_in_place = target.use_map && target.alias_alignment.is_some();
     let address = |blob: &SharedBlob| if is_in_place { Some(blob.map()?.as_ptr().addr()) } else { None };

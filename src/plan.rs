@@ -1,7 +1,7 @@
 //! What a load will do, worked out before a byte moves: which tensors of a checkpoint are taken and what tree they make,
 //! how each gets to the device, and what is read at once.
 //!
-//! Pure: it opens no file and asks no device. What a device can do comes in as a [`Target`].
+//! Pure: it opens no file and asks no device. What a device can do comes in as a [`Abilities`].
 
 mod blocks;
 mod patterns;
@@ -13,5 +13,5 @@ pub(crate) use blocks::{Block, Piece, jobs};
 pub(crate) use patterns::check_casts;
 pub(crate) use select::{Selected, loaded_dtype, select};
 pub use selection::{Rename, Selection, Strictness, Structure, Template};
+pub(crate) use steps::{Abilities, PLACE_ALIGNMENT, Wanted, place};
 pub use steps::{Change, LoadPlan, Route, Step};
-pub(crate) use steps::{PLACE_ALIGNMENT, Target, Wanted, place};

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use safejax::plugins;
 use safejax::printable::{File, Line};
 use safejax::store::WriteOptions;
@@ -95,10 +96,12 @@ impl Compile {
             check_target(out)?;
         }
         let directory = tempfile::tempdir()?;
+        let bar = waiting(&jobs);
         let done = run_all(&jobs, |index| {
             self.compile(&jobs[index], &sizes, &directory.path().join(index.to_string()))
         });
         let done = done.into_iter().collect::<Result<Vec<Done>>>()?;
+        bar.finish_and_clear();
         interrupt::end_if_interrupted();
         let outcomes: Vec<&Outcome> = done.iter().map(|done| &done.outcome).collect();
         let is_success =
@@ -249,6 +252,17 @@ fn check_target(path: &Path) -> Result<()> {
         _ if path.is_dir() => bail!("--out {}: it is a directory", File(path)),
         _ => Ok(()),
     }
+}
+
+/// Shows on a terminal what is waited for, from its first second on.
+fn waiting(jobs: &[Job]) -> ProgressBar {
+    let names: Vec<String> = jobs.iter().map(|job| Line(job.target.name()).to_string()).collect();
+    let bar = ProgressBar::no_length().with_message(format!("compiling for {}", names.join(", ")));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
 }
 
 /// Does the jobs, as many at a time as there are processors, and returns what each gave, in order.

@@ -85,7 +85,7 @@ impl Client {
         Ok(())
     }
 
-    /// Loads an executable that [`LoadedExecutable::serialize`] wrote with the same plugin on the same kind
+    /// Loads an executable that [`Executable::serialize`] wrote with the same plugin on the same kind
     /// of device. Blocks while it loads.
     ///
     /// Only for bytes that one trusts: a plugin may run code that they contain, and may crash on bytes that

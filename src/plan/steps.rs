@@ -15,7 +15,7 @@ use crate::store::Io;
 
 /// What the destination of a load can do, and what of it is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Target {
+pub struct Abilities {
     /// What host memory must be aligned to for the device to use it in place, in bytes; `None` where it
     /// does not, or must not.
     pub alias_alignment: Option<usize>,
@@ -174,7 +174,7 @@ impl LoadPlan {
     pub(crate) fn new<'a>(
         tensors: impl IntoIterator<Item = Wanted<'a>>,
         io: Io,
-        target: Target,
+        target: Abilities,
         dtypes: &[(String, DType)],
     ) -> Result<LoadPlan> {
         let step = |wanted: Wanted<'_>| step(wanted, target, dtypes).for_tensor(&wanted.tensor.name);
@@ -212,7 +212,7 @@ impl LoadPlan {
 }
 
 /// What is done for one tensor.
-fn step(wanted: Wanted<'_>, target: Target, dtypes: &[(String, DType)]) -> Result<Step> {
+fn step(wanted: Wanted<'_>, target: Abilities, dtypes: &[(String, DType)]) -> Result<Step> {
     let Wanted { name, tensor, address } = wanted;
     let from = tensor.spec.dtype;
     let dtype = loaded_dtype(&tensor.name, from, dtypes)?;
@@ -248,7 +248,7 @@ fn step(wanted: Wanted<'_>, target: Target, dtypes: &[(String, DType)]) -> Resul
     Ok(step)
 }
 
-fn route(step: &Step, address: Option<usize>, target: Target) -> Route {
+fn route(step: &Step, address: Option<usize>, target: Abilities) -> Route {
     let is_small = step.device_bytes <= PACKED_BYTES.min(target.block_bytes / 2);
     // What a device holds of sub-byte elements is its own matter.
     let has_pieces = target.has_pieces && !step.spec.dtype.is_sub_byte();
@@ -357,7 +357,7 @@ mod tests {
         Tensor::plain(format!("{dtype}@{}", range.start), spec, 0, range)
     }
 
-    const CPU: Target = Target {
+    const CPU: Abilities = Abilities {
         alias_alignment: Some(64),
         use_map: true,
         copies_map: false,
@@ -366,7 +366,7 @@ mod tests {
         block_bytes: 1 << 20,
     };
 
-    fn plan(tensors: &[Tensor], base: usize, target: Target, dtypes: &[(String, DType)]) -> LoadPlan {
+    fn plan(tensors: &[Tensor], base: usize, target: Abilities, dtypes: &[(String, DType)]) -> LoadPlan {
         let wanted = tensors.iter().map(|tensor| Wanted {
             name: &tensor.name,
             tensor,
@@ -392,7 +392,7 @@ mod tests {
         arena  256..260  float4_e2m1fn@256  float4_e2m1fn[8]
         arena  320..384  float64@320  bfloat16[8] from float64
         ");
-        let gpu = plan(&tensors, 4096, Target { alias_alignment: None, ..CPU }, &[]);
+        let gpu = plan(&tensors, 4096, Abilities { alias_alignment: None, ..CPU }, &[]);
         insta::assert_snapshot!(gpu.to_string(), @r"
         stream 128..192  float32@128  float32[16]
         stream 136..140  float32@136  float32[1]
@@ -400,11 +400,11 @@ mod tests {
         whole  256..260  float4_e2m1fn@256  float4_e2m1fn[8]
         stream 320..384  float64@320  float64[8]
         ");
-        let packing = Target { alias_alignment: None, has_views: true, ..CPU };
+        let packing = Abilities { alias_alignment: None, has_views: true, ..CPU };
         let packed = plan(&tensors, 4096, packing, &[]);
         assert_eq!((packed.sum(Route::Packed).0, packed.sum(Route::Whole).0), (3, 1));
         assert_eq!(packed.groups, [[1, 2, 4]]);
-        let tpu = Target { alias_alignment: None, has_pieces: false, ..CPU };
+        let tpu = Abilities { alias_alignment: None, has_pieces: false, ..CPU };
         assert!(plan(&tensors, 4096, tpu, &[]).on_route(Route::Stream).next().is_none());
         // Bytes in memory need not begin at a page.
         assert_eq!(plan(&tensors, 4096 + 8, CPU, &[]).steps[1].route, Route::Arena);

@@ -332,7 +332,11 @@ impl Client {
 
     fn load_entry(&self, file: &ExecutableFile, fitting: &[usize]) -> Result<Function> {
         let entries: Vec<&Entry> = fitting.iter().map(|&index| &file.entries[index]).collect();
-        let first = entries[0];
+        // Of several that would run, the one that was made for this kind of device.
+        let kinds: Vec<String> =
+            self.addressable_devices().iter().map(|device| device.kind().to_owned()).collect();
+        let is_own = |entry: &&&Entry| kinds.contains(&entry.identity.devices.kind);
+        let first = entries.iter().find(is_own).unwrap_or(&entries[0]);
         if entries.iter().any(|entry| entry.sizes != first.sizes) {
             let sizes: Vec<String> = entries.iter().map(|entry| entry.sizes_text()).collect();
             return Err(Error::InvalidArgument(format!(

@@ -12,7 +12,7 @@ use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
 use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
-use crate::plan::{Block, LoadPlan, Route, Target};
+use crate::plan::{Abilities, Block, LoadPlan, Route};
 
 /// XLA:CPU uses host memory in place only at this alignment, in bytes (`cpu_function_runtime::MinAlign`).
 const CPU_ALIAS_ALIGNMENT: usize = 64;
@@ -31,7 +31,7 @@ pub struct ClientDestination<'a> {
 }
 
 /// What the device can do, and what of it is wanted.
-pub fn target(client: &Client, to: &Placement, options: TransferOptions) -> Target {
+pub fn target(client: &Client, to: &Placement, options: TransferOptions) -> Abilities {
     let alias_alignment = match options.delivery {
         Delivery::Auto => (client.platform_name() == "cpu").then_some(CPU_ALIAS_ALIGNMENT),
         Delivery::Stream | Delivery::Whole => None,
@@ -39,7 +39,7 @@ pub fn target(client: &Client, to: &Placement, options: TransferOptions) -> Targ
     let streams = alias_alignment.is_none() && options.delivery != Delivery::Whole;
     let (has_pieces, has_views) =
         if streams { abilities(client, memory_of(to).as_ref()) } else { (false, false) };
-    Target {
+    Abilities {
         alias_alignment,
         use_map: options.sharing == Sharing::Allowed,
         copies_map: false,

@@ -8,7 +8,7 @@ use ::xla::{Literal, PjRtBuffer, PjRtClient, PjRtDevice};
 use super::element::to_element_type;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::plan::{LoadPlan, Target};
+use crate::plan::{Abilities, LoadPlan};
 use crate::transfer::{BlockReader, Destination, Ring, Sink, TransferOptions, pass_on, read_staged};
 
 /// A device of a client.
@@ -21,8 +21,8 @@ pub struct XlaDestination<'a> {
 }
 
 /// What the crate can do.
-pub fn target(options: TransferOptions) -> Target {
-    Target {
+pub fn target(options: TransferOptions) -> Abilities {
+    Abilities {
         alias_alignment: None,
         use_map: false,
         copies_map: true,

@@ -350,8 +350,10 @@ impl Params {
             let Some((aval, parts)) =
                 leaves.iter().find(|leaf| leaf.name == tensor.name).map(|leaf| (leaf.aval, leaf.parts))
             else {
-                bytes_on_each += bytes;
-                if !leaves.is_empty() {
+                // Without paths, all of it may be meant.
+                if leaves.is_empty() {
+                    bytes_on_each += bytes;
+                } else {
                     problems.push(format!("`{}` is no leaf of the program's arguments", tensor.name));
                 }
                 continue;
