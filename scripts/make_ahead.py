@@ -89,7 +89,25 @@ def numbers(compiled):
     }
 
 
+# Linear algebra, of which a plugin for the CPU alone has nothing; with a place in a source that has no path.
+DECOMPOSED = """
+def decompose(x):
+    q = jnp.linalg.qr(x)[0]
+    return q @ x
+"""
+
+
+def decomposed():
+    names = {"jnp": jnp}
+    exec(compile(DECOMPOSED, "model.py", "exec"), names)
+    # Names of files without their folders.
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*/")
+    exported = export.export(jax.jit(names["decompose"]), platforms=["cpu"])(specs((4, 4)))
+    (OUT / "decomposed.jaxexport").write_bytes(exported.serialize())
+
+
 def main():
+    decomposed()
     jax.config.update("jax_traceback_in_locations_limit", 0)
     OUT.mkdir(exist_ok=True)
     platforms = ["tpu", "cuda", "cpu"]

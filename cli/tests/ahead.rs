@@ -296,5 +296,15 @@ fn the_command_line_says_what_does_not_compile_or_is_not_known() {
         );
         assert_eq!(output.status.code(), Some(1));
     }
+    let mut decomposed = safejax();
+    decomposed.arg("compile").arg(data("ahead/decomposed.jaxexport")).args([
+        "--for",
+        "cpu",
+        "--any-platform",
+    ]);
+    if common::is_cpu() {
+        let text = String::from_utf8_lossy(&decomposed.output().unwrap().stdout).into_owned();
+        assert!(text.contains("`lapack_sgeqrf_ffi` is called at geqrf, model.py:3"), "{text}");
+    }
     assert!("v5e".parse::<Target>().unwrap().figures().is_some());
 }

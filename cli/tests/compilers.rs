@@ -75,6 +75,12 @@ fn every_program_of_the_tests_compiles_for_a_tpu_and_a_gpu() {
         for outcome in compiled(path, targets, &options) {
             let target = outcome["target"].as_str().unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
+            if name == "decomposed.jaxexport" {
+                // Neither has LAPACK.
+                let error = outcome["error"].as_str().unwrap();
+                assert!(error.contains("`lapack_sgeqrf_ffi` is called at geqrf, model.py:3"), "{error}");
+                continue;
+            }
             let needed = outcome["needed_bytes"].as_u64().unwrap_or(0);
             if outcome["compiles"] != true || outcome["fits"] != true || needed == 0 {
                 problems.push(format!("{name} for {target}: {outcome}"));

@@ -6,7 +6,7 @@ use super::cache;
 use super::call::Function;
 use super::compiled::{Compiled, check_platform, platform_position};
 use super::exported::Exported;
-use super::stablehlo::{Module, Refusal};
+use super::stablehlo::{Module, Refusal, custom_calls};
 use super::symbolic::{Shapes, Symbolic, refine_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
@@ -176,6 +176,15 @@ fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
     Ok(())
 }
 
+/// Where the custom call is that a compiler's message names; nothing if it names none.
+fn place_of_custom_call(message: &str, module: &[u8]) -> String {
+    let calls = Module::read(&bytes::Bytes::copy_from_slice(module)).map(|module| custom_calls(&module));
+    let Ok(Ok(calls)) = calls else { return String::new() };
+    let named = calls.into_iter().find(|call| !call.target.is_empty() && message.contains(&call.target));
+    let place = named.and_then(|call| Some((call.target, call.place?)));
+    place.map_or(String::new(), |(target, place)| format!("; `{target}` is called at {place}"))
+}
+
 /// Names the program, and what it needs, in the compiler's error over this code of it.
 pub fn about_program(error: Error, compiler: Compiler<'_>, program: &Program, code: &[u8]) -> Error {
     about_module(error, compiler, program.origin(), code)
@@ -200,7 +209,8 @@ fn about_module(error: Error, compiler: Compiler<'_>, origin: &str, module: &[u8
                 _ => String::new(),
             };
             let version = version.map_or(String::new(), |version| format!(" (StableHLO {version})"));
-            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}{remedy}") }
+            let place = place_of_custom_call(&message, module);
+            Error::Pjrt { function, code, message: format!("{origin}{version}: {message}{place}{remedy}") }
         }
         Error::InvalidArgument(problem) => Error::InvalidArgument(format!("{origin}: {problem}")),
         other => other,

@@ -5,6 +5,7 @@
 //! `Bytecode/Encoding.h`; StableHLO's `VhloBytecode.cpp`.
 
 mod constant;
+mod custom_calls;
 mod encoding;
 mod infer;
 mod module;
@@ -16,6 +17,7 @@ mod tables;
 mod work;
 mod write;
 
+pub use custom_calls::custom_calls;
 pub use module::Module;
 pub use print::text;
 pub use refine::{Refined, Refusal, declared_sizes, refine};

@@ -32,7 +32,9 @@ mod builtin {
     pub const DICTIONARY: u64 = 1;
     pub const STRING: u64 = 2;
     pub const CALL_SITE: u64 = 10;
+    pub const FILE_LINE_COLUMN: u64 = 11;
     pub const NAME_LOCATION: u64 = 14;
+    pub const FILE_LINE_COLUMN_RANGE: u64 = 22;
 }
 
 /// How deep types are followed.
@@ -370,6 +372,36 @@ impl Tables {
         match code {
             builtin::NAME_LOCATION => self.text(index()?).map(str::to_owned),
             builtin::CALL_SITE => self.location_within(index()?, depth + 1),
+            _ => None,
+        }
+    }
+
+    /// The file and line in a location, `model.py:3`, if it has them: of calls within each other, those of the innermost.
+    pub fn source(&self, id: AttributeId) -> Option<String> {
+        self.source_within(id, 0)
+    }
+
+    fn source_within(&self, id: AttributeId, depth: usize) -> Option<String> {
+        let entry = self.module.attributes.get(id as usize)?;
+        let mut input = Input::new(&entry.bytes);
+        if Some(entry.dialect) != self.builtin || !entry.is_encoded || depth > MAX_LOCATION_DEPTH {
+            return None;
+        }
+        let mut number = || input.number().ok();
+        match number()? {
+            builtin::FILE_LINE_COLUMN => {
+                let (file, line) = (u32::try_from(number()?).ok()?, number()?);
+                Some(format!("{}:{line}", self.text(file)?))
+            }
+            builtin::FILE_LINE_COLUMN_RANGE => {
+                let (file, _count, line) = (u32::try_from(number()?).ok()?, number()?, number()?);
+                Some(format!("{}:{line}", self.text(file)?))
+            }
+            builtin::NAME_LOCATION => {
+                number()?;
+                self.source_within(u32::try_from(number()?).ok()?, depth + 1)
+            }
+            builtin::CALL_SITE => self.source_within(u32::try_from(number()?).ok()?, depth + 1),
             _ => None,
         }
     }

@@ -1,0 +1,100 @@
+//! The custom calls of a module, with their places, for what a compiler says of one that it does not have.
+
+use std::collections::HashMap;
+
+use super::Result;
+use super::module::{AttributeId, Block, Module, Operation};
+use super::tables::Tables;
+
+/// A custom call: what it calls, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomCall {
+    pub target: String,
+    /// JAX's name of the operation, and its place in the Python source, where the module has them.
+    pub place: Option<String>,
+}
+
+/// How many functions that call each other are gone back through for a place in the source.
+const MAX_CALLERS: usize = 16;
+
+/// The first call of each target, in no particular order.
+///
+/// # Errors
+/// When the module's tables are damaged.
+pub fn custom_calls(module: &Module) -> Result<Vec<CustomCall>> {
+    let tables = Tables::of(module)?;
+    let mut walk = Walk { tables: &tables, callers: HashMap::new(), found: Vec::new() };
+    for function in module.body.operations.iter().flat_map(functions_in) {
+        let name = tables.attribute(function, "sym_name").ok().and_then(|id| tables.text(id));
+        walk.function(function, name.unwrap_or_default());
+    }
+    Ok(walk.calls())
+}
+
+/// The functions of a `builtin.module`, or the function that an operation is.
+fn functions_in(operation: &Operation) -> Vec<&Operation> {
+    let blocks = operation.regions.iter().flat_map(|region| &region.blocks);
+    std::iter::once(operation).chain(blocks.flat_map(|block| &block.operations)).collect()
+}
+
+struct Walk<'a> {
+    tables: &'a Tables,
+    /// The first place that calls a function: its location, and the function that it is in.
+    callers: HashMap<String, (AttributeId, String)>,
+    /// What is called, where, and in which function.
+    found: Vec<(String, AttributeId, String)>,
+}
+
+impl Walk<'_> {
+    fn function(&mut self, function: &Operation, name: &str) {
+        if self.tables.name(function.name) != Some("func_v1") {
+            return;
+        }
+        let mut blocks: Vec<&Block> = function.regions.iter().flat_map(|region| &region.blocks).collect();
+        while let Some(block) = blocks.pop() {
+            for operation in &block.operations {
+                blocks.extend(operation.regions.iter().flat_map(|region| &region.blocks));
+                self.operation(operation, name);
+            }
+        }
+    }
+
+    fn operation(&mut self, operation: &Operation, function: &str) {
+        let text = |name| self.tables.attribute(operation, name).ok().and_then(|id| self.tables.text(id));
+        let name = self.tables.name(operation.name).unwrap_or_default();
+        if name == "call_v1" {
+            let callee = text("callee").unwrap_or_default().to_owned();
+            self.callers.entry(callee).or_insert((operation.location, function.to_owned()));
+        } else if name.starts_with("custom_call_v")
+            && let Some(target) = text("call_target_name")
+            && !self.found.iter().any(|(known, ..)| known == target)
+        {
+            self.found.push((target.to_owned(), operation.location, function.to_owned()));
+        }
+    }
+
+    fn calls(&self) -> Vec<CustomCall> {
+        let call = |(target, location, function): &(String, AttributeId, String)| {
+            let name = self.tables.location(*location);
+            let place = match (name, self.source(*location, function)) {
+                (Some(name), Some(source)) => Some(format!("{name}, {source}")),
+                (name, source) => name.or(source),
+            };
+            CustomCall { target: target.clone(), place }
+        };
+        self.found.iter().map(call).collect()
+    }
+
+    /// The place in the source: its own, or else that of the call of its function.
+    fn source(&self, location: AttributeId, function: &str) -> Option<String> {
+        let (mut location, mut function) = (location, function);
+        for _ in 0..MAX_CALLERS {
+            if let Some(source) = self.tables.source(location) {
+                return Some(source);
+            }
+            let (caller, within) = self.callers.get(function)?;
+            (location, function) = (*caller, within);
+        }
+        None
+    }
+}
