@@ -158,7 +158,7 @@ impl Target {
             }
             Kind::Gpu(model, count) => of(model.kind, gpu::options(&model.target_config(), *count)),
             Kind::Described(path, count) => {
-                let text = std::fs::read_to_string(path).map_err(|error| Error::io("open", path, error))?;
+                let text = gpu::read_description(path)?;
                 of(&gpu::described_name(&text), gpu::options(&text, *count))
             }
             Kind::Here => plugin.client().build()?.topology(),
@@ -170,7 +170,7 @@ impl Target {
         match &self.kind {
             Kind::Tpu(generation, _) => Some(generation.figures()),
             Kind::Gpu(model, _) => Some(model.figures()),
-            Kind::Described(path, _) => gpu::described_figures(&std::fs::read_to_string(path).ok()?),
+            Kind::Described(path, _) => gpu::described_figures(&gpu::read_description(path).ok()?),
             Kind::Here => None,
         }
     }

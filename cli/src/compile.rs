@@ -6,6 +6,7 @@ mod report;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -70,6 +71,9 @@ pub struct Compile {
     output: OutputArgs,
 }
 
+/// What a target's HLO is called in its folder.
+const HLO: &str = "program.hlo";
+
 /// A target, and the plugin that compiles for it.
 struct Job {
     target: Target,
@@ -92,21 +96,25 @@ impl Compile {
         let compiled = one::at_sizes(&program, &sizes, None)?;
         let params = self.params.as_deref().map(|path| Params::of(path, &compiled)).transpose()?;
         let jobs = self.jobs()?;
-        if let Some(out) = &self.out {
-            check_target(out)?;
-        }
-        let directory = tempfile::tempdir()?;
+        self.check_files()?;
+        let directory = tempfile::tempdir().context("there is no place for temporary files (TMPDIR)")?;
         let bar = waiting(&jobs);
         let done = run_all(&jobs, |index| {
             self.compile(&jobs[index], &sizes, &directory.path().join(index.to_string()))
         });
         let done = done.into_iter().collect::<Result<Vec<Done>>>()?;
         bar.finish_and_clear();
-        interrupt::end_if_interrupted();
+        if interrupt::token().is_cancelled() {
+            drop((done, directory));
+            interrupt::end_if_interrupted();
+            bail!("interrupted");
+        }
         let outcomes: Vec<&Outcome> = done.iter().map(|done| &done.outcome).collect();
         let is_success =
-            outcomes.iter().all(|outcome| outcome.fits() != Some(false) && outcome.error.is_none());
+            outcomes.iter().all(|outcome| outcome.fits() != Some(false) && outcome.error.is_none())
+                && params.as_ref().is_none_or(Params::fits);
         self.write(&program, &done)?;
+        self.write_hlo(&jobs, directory.path())?;
         let name = compiled.exported().map_or(compiled.origin(), |exported| &exported.function_name);
         let text = self.output.choose(
             || {
@@ -120,7 +128,11 @@ impl Compile {
                     text += &outcome.text(params.as_ref());
                 }
                 if let Some(out) = self.out.as_deref().filter(|_| outcomes.iter().any(|one| one.error.is_none())) {
-                    let _ = writeln!(text, "wrote {}", File(out));
+                    let without = outcomes.iter().filter(|one| one.error.is_some());
+                    let without: Vec<String> = without.map(|one| Line(&one.target).to_string()).collect();
+                    let without =
+                        if without.is_empty() { String::new() } else { format!(", without {}", without.join(", ")) };
+                    let _ = writeln!(text, "wrote {}{without}", File(out));
                 }
                 text
             },
@@ -177,18 +189,16 @@ impl Compile {
         if !sizes.is_empty() {
             command.args(["--sizes", &sizes_text(sizes)]);
         }
-        if let Some(hlo) = &self.hlo {
-            command.arg("--hlo").arg(if self.targets.len() == 1 {
-                hlo.clone()
-            } else {
-                with_target(hlo, &job.target)
-            });
+        if self.hlo.is_some() {
+            command.arg("--hlo").arg(directory.join(HLO));
         }
         if self.any_platform {
             command.arg("--any-platform");
         }
         // libtpu would wait for the cloud's metadata server, and be loaded by one process at a time: no TPU is used here.
         command.env("TPU_SKIP_MDS_QUERY", "1").env("ALLOW_MULTIPLE_LIBTPU_LOAD", "1");
+        // Where it logs; it goes with the directory.
+        command.env("TPU_LOG_DIR", directory);
         let errors = run_quietly(command)?;
         if interrupt::token().is_cancelled() {
             return Ok(Done {
@@ -204,6 +214,49 @@ impl Compile {
         outcome.plugin.clone_from(&job.plugin);
         let executables = executable.exists().then(|| ExecutableFile::open(&executable)).transpose()?;
         Ok(Done { outcome, executables })
+    }
+
+    /// The file that a target's HLO goes to.
+    fn hlo_of(&self, target: &Target) -> Option<PathBuf> {
+        let hlo = self.hlo.as_ref()?;
+        Some(if self.targets.len() == 1 { hlo.clone() } else { with_target(hlo, target) })
+    }
+
+    /// Writes what the compilers made of the program, each file whole or not at all.
+    fn write_hlo(&self, jobs: &[Job], directory: &Path) -> Result<()> {
+        for (index, job) in jobs.iter().enumerate() {
+            let made = directory.join(index.to_string()).join(HLO);
+            let Some(target) = self.hlo_of(&job.target).filter(|_| made.exists()) else { continue };
+            let context = || format!("{} cannot be written", File(&target));
+            let folder =
+                target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            // As any new file: what others may do with it, the umask says.
+            let mut builder = tempfile::Builder::new();
+            let builder = builder.permissions(std::fs::Permissions::from_mode(0o666));
+            let mut file = builder.tempfile_in(folder).with_context(context)?;
+            std::io::copy(&mut std::fs::File::open(&made)?, &mut file).with_context(context)?;
+            file.persist(&target).with_context(context)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses files that cannot be written, or that are each other or the program, before anything is compiled.
+    fn check_files(&self) -> Result<()> {
+        let targets: Vec<Target> =
+            self.targets.iter().map(|target| target.parse()).collect::<safejax::Result<_>>()?;
+        let hlo = targets.iter().filter_map(|target| self.hlo_of(target)).map(|path| ("--hlo", path));
+        let out = self.out.iter().map(|path| ("--out", path.clone()));
+        let mut taken: Vec<(PathBuf, String)> = vec![(place_of(&self.program), "the program".into())];
+        taken.extend(self.params.iter().map(|params| (place_of(params), "the checkpoint".into())));
+        for (option, path) in out.chain(hlo) {
+            check_target(option, &path)?;
+            let place = place_of(&path);
+            if let Some((_, what)) = taken.iter().find(|(other, _)| *other == place) {
+                bail!("{option} {}: it is {what}", File(&path));
+            }
+            taken.push((place, format!("the file of {option}, too")));
+        }
+        Ok(())
     }
 
     /// Writes the executables there are, with the program.
@@ -245,11 +298,21 @@ fn with_target(file: &Path, target: &Target) -> PathBuf {
     path.into()
 }
 
-/// Refuses a file that cannot be written, before anything is compiled.
-fn check_target(path: &Path) -> Result<()> {
+/// Where a file is, by whatever way it is named.
+fn place_of(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Refuses a file that cannot be written.
+fn check_target(option: &str, path: &Path) -> Result<()> {
+    if stream::is_dash(path) {
+        bail!("{option} -: standard output has the report; name a file");
+    }
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(directory) if !directory.is_dir() => bail!("--out {}: there is no such directory", File(path)),
-        _ if path.is_dir() => bail!("--out {}: it is a directory", File(path)),
+        Some(directory) if !directory.is_dir() => {
+            bail!("{option} {}: there is no such directory", File(path))
+        }
+        _ if path.exists() && !path.is_file() => bail!("{option} {}: it is not a regular file", File(path)),
         _ => Ok(()),
     }
 }

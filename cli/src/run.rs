@@ -234,8 +234,9 @@ impl Run {
         let text = self.output.choose(
             || {
                 let mut text = format!(
-                    "`{}` on {device}: compiled in {:.1} ms, ran in {:.3} ms\n",
+                    "`{}` on {device}: {} in {:.1} ms, ran in {:.3} ms\n",
                     Line(function.name()),
+                    if self.trust_executable { "loaded" } else { "compiled" },
                     compile_seconds * 1e3,
                     run_seconds * 1e3
                 );
@@ -279,13 +280,27 @@ impl Run {
         if !self.trust_executable {
             return Ok(Code::Program(Program::open(&self.program)?));
         }
+        let checkpoint = Checkpoint::open(&self.program);
+        if !checkpoint.is_ok_and(|checkpoint| ExecutableFile::is_in(&checkpoint))
+            && Program::open(&self.program).is_ok()
+        {
+            bail!(
+                "--trust-executable: {} is a program, and no file that `compile --out` wrote",
+                File(&self.program)
+            );
+        }
         let file = ExecutableFile::open(&self.program)?;
         if self.sizes.is_empty() {
             return Ok(Code::Executables(file));
         }
         let sizes: Vec<(&str, usize)> =
             self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-        Ok(Code::Executables(file.at_sizes(&sizes)))
+        let chosen = file.at_sizes(&sizes);
+        if chosen.entries().is_empty() {
+            let known: Vec<String> = file.entries().iter().map(Entry::sizes_text).collect();
+            bail!("--sizes: {} has no executable for them; it has {}", file.origin(), known.join("; "));
+        }
+        Ok(Code::Executables(chosen))
     }
 
     /// Compiles it, or loads it.

@@ -217,6 +217,36 @@ fn a_damaged_file_is_refused_and_never_given_to_the_plugin() {
 }
 
 #[test]
+fn a_description_that_is_not_the_executables_is_refused() {
+    if is_skipped(Only::Cpu, "it compiles for the CPU") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (program, _) = mlp();
+    let path = written(directory.path(), &program, false);
+    for (from, to) in [
+        (r#"{\"dtype\":\"float32\",\"shape\":[5,4]}"#, r#"{\"dtype\":\"uint32\" ,\"shape\":[5,4]}"#),
+        (r#"\"shape\":[4,8]"#, r#"\"shape\":[8,4]"#),
+        (r#"\"shape\":[5,3]"#, r#"\"shape\":[3,5]"#),
+        (r#"\"count\":1"#, r#"\"count\":0"#),
+    ] {
+        let error = refused(&changed(&path, from, to));
+        assert!(error.contains("is not what its description says"), "{from}: {error}");
+    }
+    // What does not fit together is found before that.
+    let error = refused(&changed(&path, r#"\"kept\":[0,1,2,3,4]"#, r#"\"kept\":[0,1,2,3,9]"#));
+    assert!(error.contains("it takes the arguments"), "{error}");
+    // The program, too, has a digest.
+    let path = written(directory.path(), &program, true);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = bytes.windows(4).rposition(|window| window == b"ML\xefR").unwrap();
+    bytes[start + 40] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = Program::open(&path).unwrap_err().to_string();
+    assert!(error.contains("the program that is in it is damaged"), "{error}");
+}
+
+#[test]
 fn the_command_line_compiles_shows_and_runs() {
     if is_skipped(Only::Cpu, "it compiles for the CPU") {
         return;
@@ -258,6 +288,8 @@ fn the_command_line_compiles_shows_and_runs() {
     assert!(succeeds(&mut run(&["--trust-executable", "--sizes", "b=4"])).contains("as expected"));
     // Without it, the program that is in the file is compiled.
     assert!(succeeds(&mut run(&[])).contains("as expected"));
+    let error = fails(&mut run(&["--trust-executable", "--sizes", "b=5"]));
+    assert!(error.contains("has no executable for them; it has b=4"), "{error}");
     let usage = run(&["--sizes", "b=4"]).output().unwrap();
     assert!(
         usage.status.code() == Some(2)
@@ -282,6 +314,13 @@ fn the_command_line_says_what_does_not_compile_or_is_not_known() {
     );
     assert!(fails(&mut compile(&["--for", "cpu", "--for", "cpu"])).contains("--for cpu was given twice"));
     assert!(fails(&mut compile(&["--for", "cpu", "--out", "/no/such/file"])).contains("no such directory"));
+    assert!(fails(&mut compile(&["--for", "cpu", "--hlo", "/dev/full"])).contains("not a regular file"));
+    let itself = artifact.to_str().unwrap();
+    assert!(fails(&mut compile(&["--for", "cpu", "--out", itself])).contains("it is the program"));
+    assert!(
+        fails(&mut compile(&["--for", "cpu", "--out", "x", "--hlo", "./x"]))
+            .contains("the file of --out, too")
+    );
     let mut without = compile(&["--for", "h100"]);
     without.env("SAFEJAX_HOME", tempfile::tempdir().unwrap().path()).env("PATH", "/nonexistent");
     assert!(fails(&mut without).contains("`safejax plugin install cuda13-compiler`"));
@@ -295,6 +334,17 @@ fn the_command_line_says_what_does_not_compile_or_is_not_known() {
             "{text}"
         );
         assert_eq!(output.status.code(), Some(1));
+        // A checkpoint that is not the program's.
+        let other = data("exports/jax0120-cnn.safetensors");
+        let options = ["--for", "cpu", "--params", other.to_str().unwrap()];
+        let output = compile(&options).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("is no leaf of the program's arguments"), "{text}");
+        assert_eq!(output.status.code(), Some(1));
+        let description = tempfile::NamedTempFile::with_suffix(".txtpb").unwrap();
+        let error = description.path().to_str().unwrap().parse::<Target>().unwrap();
+        let error = error.topology(client().plugin()).unwrap_err().to_string();
+        assert!(error.contains("it does not say `cuda_compute_capability`"), "{error}");
     }
     let mut decomposed = safejax();
     decomposed.arg("compile").arg(data("ahead/decomposed.jaxexport")).args([

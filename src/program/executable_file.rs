@@ -15,13 +15,14 @@ use super::call::Function;
 use super::compilation::{Compilation, Identity};
 use super::compiled::Compiled;
 use super::exported::{Aval, Dim, Exported};
+use super::signature::Interface;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::Checkpoint;
 use crate::format::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout};
-use crate::pjrt::{Client, CompiledMemoryStats};
-use crate::store::{WriteOptions, sha256};
+use crate::pjrt::{Client, CompiledMemoryStats, LoadedExecutable};
+use crate::store::{Digest, WriteOptions, sha256};
 use crate::tree::TreeDef;
 
 /// The key of the description in the metadata of the file.
@@ -257,7 +258,20 @@ impl ExecutableFile {
         if self.file.tensor(PROGRAM).is_err() {
             return Ok(None);
         }
-        Program::parse(format!("the program in {}", self.origin()), self.file.read(PROGRAM)?).map(Some)
+        let bytes = self.file.read(PROGRAM)?;
+        let recorded = self.file.digests()?.remove(PROGRAM);
+        if !recorded.is_some_and(|digest| digest == Digest::Sha256(sha256(&bytes))) {
+            return Err(self.damaged("the program that is in it"));
+        }
+        Program::parse(format!("the program in {}", self.origin()), bytes).map(Some)
+    }
+
+    fn damaged(&self, what: &str) -> Error {
+        Error::Malformed {
+            origin: self.origin().to_owned(),
+            format: "file of executables",
+            problem: format!("{what} is damaged: its sha256 is another"),
+        }
     }
 
     /// The executables that a client can load, by their positions; or why it can load none, one sentence each.
@@ -282,11 +296,7 @@ impl ExecutableFile {
     fn executable(&self, entry: &Entry) -> Result<bytes::Bytes> {
         let bytes = self.file.read(&entry.tensor)?;
         if sha256(&bytes) != entry.sha256 {
-            return Err(Error::Malformed {
-                origin: self.origin().to_owned(),
-                format: "file of executables",
-                problem: format!("the executable for {} is damaged: its sha256 is another", entry.target),
-            });
+            return Err(self.damaged(&format!("the executable for {}", entry.target)));
         }
         Ok(bytes)
     }
@@ -303,6 +313,12 @@ impl Client {
     /// [`Error::InvalidArgument`] when no executable fits, with what differs, and there is no program, or when several fit
     /// ([`ExecutableFile::at_sizes`] chooses); [`Error::Malformed`] for a damaged file; as for [`Client::compile`].
     pub fn load_executable(&self, file: &ExecutableFile) -> Result<Function> {
+        if file.entries.is_empty() {
+            return Err(Error::InvalidArgument(format!(
+                "{} has no executable for these sizes",
+                file.origin()
+            )));
+        }
         let reasons = match file.fitting(self)? {
             Ok(fitting) => match self.load_entry(file, &fitting) {
                 Err(error @ Error::Pjrt { .. }) => vec![error.to_string()],
@@ -318,9 +334,6 @@ impl Client {
                     "the program is compiled, since no executable fits"
                 );
                 self.compile(&program)
-            }
-            None if reasons.is_empty() => {
-                Err(Error::InvalidArgument(format!("{} has no executable for these sizes", file.origin())))
             }
             None => Err(Error::InvalidArgument(format!(
                 "{} has no executable for this client, nor the program to compile: {}",
@@ -347,6 +360,14 @@ impl Client {
         }
         let executable = self.load_serialized(&file.executable(first)?)?;
         let exported = first.exported();
+        first.check(&executable).map_err(|problem| Error::Malformed {
+            origin: file.origin().to_owned(),
+            format: "file of executables",
+            problem: format!(
+                "the executable for {} is not what its description says: {problem}",
+                first.target
+            ),
+        })?;
         tracing::info!(file = file.origin(), target = first.target, "loaded an executable");
         let compiled = Compiled::new(executable, exported.as_ref())?;
         Function::of_one(compiled, exported.map(Arc::new))
@@ -364,6 +385,31 @@ impl Entry {
             signature: compilation.exported().map(SignatureRecord::from),
             tensor,
         })
+    }
+
+    /// Holds the description against what the executable says of itself.
+    fn check(&self, executable: &LoadedExecutable) -> Result<(), String> {
+        let (described, found) = (self.identity.devices.count, executable.devices().len());
+        if described != found {
+            return Err(format!("it runs on {found} devices, not {described}"));
+        }
+        // Of several devices, each says its part of every array.
+        let Some(exported) = self.exported().filter(|_| found == 1) else { return Ok(()) };
+        let list = |specs: &[Option<ArraySpec>]| {
+            let texts = specs.iter().map(|spec| spec.as_ref().map_or("?".to_owned(), ToString::to_string));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        let compare = |what: &str, described: Vec<Option<ArraySpec>>, found: Vec<Option<ArraySpec>>| {
+            if described == found {
+                return Ok(());
+            }
+            Err(format!("it {what} {}, not {}", list(&found), list(&described)))
+        };
+        let outputs = executable.outputs().iter().map(|spec| Some((**spec).clone())).collect();
+        compare("returns", exported.out_avals.iter().map(Aval::to_spec).collect(), outputs)?;
+        let Some(interface) = Interface::of(executable.compiled()) else { return Ok(()) };
+        let described = exported.kept.iter().map(|&leaf| exported.in_avals[leaf].to_spec()).collect();
+        compare("takes", described, interface.parameters.iter().map(Aval::to_spec).collect())
     }
 
     /// The sizes as they are given on the command line: `b=8,t=64`.

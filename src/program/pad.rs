@@ -23,7 +23,12 @@ fn resize(array: &HostArray, shape: &[usize], fits: impl Fn(usize, usize) -> boo
         return Err(Error::InvalidArgument(format!("{} cannot be made {spec}", array.spec())));
     }
     let element_bytes = spec.dtype.host_bytes(1).unwrap_or(1);
-    let mut bytes = vec![0; spec.host_bytes()?];
+    let mut bytes = Vec::new();
+    let size = spec.host_bytes()?;
+    bytes.try_reserve_exact(size).map_err(|_| {
+        Error::InvalidArgument(format!("there is no memory for {spec}, which takes {size} bytes"))
+    })?;
+    bytes.resize(size, 0);
     let common: Vec<usize> = own.iter().zip(shape).map(|(&own, &wanted)| own.min(wanted)).collect();
     if !common.contains(&0) {
         copy_rows(array.bytes(), own, &mut bytes, shape, &common, element_bytes);

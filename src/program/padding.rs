@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::exported::Exported;
 use super::recent::Recent;
-use super::symbolic::{Shapes, lock};
+use super::symbolic::{MAX_SIZE, Shapes, lock};
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
 
@@ -47,9 +47,10 @@ impl Padding {
             }
             sizes.sort_unstable();
             sizes.dedup();
-            if sizes.first().is_none_or(|&least| least == 0) {
+            let is_size = |size: &usize| (1..=MAX_SIZE).contains(size);
+            if sizes.is_empty() || !sizes.iter().all(is_size) {
                 return Err(Error::InvalidArgument(format!(
-                    "the sizes that `{name}` is padded to must be there, and at least 1: {sizes:?}"
+                    "the sizes that `{name}` is padded to must be there, and from 1 to {MAX_SIZE}: {sizes:?}"
                 )));
             }
         }

@@ -341,6 +341,9 @@ pub fn refine_exported(
     Ok((result, variables))
 }
 
+/// The largest size of a dimension variable: programs compute with sizes in 32 bits, unless JAX had 64-bit types.
+pub const MAX_SIZE: usize = i32::MAX as usize;
+
 /// The sizes of the arguments where dimension variables have these.
 ///
 /// # Errors
@@ -352,9 +355,12 @@ fn shapes_at(exported: &Exported, sizes: &[(&str, usize)]) -> Result<Shapes> {
         format!("`{}` has {names}", exported.function_name)
     };
     let refuse = |problem: String| Err(Error::InvalidArgument(format!("{problem}; {}", of_function())));
-    for (position, (name, _)) in sizes.iter().enumerate() {
+    for (position, (name, size)) in sizes.iter().enumerate() {
         if !known.iter().any(|known| known == name) {
             return refuse(format!("there is no dimension variable `{name}`"));
+        }
+        if *size > MAX_SIZE {
+            return refuse(format!("`{name}` is {size}, and a size is at most {MAX_SIZE}"));
         }
         if sizes[..position].iter().any(|(other, _)| other == name) {
             return refuse(format!("the dimension variable `{name}` is given twice"));

@@ -4,7 +4,10 @@
 //! are the cards' own, as XLA's repository has them (`xla/backends/gpu/target_config/specs`), but for the operations a
 //! second, which are those of NVIDIA's data sheets: bfloat16, dense.
 
+use std::path::Path;
+
 use super::DeviceFigures;
+use crate::error::{Error, Result};
 use crate::pjrt::NamedValue;
 
 /// A model of GPUs.
@@ -183,6 +186,53 @@ pub fn options(target_config: &str, count: usize) -> Vec<(String, NamedValue)> {
         // Partitions, hosts in each, devices of each.
         ("topology".to_owned(), format!("1x1x{count}").into()),
     ]
+}
+
+/// The largest description that is read, in bytes: some have 5,000.
+const MAX_DESCRIPTION_BYTES: u64 = 1 << 20;
+
+/// What the compiler divides by, and cannot do without.
+const NEEDED_FIELDS: [&str; 15] = [
+    "cuda_compute_capability",
+    "core_count",
+    "fpus_per_core",
+    "clock_rate_ghz",
+    "device_memory_size",
+    "memory_bandwidth",
+    "l2_cache_size",
+    "threads_per_block_limit",
+    "threads_per_warp",
+    "threads_per_core_limit",
+    "shared_memory_per_block",
+    "shared_memory_per_core",
+    "shared_memory_per_block_optin",
+    "registers_per_core_limit",
+    "registers_per_block_limit",
+];
+
+/// The description in a file, of which the compiler needs some fields or ends the process.
+pub fn read_description(path: &Path) -> Result<String> {
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io("open", path, error))?;
+    let refuse = |problem: String| {
+        Err(Error::InvalidArgument(format!("{} is no description of a GPU: {problem}", path.display())))
+    };
+    if !metadata.is_file() || metadata.len() > MAX_DESCRIPTION_BYTES {
+        return refuse(format!("it is not a regular file of at most {MAX_DESCRIPTION_BYTES} bytes"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io("open", path, error))?;
+    if let Some(name) = NEEDED_FIELDS.iter().find(|name| !text.split(is_separator).any(|word| word == **name))
+    {
+        return refuse(format!("it does not say `{name}`"));
+    }
+    match field(&text, "platform_name") {
+        Some("CUDA") => Ok(text),
+        Some(other) => refuse(format!("its platform is `{other}`, and the compiler is CUDA's")),
+        None => refuse("it does not say `platform_name`, which is \"CUDA\"".to_owned()),
+    }
+}
+
+fn is_separator(c: char) -> bool {
+    !c.is_ascii_alphanumeric() && c != '_'
 }
 
 /// The value of a field in a description, as text.

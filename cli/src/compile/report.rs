@@ -4,11 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
 use safejax::printable::{File, Line};
 use safejax::program::{Aval, MatrixWork, Sharding};
-use safejax::{Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, Program, Target, TreeDef};
+use safejax::{
+    Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, ExecutableFile, Program, Target, TreeDef,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -105,7 +107,8 @@ impl Outcome {
             all_devices: topology.devices().len(),
             seconds: took.as_secs_f64(),
             memory: executable.memory_stats().ok(),
-            device_memory_bytes: attribute("device_memory_bytes_limit"),
+            device_memory_bytes: attribute("device_memory_bytes_limit")
+                .or_else(|| host_memory().filter(|_| topology.platform_name() == "cpu")),
             counted_flops: compilation.matrix_work().map(counted),
             cost,
             figures: figures.map(|figures| (figures.flops_per_second, figures.memory_bytes_per_second)),
@@ -247,7 +250,10 @@ impl Compiled {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {name:<22}{:>12}", size(bytes as f64));
         };
-        row("program", memory.generated_code_bytes);
+        // Not every compiler says it.
+        if memory.generated_code_bytes > 0 {
+            row("program", memory.generated_code_bytes);
+        }
         row("arguments", memory.argument_bytes);
         row("outputs", memory.output_bytes);
         if memory.alias_bytes > 0 {
@@ -317,7 +323,7 @@ impl Compiled {
                 flops.map_or(String::new(), |flops| format!(", {}/s in bfloat16", scaled(flops, "FLOP")));
             let _ = writeln!(
                 text,
-                "  at least {} ({} bound; {}/s{rates})",
+                "  roofline: {} ({} bound; {}/s{rates})",
                 seconds(roofline.seconds),
                 roofline.bound,
                 size(bandwidth)
@@ -328,6 +334,13 @@ impl Compiled {
         }
         text
     }
+}
+
+/// The memory of this machine, in bytes.
+fn host_memory() -> Option<u64> {
+    let said = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// A checkpoint that the program is to run with.
@@ -341,8 +354,16 @@ pub struct Params {
 const SHOWN_PROBLEMS: usize = 5;
 
 impl Params {
+    /// Whether the program can be given it.
+    pub fn fits(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     pub fn of(path: &Path, program: &Program) -> Result<Params> {
         let checkpoint = Checkpoint::open(path)?;
+        if ExecutableFile::is_in(&checkpoint) {
+            bail!("--params {}: it is a file of executables, and no checkpoint", File(path));
+        }
         let leaves = leaves_of(program);
         let (mut bytes_on_each, mut problems) = (0u64, Vec::new());
         for tensor in checkpoint.tensors() {
@@ -351,7 +372,7 @@ impl Params {
                 leaves.iter().find(|leaf| leaf.name == tensor.name).map(|leaf| (leaf.aval, leaf.parts))
             else {
                 // Without paths, all of it may be meant.
-                if leaves.is_empty() {
+                if program.exported().is_none() {
                     bytes_on_each += bytes;
                 } else {
                     problems.push(format!("`{}` is no leaf of the program's arguments", tensor.name));
@@ -363,6 +384,7 @@ impl Params {
                 problems.push(format!("`{}` is {}, and the program takes {aval}", tensor.name, tensor.spec));
             }
         }
+        problems.extend(missing(&leaves, &checkpoint));
         let more = problems.len().saturating_sub(SHOWN_PROBLEMS);
         problems.truncate(SHOWN_PROBLEMS);
         if more > 0 {
@@ -372,8 +394,24 @@ impl Params {
     }
 }
 
+/// What a checkpoint does not have of the argument that most of it is for.
+fn missing(leaves: &[Leaf<'_>], checkpoint: &Checkpoint) -> Vec<String> {
+    let is_there = |leaf: &Leaf<'_>| checkpoint.tensor(&leaf.name).is_ok();
+    let mut found: Vec<&str> =
+        leaves.iter().filter(|leaf| is_there(leaf)).map(|leaf| leaf.argument.as_str()).collect();
+    found.sort_unstable();
+    let most = found.chunk_by(|a, b| a == b).max_by_key(|chunk| chunk.len());
+    let Some(argument) = most.and_then(|chunk| chunk.first()) else { return Vec::new() };
+    let of_it = leaves.iter().filter(|leaf| leaf.argument == *argument && !is_there(leaf));
+    of_it
+        .map(|leaf| format!("`{}` is not in it, and the program takes {} there", leaf.name, leaf.aval))
+        .collect()
+}
+
 /// A leaf of an argument, by its name within the argument.
 struct Leaf<'a> {
+    /// The argument, as `0.2` is the third positional one.
+    argument: String,
     name: String,
     aval: &'a Aval,
     /// How many parts it is split into over the devices.
@@ -389,15 +427,17 @@ fn leaves_of(program: &Program) -> Vec<Leaf<'_>> {
     };
     let shardings = exported.in_shardings.iter().map(Option::as_ref).chain(std::iter::repeat(None));
     // `0.2.kernel` is the leaf `kernel` of the third positional argument.
-    let within = |path: &str| path.splitn(3, '.').nth(2).unwrap_or_default().to_owned();
+    let parts = |path: &str| {
+        let mut parts = path.splitn(3, '.');
+        let argument = [parts.next().unwrap_or_default(), parts.next().unwrap_or_default()].join(".");
+        (argument, parts.next().unwrap_or_default().to_owned())
+    };
     let leaves = paths.iter().zip(&exported.in_avals).zip(shardings);
-    leaves
-        .map(|((path, aval), sharding)| Leaf {
-            name: within(path),
-            aval,
-            parts: sharding.map_or(1, Sharding::part_count),
-        })
-        .collect()
+    let leaf = |((path, aval), sharding): ((&String, _), Option<&Sharding>)| {
+        let (argument, name) = parts(path);
+        Leaf { argument, name, aval, parts: sharding.map_or(1, Sharding::part_count) }
+    };
+    leaves.map(leaf).collect()
 }
 
 /// Bytes in powers of 1000, as memory is sold.

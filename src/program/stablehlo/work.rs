@@ -1,6 +1,6 @@
 //! The work of a module that its sizes tell: the products of matrices and convolutions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Result;
 use super::module::{Block, Module, Operation, TypeId, Value};
@@ -18,7 +18,7 @@ const LESS_THAN: u64 = 5;
 pub struct MatrixWork {
     /// How many, on all devices together.
     pub flops: f64,
-    /// Whether these are all: the body of a loop whose rounds are not known counts once.
+    /// Whether these are all: the body of a loop whose rounds are not known counts once, and of a choice the least.
     pub is_complete: bool,
 }
 
@@ -30,7 +30,8 @@ impl MatrixWork {
     }
 
     fn or(self, other: MatrixWork) -> MatrixWork {
-        MatrixWork { flops: self.flops.max(other.flops), is_complete: self.is_complete && other.is_complete }
+        let is_complete = self.is_complete && other.is_complete && self.flops == other.flops;
+        MatrixWork { flops: self.flops.min(other.flops), is_complete }
     }
 }
 
@@ -178,8 +179,18 @@ impl<'a> Counter<'a> {
         blocks.fold(MatrixWork::NONE, |work, block| work.and(self.block(block)))
     }
 
+    /// Equal operations on equal values count once: compilers find these.
     fn block(&mut self, block: &Block) -> MatrixWork {
-        block.operations.iter().fold(MatrixWork::NONE, |work, operation| work.and(self.operation(operation)))
+        let mut seen = HashSet::new();
+        let mut work = MatrixWork::NONE;
+        for operation in &block.operations {
+            let is_new = !operation.regions.is_empty()
+                || seen.insert((operation.name, operation.properties, operation.operands.clone()));
+            if is_new {
+                work = work.and(self.operation(operation));
+            }
+        }
+        work
     }
 
     fn operation(&mut self, operation: &Operation) -> MatrixWork {
@@ -203,16 +214,15 @@ impl<'a> Counter<'a> {
                     None => MatrixWork { is_complete: work.flops == 0.0, ..work },
                 }
             }
-            // One of its regions is run.
+            // One of its regions is run: the least of them is, in any case.
             "if" | "case" => {
-                let regions = operation.regions.iter();
-                regions.fold(MatrixWork::NONE, |most, region| {
-                    let work = region
-                        .blocks
-                        .iter()
-                        .fold(MatrixWork::NONE, |work, block| work.and(self.block(block)));
-                    most.or(work)
-                })
+                let mut least: Option<MatrixWork> = None;
+                for region in &operation.regions {
+                    let blocks = region.blocks.iter();
+                    let work = blocks.fold(MatrixWork::NONE, |work, block| work.and(self.block(block)));
+                    least = Some(least.map_or(work, |least| least.or(work)));
+                }
+                least.unwrap_or(MatrixWork::NONE)
             }
             _ => self.regions(operation),
         }
