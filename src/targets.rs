@@ -92,7 +92,7 @@ impl FromStr for Target {
         Err(refuse(
             text,
             &format!(
-                "{hint}there are {}; the path of a GPU's description; and the plugins {}",
+                "{hint}the targets are {}; the path of a GPU's description; and the plugins {}",
                 known.join(", "),
                 PLUGINS.join(", ")
             ),
@@ -101,7 +101,7 @@ impl FromStr for Target {
 }
 
 fn refuse(text: &str, problem: &str) -> Error {
-    Error::InvalidArgument(format!("the target `{text}` is not known: {problem}"))
+    Error::InvalidArgument(format!("the target `{text}`: {problem}"))
 }
 
 impl Target {
@@ -198,12 +198,14 @@ mod tests {
             assert_eq!(name.parse::<Target>().unwrap().to_string(), name);
         }
         assert_eq!("h100:4".parse::<Target>().unwrap().plugins(), ["cuda13", "cuda13-compiler"]);
-        assert!(refused("v9z:2x2").contains("did you mean") || refused("v9z:2x2").contains("there are v2"));
+        assert!(
+            refused("v9z:2x2").contains("did you mean") || refused("v9z:2x2").contains("the targets are v2")
+        );
         assert!(refused("h1000").contains("did you mean `h100"), "{}", refused("h1000"));
         assert!(refused("h100:0").contains("no number of GPUs"));
         assert!(refused("v5e:0x2").contains("a shape such as 2x2"), "{}", refused("v5e:0x2"));
         assert!(refused("v5e:2x").contains("a shape such as 2x2"));
-        assert!(refused("cpu:2").contains("there are"));
+        assert!(refused("cpu:2").contains("the targets are"));
     }
 
     #[test]

@@ -33,9 +33,10 @@ pub struct Compile {
     /// A jax.export artifact or a bundle of them, StableHLO text or bytecode, or an HLO proto
     program: PathBuf,
 
-    /// What to compile for, with its shape: TPUs (v5e:2x2, v5p:2x2x1), NVIDIA GPUs (h100, h200:8), the path of a GPU's
-    /// description (a GpuTargetConfigProto as text), or a plugin for the devices that it finds here (cpu, cuda13, …). Can be
-    /// given several times
+    /// What to compile for: TPUs with the shape of a slice (v2, v3, v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e, v7x), NVIDIA GPUs with
+    /// their number (a100, a100-40, h100, h100-pcie, h200:8, b200, gb200, b300), the path of a GPU's description (a
+    /// GpuTargetConfigProto as text), or a plugin for the devices that it finds here (cpu, cuda13, …). Can be given several
+    /// times
     #[arg(long = "for", value_name = "TARGET", required = true)]
     targets: Vec<String>,
 
@@ -110,9 +111,10 @@ impl Compile {
             bail!("interrupted");
         }
         let outcomes: Vec<&Outcome> = done.iter().map(|done| &done.outcome).collect();
-        let is_success =
-            outcomes.iter().all(|outcome| outcome.fits() != Some(false) && outcome.error.is_none())
-                && params.as_ref().is_none_or(Params::fits);
+        let is_success = outcomes
+            .iter()
+            .all(|outcome| outcome.fits(params.as_ref()) != Some(false) && outcome.error.is_none())
+            && params.as_ref().is_none_or(Params::fits);
         self.write(&program, &done)?;
         self.write_hlo(&jobs, directory.path())?;
         let name = compiled.exported().map_or(compiled.origin(), |exported| &exported.function_name);

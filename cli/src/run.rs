@@ -62,7 +62,8 @@ pub struct Run {
     #[arg(long)]
     trust_executable: bool,
 
-    /// With --trust-executable, of a file with executables for several sizes, those for these: b=8,t=64
+    /// With --trust-executable, of a file with executables for several sizes (which a Rust program can write), those for
+    /// these: b=8,t=64
     #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
     #[arg(requires = "trust_executable")]
     sizes: Vec<(String, usize)>,
@@ -185,6 +186,10 @@ impl Run {
         let compiling = Instant::now();
         let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
         let function = self.function(&client, &device, &code)?.with_conversion(conversion);
+        let is_loaded = match &code {
+            Code::Executables(file) => file.fitting(&client)?.is_ok(),
+            Code::Program(_) => false,
+        };
         let compile_seconds = compiling.elapsed().as_secs_f64();
         let loaded = load_arguments(&device, &function, files)?;
         let nothing = Params::default();
@@ -236,7 +241,7 @@ impl Run {
                 let mut text = format!(
                     "`{}` on {device}: {} in {:.1} ms, ran in {:.3} ms\n",
                     Line(function.name()),
-                    if self.trust_executable { "loaded" } else { "compiled" },
+                    if is_loaded { "loaded" } else { "compiled" },
                     compile_seconds * 1e3,
                     run_seconds * 1e3
                 );

@@ -115,7 +115,7 @@ fn of_several_sizes_those_that_are_asked_for_are_loaded() {
     let directory = tempfile::tempdir().unwrap();
     let program = opened("symbolic/linear/linear.jaxexport");
     let error = program.compile_for(&client().topology().unwrap(), &CompileOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("is compiled ahead for known sizes of b"), "{error}");
+    assert!(error.to_string().contains("needs sizes to be compiled ahead: --sizes b=8"), "{error}");
     let at = |size: usize| compiled(&program.refined(&[("b", size)], None).unwrap());
     let path = directory.path().join("executables");
     let executables: Vec<_> = [2, 3].map(|size| ("cpu".to_owned(), at(size))).into();
@@ -330,7 +330,7 @@ fn the_command_line_says_what_does_not_compile_or_is_not_known() {
         let output = other.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
-            text.contains("cpu: does not compile: `<lambda>` is compiled ahead for known sizes of b"),
+            text.contains("cpu: does not compile: `<lambda>` needs sizes to be compiled ahead: --sizes b=8"),
             "{text}"
         );
         assert_eq!(output.status.code(), Some(1));

@@ -59,14 +59,12 @@ impl Program {
             return compilation(executable, None, self.code(), options);
         };
         if exported.has_symbolic_arguments() {
-            let how = match self.bundle() {
-                Some(_) => "choose a bucket",
-                None => "say them",
-            };
+            let example: Vec<String> =
+                exported.dimension_variables().iter().map(|name| format!("{name}=8")).collect();
             return Err(Error::InvalidArgument(format!(
-                "`{}` is compiled ahead for known sizes of {}; {how}: Program::refined, or --sizes",
+                "`{}` needs sizes to be compiled ahead: --sizes {}, or Program::refined",
                 exported.function_name,
-                exported.symbolic_dimensions().join(", ")
+                example.join(",")
             )));
         }
         let (exported, options) = ready(compiler, exported, self.origin(), options)?;

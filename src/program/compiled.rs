@@ -171,8 +171,8 @@ pub fn check_platform(exported: &Exported, platform: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "`{}` was exported for {}, and this device is {platform}; export it with platforms=['{platform}', …], or, \
-         if nothing in it is another for {platform}, compile it all the same (Program::for_any_platform, --any-platform)",
+        "`{}` was exported for {}, and this device is {platform}; export it with platforms=['{platform}', …]; to \
+         compile it all the same: Program::for_any_platform, or `safejax compile --any-platform`",
         exported.function_name,
         exported.platforms.join(", ")
     )))

@@ -83,7 +83,10 @@ impl Symbolic {
             return self.compiled(&self.executable(&shapes), &shapes)?.run(slots, signature);
         };
         let Placed { padded, outputs } = &*self.placed(padding, &shapes)?;
-        let padded_outputs = self.compiled(&self.executable(padded), padded)?.run(slots, signature)?;
+        let executable = self.executable(padded);
+        let compiled =
+            self.compiled(&executable, padded).map_err(|error| of_padding(error, padded != &shapes))?;
+        let padded_outputs = compiled.run(slots, signature)?;
         cut_back(padded_outputs, outputs.iter().cloned())
     }
 
@@ -289,6 +292,17 @@ fn read_module(code: &bytes::Bytes, origin: &str) -> Result<Module> {
 
 fn damaged(origin: &str, problem: String) -> Error {
     Error::Malformed { origin: origin.to_owned(), format: "StableHLO module", problem }
+}
+
+/// The error over sizes that arguments were padded to, which are not the caller's.
+fn of_padding(error: Error, is_padded: bool) -> Error {
+    match error {
+        Error::Arguments { problems, .. } if is_padded => Error::InvalidArgument(format!(
+            "the sizes that are padded to are not among those of the function: {}",
+            problems.join("; ")
+        )),
+        other => other,
+    }
 }
 
 /// The error for what was refused of a call.

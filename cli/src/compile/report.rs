@@ -125,12 +125,12 @@ impl Outcome {
     }
 
     /// Whether it fits into a device; `None` where that is not known.
-    pub fn fits(&self) -> Option<bool> {
+    pub fn fits(&self, params: Option<&Params>) -> Option<bool> {
         if self.is_too_large {
             return Some(false);
         }
         let compiled = self.compiled.as_ref()?;
-        Some(compiled.needed()? <= compiled.device_memory_bytes?)
+        Some(compiled.needed(params)? <= compiled.device_memory_bytes?)
     }
 
     pub fn text(&self, params: Option<&Params>) -> String {
@@ -149,6 +149,9 @@ impl Outcome {
             compiled.seconds,
             Line(&self.plugin)
         );
+        if compiled.devices == 1 && compiled.all_devices > 1 && compiled.platform != "cpu" {
+            text += "  the program is for one device; the others have nothing to do\n";
+        }
         text += &compiled.memory_text(params);
         text += &compiled.work_text();
         if !compiled.is_tuned {
@@ -163,7 +166,7 @@ impl Outcome {
             "target": self.target,
             "compiles": compiled.is_some(),
             "error": self.error,
-            "fits": self.fits(),
+            "fits": self.fits(params),
             "device": compiled.map(|compiled| json!({
                 "kind": compiled.kind,
                 "platform": compiled.platform,
@@ -176,8 +179,9 @@ impl Outcome {
             "devices": compiled.map(|compiled| compiled.devices),
             "compile_seconds": compiled.map(|compiled| compiled.seconds),
             "memory": compiled.and_then(|compiled| compiled.memory),
-            "needed_bytes": compiled.and_then(Compiled::needed),
+            "needed_bytes": compiled.and_then(|compiled| compiled.needed(params)),
             "params_bytes": params.map(|params| params.bytes_on_each),
+            "params_problems": params.map(|params| &params.problems),
             "cost": compiled.and_then(|compiled| compiled.cost),
             "counted_flops": compiled.and_then(|compiled| Some(compiled.counted_flops?.0)),
             "roofline": compiled.and_then(Compiled::roofline),
@@ -207,11 +211,13 @@ impl Cost {
 }
 
 impl Compiled {
-    /// The bytes of a device's memory that a call takes: what the compiler says is the most at once, and the program.
-    fn needed(&self) -> Option<u64> {
+    /// The bytes of a device's memory that a call takes: what the compiler says is the most at once, the program, and of the
+    /// params those that are there and no argument.
+    fn needed(&self, params: Option<&Params>) -> Option<u64> {
         let memory = self.memory.as_ref()?;
         let parts = memory.argument_bytes + memory.output_bytes - memory.alias_bytes + memory.temp_bytes;
-        u64::try_from(parts.max(memory.peak_bytes) + memory.generated_code_bytes).ok()
+        let needed = u64::try_from(parts.max(memory.peak_bytes) + memory.generated_code_bytes).ok()?;
+        Some(needed.saturating_add(params.map_or(0, |params| params.unused_bytes)))
     }
 
     /// The FLOP of one device: as the compiler says, or what the program's sizes tell if that is more. Compilers count the
@@ -222,10 +228,10 @@ impl Compiled {
         said.into_iter().chain(counted).reduce(f64::max)
     }
 
-    /// Arguments and outputs: no program moves fewer bytes.
+    /// Arguments and outputs, which are read and written, also where they share memory.
     fn least_bytes(&self) -> Option<f64> {
         let memory = self.memory.as_ref()?;
-        Some((memory.argument_bytes + memory.output_bytes - memory.alias_bytes) as f64)
+        Some((memory.argument_bytes + memory.output_bytes) as f64)
     }
 
     /// The least time that the rated device can take. Where the compiler does not say what the program costs, matrix
@@ -260,13 +266,21 @@ impl Compiled {
             row("shared by donation", -memory.alias_bytes);
         }
         row("temporaries", memory.temp_bytes);
+        if memory.peak_bytes
+            > memory.argument_bytes + memory.output_bytes - memory.alias_bytes + memory.temp_bytes
+        {
+            row("peak of these, padded", memory.peak_bytes);
+        }
         let host = &memory.host;
         let on_host = host.generated_code_bytes + host.argument_bytes + host.output_bytes + host.temp_bytes
             - host.alias_bytes;
         if on_host > 0 {
             row("on the host beside", on_host);
         }
-        let needed = self.needed().unwrap_or(0);
+        let needed = self.needed(params).unwrap_or(0);
+        if let Some(unused) = params.map(|params| params.unused_bytes).filter(|bytes| *bytes > 0) {
+            row("params not used", i64::try_from(unused).unwrap_or(i64::MAX));
+        }
         let _ = write!(text, "  {:<22}{:>12}", "at once, at most", size(needed as f64));
         let _ = match self.device_memory_bytes {
             Some(has) if needed <= has => {
@@ -281,12 +295,8 @@ impl Compiled {
             None => writeln!(text),
         };
         if let Some(params) = params {
-            let _ = writeln!(
-                text,
-                "  {:<22}{:>12} on each device, of the arguments",
-                "params",
-                size(params.bytes_on_each as f64)
-            );
+            let _ =
+                writeln!(text, "  {:<22}{:>12} on each device", "params", size(params.bytes_on_each as f64));
             for problem in &params.problems {
                 let _ = writeln!(text, "    {}", Line(problem));
             }
@@ -321,16 +331,24 @@ impl Compiled {
         if let (Some(roofline), Some((flops, bandwidth))) = (self.roofline(), self.figures) {
             let rates =
                 flops.map_or(String::new(), |flops| format!(", {}/s in bfloat16", scaled(flops, "FLOP")));
+            let or_more = match self.counted_flops {
+                Some((_, false)) => " or more",
+                _ => "",
+            };
             let _ = writeln!(
                 text,
-                "  roofline: {} ({} bound; {}/s{rates})",
+                "  roofline: {}{or_more} ({} bound; {}/s{rates})",
                 seconds(roofline.seconds),
                 roofline.bound,
                 size(bandwidth)
             );
         }
         if let Some(estimate) = self.cost.and_then(|cost| cost.seconds) {
-            let _ = writeln!(text, "  the compiler's estimate: {}", seconds(estimate));
+            let said = self.cost.and_then(|cost| cost.flops);
+            let has_loops =
+                self.counted_flops.is_some_and(|(flops, is_complete)| !is_complete || Some(flops) > said);
+            let loops = if has_loops { ", with one round of each loop" } else { "" };
+            let _ = writeln!(text, "  the compiler's estimate: {}{loops}", seconds(estimate));
         }
         text
     }
@@ -346,6 +364,8 @@ fn host_memory() -> Option<u64> {
 /// A checkpoint that the program is to run with.
 pub struct Params {
     bytes_on_each: u64,
+    /// Of these, what the program does not take: it is on the device all the same.
+    unused_bytes: u64,
     /// What does not fit the program.
     problems: Vec<String>,
 }
@@ -365,12 +385,10 @@ impl Params {
             bail!("--params {}: it is a file of executables, and no checkpoint", File(path));
         }
         let leaves = leaves_of(program);
-        let (mut bytes_on_each, mut problems) = (0u64, Vec::new());
+        let (mut bytes_on_each, mut unused_bytes, mut problems) = (0u64, 0u64, Vec::new());
         for tensor in checkpoint.tensors() {
             let bytes = tensor.spec.host_bytes()? as u64;
-            let Some((aval, parts)) =
-                leaves.iter().find(|leaf| leaf.name == tensor.name).map(|leaf| (leaf.aval, leaf.parts))
-            else {
+            let Some(leaf) = leaves.iter().find(|leaf| leaf.name == tensor.name) else {
                 // Without paths, all of it may be meant.
                 if program.exported().is_none() {
                     bytes_on_each += bytes;
@@ -379,7 +397,9 @@ impl Params {
                 }
                 continue;
             };
-            bytes_on_each += bytes.div_ceil(parts as u64);
+            let (aval, part) = (leaf.aval, bytes.div_ceil(leaf.parts as u64));
+            bytes_on_each += part;
+            unused_bytes += if leaf.is_used { 0 } else { part };
             if aval.to_spec().is_some_and(|spec| spec != tensor.spec) {
                 problems.push(format!("`{}` is {}, and the program takes {aval}", tensor.name, tensor.spec));
             }
@@ -390,7 +410,7 @@ impl Params {
         if more > 0 {
             problems.push(format!("and {more} more of {}", File(path)));
         }
-        Ok(Params { bytes_on_each, problems })
+        Ok(Params { bytes_on_each, unused_bytes, problems })
     }
 }
 
@@ -400,6 +420,11 @@ fn missing(leaves: &[Leaf<'_>], checkpoint: &Checkpoint) -> Vec<String> {
     let mut found: Vec<&str> =
         leaves.iter().filter(|leaf| is_there(leaf)).map(|leaf| leaf.argument.as_str()).collect();
     found.sort_unstable();
+    if found.is_empty() {
+        // The largest tree is most likely meant.
+        found = leaves.iter().map(|leaf| leaf.argument.as_str()).collect();
+        found.sort_unstable();
+    }
     let most = found.chunk_by(|a, b| a == b).max_by_key(|chunk| chunk.len());
     let Some(argument) = most.and_then(|chunk| chunk.first()) else { return Vec::new() };
     let of_it = leaves.iter().filter(|leaf| leaf.argument == *argument && !is_there(leaf));
@@ -416,6 +441,8 @@ struct Leaf<'a> {
     aval: &'a Aval,
     /// How many parts it is split into over the devices.
     parts: usize,
+    /// Whether the program takes it: JAX leaves out what a function does not use.
+    is_used: bool,
 }
 
 /// The leaves of the arguments of an exported function.
@@ -432,10 +459,11 @@ fn leaves_of(program: &Program) -> Vec<Leaf<'_>> {
         let argument = [parts.next().unwrap_or_default(), parts.next().unwrap_or_default()].join(".");
         (argument, parts.next().unwrap_or_default().to_owned())
     };
-    let leaves = paths.iter().zip(&exported.in_avals).zip(shardings);
-    let leaf = |((path, aval), sharding): ((&String, _), Option<&Sharding>)| {
+    let leaves = paths.iter().zip(&exported.in_avals).zip(shardings).enumerate();
+    let leaf = |(index, ((path, aval), sharding)): (usize, ((&String, _), Option<&Sharding>))| {
         let (argument, name) = parts(path);
-        Leaf { argument, name, aval, parts: sharding.map_or(1, Sharding::part_count) }
+        let is_used = exported.kept.contains(&index);
+        Leaf { argument, name, aval, parts: sharding.map_or(1, Sharding::part_count), is_used }
     };
     leaves.map(leaf).collect()
 }
