@@ -206,6 +206,10 @@ fn padded_calls_share_executables_and_give_what_others_give() {
             padded("attention", &[("b", sizes)]).unwrap_err().to_string().contains("from 1 to 2147483647")
         );
     }
+    // The size that is padded to is not the caller's.
+    let function = padded("attention", &[("t", &[32])]).unwrap();
+    let error = function.call(&[&table, &x(2, 3), &x(2, 3)]).unwrap_err().to_string();
+    assert!(error.contains("the sizes that are padded to are not among those of the function"), "{error}");
     // The other variable has any size, and an argument is of two of it.
     let function = padded("pooling", &[("b", &[3])]).unwrap();
     for run in meta("pooling")["cases"].as_array().unwrap() {

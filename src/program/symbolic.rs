@@ -134,8 +134,9 @@ impl Symbolic {
 
     fn prepare_shapes(&self, shapes: &Shapes) -> Result<()> {
         let padded = self.padding.as_ref().map(|padding| self.placed(padding, shapes)).transpose()?;
-        let shapes = padded.as_ref().map_or(shapes, |placed| &placed.padded);
-        self.compiled(&self.executable(shapes), shapes).map(drop)
+        let wanted = padded.as_ref().map_or(shapes, |placed| &placed.padded);
+        let compiled = self.compiled(&self.executable(wanted), wanted).map(drop);
+        compiled.map_err(|error| of_padding(error, wanted != shapes))
     }
 
     /// Compiles the function for every combination of the sizes that its variables are padded to, if all of them are.
