@@ -12,8 +12,8 @@ mod file;
 mod reader;
 mod temporary;
 
-pub use atomic::WriteOptions;
-pub(crate) use atomic::{AtomicFile, check_replaceable, write_atomically};
+pub(crate) use atomic::{AtomicFile, check_replaceable};
+pub use atomic::{WriteOptions, write_atomically};
 #[cfg(test)]
 pub(crate) use blob::cut_off;
 pub(crate) use blob::{Blob, MemoryBlob, SharedBlob, zeros};

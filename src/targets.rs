@@ -34,7 +34,7 @@ enum Kind {
 }
 
 /// What a device is rated at, by its vendor.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct DeviceFigures {
     /// Operations with floating point numbers a second, in matrix products of bfloat16, without sparsity; `None` where it is

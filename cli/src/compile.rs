@@ -5,10 +5,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -17,14 +14,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use safejax::plugins;
 use safejax::printable::{File, Line};
-use safejax::store::WriteOptions;
+use safejax::store::{WriteOptions, write_atomically};
 use safejax::{Error, ExecutableFile, Program, Target};
 use serde_json::json;
 
-use crate::inspect::parse_size;
-use crate::interrupt;
-use crate::output::{Output, OutputArgs};
-use crate::stream;
+use crate::child::{self, Ended};
+use crate::output::{self, Output, OutputArgs};
+use crate::sizes::{self, parse_size};
+use crate::{interrupt, stream};
 pub use one::CompileOne;
 use report::{Outcome, Params};
 
@@ -97,7 +94,7 @@ impl Compile {
         let compiled = one::at_sizes(&program, &sizes, None)?;
         let params = self.params.as_deref().map(|path| Params::of(path, &compiled)).transpose()?;
         let jobs = self.jobs()?;
-        self.check_files()?;
+        self.check_files(&jobs)?;
         let directory = tempfile::tempdir().context("there is no place for temporary files (TMPDIR)")?;
         let bar = waiting(&jobs);
         let done = run_all(&jobs, |index| {
@@ -123,7 +120,7 @@ impl Compile {
                 let mut text = format!("`{}`", Line(name));
                 // Writing to a string cannot fail.
                 if !sizes.is_empty() {
-                    let _ = write!(text, " at {}", sizes_text(&sizes));
+                    let _ = write!(text, " at {}", sizes::text(&sizes::borrowed(&sizes), ","));
                 }
                 text.push('\n');
                 for outcome in &outcomes {
@@ -182,14 +179,14 @@ impl Compile {
     fn compile(&self, job: &Job, sizes: &[(String, usize)], directory: &Path) -> Result<Done> {
         std::fs::create_dir(directory)?;
         let (report, executable) = (directory.join("report.json"), directory.join("executable"));
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = child::command()?;
         command.arg("compile-one").arg(&self.program).args(["--for", job.target.name()]);
         command.arg("--library").arg(&job.library).arg("--report").arg(&report);
         if self.out.is_some() {
             command.arg("--executable").arg(&executable);
         }
         if !sizes.is_empty() {
-            command.args(["--sizes", &sizes_text(sizes)]);
+            command.args(["--sizes", &sizes::text(&sizes::borrowed(sizes), ",")]);
         }
         if self.hlo.is_some() {
             command.arg("--hlo").arg(directory.join(HLO));
@@ -201,18 +198,11 @@ impl Compile {
         command.env("TPU_SKIP_MDS_QUERY", "1").env("ALLOW_MULTIPLE_LIBTPU_LOAD", "1");
         // Where it logs; it goes with the directory.
         command.env("TPU_LOG_DIR", directory);
-        let errors = run_quietly(command)?;
-        if interrupt::token().is_cancelled() {
-            return Ok(Done {
-                outcome: Outcome::failed(&job.target, "it was interrupted".into()),
-                executables: None,
-            });
-        }
-        let mut outcome: Outcome =
-            match std::fs::read(&report).ok().and_then(|report| serde_json::from_slice(&report).ok()) {
-                Some(outcome) => outcome,
-                None => Outcome::failed(&job.target, errors),
-            };
+        let ended = child::run(command, || interrupt::token().is_cancelled())
+            .context("the compiler's process cannot be started")?;
+        tracing::info!(errors = ended.errors(), "what the compiler's process said");
+        let said = std::fs::read(&report).ok().and_then(|report| serde_json::from_slice(&report).ok());
+        let mut outcome: Outcome = said.unwrap_or_else(|| Outcome::failed(&job.target, why_it_ended(&ended)));
         outcome.plugin.clone_from(&job.plugin);
         let executables = executable.exists().then(|| ExecutableFile::open(&executable)).transpose()?;
         Ok(Done { outcome, executables })
@@ -229,24 +219,17 @@ impl Compile {
         for (index, job) in jobs.iter().enumerate() {
             let made = directory.join(index.to_string()).join(HLO);
             let Some(target) = self.hlo_of(&job.target).filter(|_| made.exists()) else { continue };
-            let context = || format!("{} cannot be written", File(&target));
-            let folder =
-                target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            // As any new file: what others may do with it, the umask says.
-            let mut builder = tempfile::Builder::new();
-            let builder = builder.permissions(std::fs::Permissions::from_mode(0o666));
-            let mut file = builder.tempfile_in(folder).with_context(context)?;
-            std::io::copy(&mut std::fs::File::open(&made)?, &mut file).with_context(context)?;
-            file.persist(&target).with_context(context)?;
+            let mut made = std::fs::File::open(&made)?;
+            write_atomically(&target, WriteOptions::default(), |file| {
+                std::io::copy(&mut made, file).map(drop)
+            })?;
         }
         Ok(())
     }
 
     /// Refuses files that cannot be written, or that are each other or the program, before anything is compiled.
-    fn check_files(&self) -> Result<()> {
-        let targets: Vec<Target> =
-            self.targets.iter().map(|target| target.parse()).collect::<safejax::Result<_>>()?;
-        let hlo = targets.iter().filter_map(|target| self.hlo_of(target)).map(|path| ("--hlo", path));
+    fn check_files(&self, jobs: &[Job]) -> Result<()> {
+        let hlo = jobs.iter().filter_map(|job| self.hlo_of(&job.target)).map(|path| ("--hlo", path));
         let out = self.out.iter().map(|path| ("--out", path.clone()));
         let mut taken: Vec<(PathBuf, String)> = vec![(place_of(&self.program), "the program".into())];
         taken.extend(self.params.iter().map(|params| (place_of(params), "the checkpoint".into())));
@@ -276,20 +259,28 @@ impl Compile {
 /// The first plugin for a target that is on this machine.
 fn plugin_for(target: &Target) -> Result<(String, PathBuf)> {
     let names = target.plugins();
-    for name in &names {
-        match plugins::find(name) {
-            Ok(found) => return Ok((found.name, found.path)),
-            Err(Error::PluginNotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+    match plugins::find_first(&names) {
+        Ok(found) => Ok((found.name, found.path)),
+        Err(Error::PluginNotFound { .. }) => {
+            // The lean one, where there are two.
+            let install = names.last().copied().unwrap_or_default();
+            bail!(
+                "no plugin that compiles for {target} is on this machine; run `safejax plugin install {install}`"
+            )
         }
+        Err(error) => Err(error.into()),
     }
-    // The lean one, where there are two.
-    let install = names.last().copied().unwrap_or_default();
-    bail!("no plugin that compiles for {target} is on this machine; run `safejax plugin install {install}`")
 }
 
-fn sizes_text(sizes: &[(String, usize)]) -> String {
-    sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(",")
+/// Why a process left no report.
+fn why_it_ended(ended: &Ended) -> String {
+    match (ended.error(), ended.status) {
+        (Some(error), _) => error.to_owned(),
+        (None, Some(status)) => {
+            format!("the compiler ended its process with {status}: {}", ended.last_line())
+        }
+        (None, None) => "it was interrupted".to_owned(),
+    }
 }
 
 /// A file's name with that of a target at its end.
@@ -310,13 +301,11 @@ fn check_target(option: &str, path: &Path) -> Result<()> {
     if stream::is_dash(path) {
         bail!("{option} -: standard output has the report; name a file");
     }
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(directory) if !directory.is_dir() => {
-            bail!("{option} {}: there is no such directory", File(path))
-        }
-        _ if path.exists() && !path.is_file() => bail!("{option} {}: it is not a regular file", File(path)),
-        _ => Ok(()),
+    output::check_directory(option, path)?;
+    if path.exists() && !path.is_file() {
+        bail!("{option} {}: it is not a regular file", File(path));
     }
+    Ok(())
 }
 
 /// Shows on a terminal what is waited for, from its first second on.
@@ -348,40 +337,4 @@ fn run_all<T: Send>(jobs: &[Job], run: impl Fn(usize) -> T + Sync) -> Vec<T> {
         }
     });
     done.into_inner().unwrap_or_default().into_values().collect()
-}
-
-/// Runs a process to its end, or ends it where this one is interrupted; returns why it ended, if it said nothing else.
-fn run_quietly(mut command: Command) -> Result<String> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("the compiler's process cannot be started")?;
-    let mut stderr = child.stderr.take();
-    let errors = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        // What cannot be read is missing in the message.
-        let _ = stderr.as_mut().map(|stream| stream.read_to_end(&mut text));
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if interrupt::token().is_cancelled() {
-            child.kill()?;
-            child.wait()?;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let errors = errors.join().unwrap_or_default();
-    tracing::info!(%errors, "what the compiler's process said");
-    Ok(match errors.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
-        Some(error) => error.to_owned(),
-        None => {
-            let last = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            format!("the compiler ended its process with {status}: {last}")
-        }
-    })
 }

@@ -41,19 +41,19 @@ impl Doctor {
 
 /// The targets that need not be here, by what compiles for them, and the plugin that does if it is on this machine.
 fn targets() -> Vec<(String, Option<String>)> {
-    let mut targets: Vec<(Vec<String>, Vec<&str>)> = Vec::new();
-    for name in Target::names() {
-        let Ok(target) = name.parse::<Target>() else { continue };
-        match targets.iter_mut().find(|(plugins, _)| target.plugins() == *plugins) {
-            Some((_, names)) => names.push(name),
-            None => targets.push((target.plugins().into_iter().map(str::to_owned).collect(), vec![name])),
+    let known = Target::names().into_iter().filter_map(|name| name.parse::<Target>().ok());
+    let mut groups: Vec<Vec<Target>> = Vec::new();
+    for target in known {
+        match groups.iter_mut().find(|group| group[0].plugins() == target.plugins()) {
+            Some(group) => group.push(target),
+            None => groups.push(vec![target]),
         }
     }
-    let with_plugin = |(plugins, names): (Vec<String>, Vec<&str>)| {
-        let found = plugins.iter().find_map(|plugin| plugins::find(plugin).ok());
-        (names.join(", "), found.map(|found| found.name))
+    let with_plugin = |group: &Vec<Target>| {
+        let names: Vec<&str> = group.iter().map(Target::name).collect();
+        (names.join(", "), plugins::find_first(&group[0].plugins()).ok().map(|found| found.name))
     };
-    targets.into_iter().map(with_plugin).collect()
+    groups.iter().map(with_plugin).collect()
 }
 
 /// The client that a command without options would use, unless it would have to be installed first.

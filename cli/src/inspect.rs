@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::output::OutputArgs;
 use crate::select::SelectArgs;
+use crate::sizes::{borrowed, parse_size};
 use crate::stream;
 
 /// The characters of a metadata value that are shown.
@@ -56,18 +57,6 @@ pub struct Inspect {
     output: OutputArgs,
 }
 
-/// A dimension variable and its size.
-pub fn parse_size(text: &str) -> Result<(String, usize), String> {
-    let (name, size) = text.split_once('=').ok_or("sizes are NAME=SIZE, with commas between: b=8,t=64")?;
-    if name.trim().is_empty() {
-        return Err("sizes are NAME=SIZE, with commas between: b=8,t=64".into());
-    }
-    let parsed = if size.contains('+') { "" } else { size.trim() }.parse();
-    let size = parsed
-        .map_err(|_| format!("`{size}` is no size; they are whole numbers, with commas between: b=8,t=64"))?;
-    Ok((name.trim().to_owned(), size))
-}
-
 impl Inspect {
     pub fn run(mut self) -> Result<String> {
         self.file = stream::input(&self.file)?;
@@ -78,7 +67,7 @@ impl Inspect {
                     return self.program(&Program::open(&self.file)?);
                 }
                 if ExecutableFile::is_in(&checkpoint) {
-                    return self.executables(&ExecutableFile::open(&self.file)?);
+                    return self.executables(&ExecutableFile::of(checkpoint)?);
                 }
                 self.checkpoint(checkpoint)
             }
@@ -95,8 +84,7 @@ impl Inspect {
     }
 
     fn program(&self, program: &Program) -> Result<String> {
-        let sizes: Vec<(&str, usize)> =
-            self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+        let sizes = borrowed(&self.sizes);
         let refined =
             if sizes.is_empty() { None } else { Some(program.refined(&sizes, self.platform.as_deref())?) };
         let program = refined.as_ref().unwrap_or(program);

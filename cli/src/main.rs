@@ -1,5 +1,6 @@
 //! The `safejax` command: one file a subcommand, each of which returns what it prints.
 
+mod child;
 mod cli;
 mod client;
 mod compile;
@@ -17,6 +18,7 @@ mod probe;
 mod progress;
 mod run;
 mod select;
+mod sizes;
 mod stream;
 mod transfer;
 mod verify;

@@ -1,7 +1,10 @@
 //! What a command prints: its output as text or JSON, and its error.
 
+use std::path::Path;
+
+use anyhow::{Result, bail};
 use clap::Args;
-use safejax::printable::Block;
+use safejax::printable::{Block, File};
 
 use crate::stream;
 
@@ -35,6 +38,16 @@ pub fn json_text(value: &serde_json::Value) -> String {
     }
     let escape = |c: char| if is_obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     text.chars().map(escape).collect()
+}
+
+/// Refuses a file whose directory is not there, before it is made.
+pub fn check_directory(option: &str, path: &Path) -> Result<()> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(directory) if !directory.is_dir() => {
+            bail!("{option} {}: there is no such directory", File(path))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The error and its causes, as they are printed.

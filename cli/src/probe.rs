@@ -1,10 +1,7 @@
-//! A plugin is tried in a process of its own before it is used here for the first time: one that aborts or hangs, as C++
-//! exceptions through the C API make it, takes only that process with it.
+//! A plugin is tried in a process of its own before it is used here for the first time.
 
 use std::ffi::OsStr;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +9,8 @@ use safejax::plugins::{self, FoundIn};
 use safejax::printable::File;
 use safejax::store::sha256;
 use serde_json::Value;
+
+use crate::child;
 
 /// How long a plugin may take to make a client.
 const PROBE_TIME: Duration = Duration::from_secs(60);
@@ -69,46 +68,19 @@ impl std::error::Error for Ended {}
 /// What `safejax devices` says with these arguments, in a process of its own: a plugin that aborts or hangs
 /// does not take this report with it.
 pub fn probe(arguments: &[&OsStr]) -> Result<Value> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["devices", "--json"])
-        .args(arguments)
-        .env(plugins::OFFLINE_VARIABLE, "1")
-        .env(PROBE_VARIABLE, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    let read = |stream: &mut dyn Read| {
-        let mut text = String::new();
-        // What cannot be read is missing in the report, and the status says the rest.
-        let _ = stream.read_to_string(&mut text);
-        text
-    };
-    let output = std::thread::spawn(move || stdout.as_mut().map(|stream| read(stream)).unwrap_or_default());
-    let errors = std::thread::spawn(move || stderr.as_mut().map(|stream| read(stream)).unwrap_or_default());
+    let mut command = child::command()?;
+    command.args(["devices", "--json"]).args(arguments);
+    command.env(plugins::OFFLINE_VARIABLE, "1").env(PROBE_VARIABLE, "1");
     let start = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if start.elapsed() > PROBE_TIME {
-            child.kill()?;
-            child.wait()?;
-            return Err(Ended(format!("it did not answer within {} seconds", PROBE_TIME.as_secs())).into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let ended = child::run(command, || start.elapsed() > PROBE_TIME)?;
+    let Some(status) = ended.status else {
+        return Err(Ended(format!("it did not answer within {} seconds", PROBE_TIME.as_secs())).into());
     };
-    let join = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
-    let (output, errors) = (join(output), join(errors));
     if status.success() {
-        return Ok(serde_json::from_str(&output)?);
+        return Ok(serde_json::from_str(&ended.output)?);
     }
-    match errors.lines().rev().find_map(|line| line.strip_prefix("error: ")) {
+    match ended.error() {
         Some(error) => bail!("{error}"),
-        None => {
-            let last = errors.lines().last().unwrap_or_default();
-            Err(Ended(format!("its process ended with {status}: {last}")).into())
-        }
+        None => Err(Ended(format!("its process ended with {status}: {}", ended.last_line())).into()),
     }
 }

@@ -22,8 +22,8 @@ use safejax::{
 use serde_json::json;
 
 use crate::client::DeviceArgs;
-use crate::inspect::parse_size;
-use crate::output::{Output, OutputArgs};
+use crate::output::{Output, OutputArgs, check_directory};
+use crate::sizes::{borrowed, parse_size};
 use crate::stream;
 use value::Given;
 
@@ -285,22 +285,17 @@ impl Run {
         if !self.trust_executable {
             return Ok(Code::Program(Program::open(&self.program)?));
         }
-        let checkpoint = Checkpoint::open(&self.program);
-        if !checkpoint.is_ok_and(|checkpoint| ExecutableFile::is_in(&checkpoint))
-            && Program::open(&self.program).is_ok()
-        {
-            bail!(
+        let file = match ExecutableFile::open(&self.program) {
+            Err(_) if Program::open(&self.program).is_ok() => bail!(
                 "--trust-executable: {} is a program, and no file that `compile --out` wrote",
                 File(&self.program)
-            );
-        }
-        let file = ExecutableFile::open(&self.program)?;
+            ),
+            file => file?,
+        };
         if self.sizes.is_empty() {
             return Ok(Code::Executables(file));
         }
-        let sizes: Vec<(&str, usize)> =
-            self.sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-        let chosen = file.at_sizes(&sizes);
+        let chosen = file.at_sizes(&borrowed(&self.sizes));
         if chosen.entries().is_empty() {
             let known: Vec<String> = file.entries().iter().map(Entry::sizes_text).collect();
             bail!("--sizes: {} has no executable for them; it has {}", file.origin(), known.join("; "));
@@ -480,12 +475,7 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
     {
         bail!("the safetensors format cannot hold the output {aval}");
     }
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(directory) if !directory.is_dir() => {
-            bail!("--out {}: there is no such directory", File(path))
-        }
-        _ => Ok(()),
-    }
+    check_directory("--out", path)
 }
 
 fn write_outputs(outputs: &Outputs, path: &Path) -> Result<()> {

@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Log, Only, client, data, fails, is_skipped, safejax, succeeds};
 use safejax::store::WriteOptions;
@@ -32,6 +33,13 @@ fn written(directory: &Path, program: &Program, with_program: bool) -> PathBuf {
 
 fn load(path: &Path) -> safejax::Result<safejax::Function> {
     client().load_executable(&ExecutableFile::open(path)?)
+}
+
+/// The command that compiles a program.
+fn command_for(program: &Path, options: &[&str]) -> Command {
+    let mut command = safejax();
+    command.arg("compile").arg(program).args(options);
+    command
 }
 
 /// What an error says when nothing can be loaded.
@@ -254,11 +262,7 @@ fn the_command_line_compiles_shows_and_runs() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("linear.executables");
     let artifact = data("symbolic/linear/linear.jaxexport");
-    let compile = |options: &[&str]| {
-        let mut command = safejax();
-        command.arg("compile").arg(&artifact).args(options);
-        command
-    };
+    let compile = |options: &[&str]| command_for(&artifact, options);
     let out_text = out.to_str().unwrap();
     let text = succeeds(&mut compile(&["--for", "cpu", "--sizes", "b=4", "--out", out_text]));
     assert!(text.contains("`<lambda>` at b=4\ncpu: cpu") && text.contains("at once, at most"), "{text}");
@@ -300,11 +304,7 @@ fn the_command_line_compiles_shows_and_runs() {
 #[test]
 fn the_command_line_says_what_does_not_compile_or_is_not_known() {
     let artifact = data("exports/jax0120-mlp.jaxexport");
-    let compile = |options: &[&str]| {
-        let mut command = safejax();
-        command.arg("compile").arg(&artifact).args(options);
-        command
-    };
+    let compile = |options: &[&str]| command_for(&artifact, options);
     let error = fails(&mut compile(&["--for", "v5e:0x2"]));
     assert!(error.contains("the slice `0x2` is no shape; v5e takes a shape such as 2x2"), "{error}");
     let error = fails(&mut compile(&["--for", "h10"]));
@@ -325,9 +325,8 @@ fn the_command_line_says_what_does_not_compile_or_is_not_known() {
     without.env("SAFEJAX_HOME", tempfile::tempdir().unwrap().path()).env("PATH", "/nonexistent");
     assert!(fails(&mut without).contains("`safejax plugin install cuda13-compiler`"));
     if common::is_cpu() {
-        let mut other = safejax();
-        other.arg("compile").arg(data("symbolic/linear/linear.jaxexport")).args(["--for", "cpu"]);
-        let output = other.output().unwrap();
+        let output =
+            command_for(&data("symbolic/linear/linear.jaxexport"), &["--for", "cpu"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             text.contains("cpu: does not compile: `<lambda>` needs sizes to be compiled ahead: --sizes b=8"),

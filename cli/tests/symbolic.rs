@@ -70,21 +70,23 @@ fn is_close(found: &HostArray, expected: &HostArray) -> bool {
             .all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()))
 }
 
-#[test]
-fn functions_are_what_jax_says_at_every_size() {
-    for case in CASES {
-        let (meta, function) = (meta(case), compiled(case));
-        for run in meta["cases"].as_array().unwrap() {
-            let found = call(&function, &given(case, run)).unwrap().wait().unwrap();
-            let expected = run["outputs"].as_array().unwrap();
-            assert_eq!(found.leaves().len(), expected.len());
-            for (found, expected) in found.leaves().iter().zip(expected) {
-                let path = directory(case).join(expected["file"].as_str().unwrap());
-                let expected = npy::read(path, None).unwrap();
-                assert!(is_close(found, &expected), "{case} {}: {}", run["sizes"], found.spec());
-            }
+/// Calls the function of a case at all its sizes, and holds what it gives against what JAX gave.
+fn check_at_every_size(case: &str, function: &Function) {
+    for run in meta(case)["cases"].as_array().unwrap() {
+        let found = call(function, &given(case, run)).unwrap().wait().unwrap();
+        let expected = run["outputs"].as_array().unwrap();
+        assert_eq!(found.leaves().len(), expected.len());
+        for (found, expected) in found.leaves().iter().zip(expected) {
+            let path = directory(case).join(expected["file"].as_str().unwrap());
+            let expected = npy::read(path, None).unwrap();
+            assert!(is_close(found, &expected), "{case} {}: {}", run["sizes"], found.spec());
         }
     }
+}
+
+#[test]
+fn functions_are_what_jax_says_at_every_size() {
+    CASES.into_iter().for_each(|case| check_at_every_size(case, &compiled(case)));
 }
 
 #[test]
@@ -176,15 +178,7 @@ fn padded_calls_share_executables_and_give_what_others_give() {
     // A causal mask and rows that do not mix: padding changes nothing.
     let function = padded("attention", &[("b", &[4, 2]), ("t", &[16])]).unwrap();
     assert_eq!(compilations(1, || function.compile_buckets().unwrap()), 2);
-    let cases = meta("attention")["cases"].as_array().unwrap().clone();
-    let run_all = || {
-        for run in &cases {
-            let found = call(&function, &given("attention", run)).unwrap().wait().unwrap();
-            let file = directory("attention").join(run["outputs"][0]["file"].as_str().unwrap());
-            assert!(is_close(&found.leaves()[0], &npy::read(file, None).unwrap()), "{}", run["sizes"]);
-        }
-    };
-    assert_eq!(compilations(1, run_all), 0);
+    assert_eq!(compilations(1, || check_at_every_size("attention", &function)), 0);
     let x = |rows: usize, length: usize| {
         HostArray::from_slice(&[rows, length, 6], &vec![1f32; rows * length * 6]).unwrap()
     };
@@ -212,13 +206,7 @@ fn padded_calls_share_executables_and_give_what_others_give() {
     assert!(error.contains("the sizes that are padded to are not among those of the function"), "{error}");
     // The other variable has any size, and an argument is of two of it.
     let function = padded("pooling", &[("b", &[3])]).unwrap();
-    for run in meta("pooling")["cases"].as_array().unwrap() {
-        let found = call(&function, &given("pooling", run)).unwrap().wait().unwrap();
-        for (found, expected) in found.leaves().iter().zip(run["outputs"].as_array().unwrap()) {
-            let file = directory("pooling").join(expected["file"].as_str().unwrap());
-            assert!(is_close(found, &npy::read(file, None).unwrap()), "{}", run["sizes"]);
-        }
-    }
+    check_at_every_size("pooling", &function);
 }
 
 #[test]

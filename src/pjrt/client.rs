@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::api::{Api, slice, string};
 use super::buffer::Buffer;
+use super::compile_options::device_count;
 use super::device::{Device, DeviceInfo};
 use super::event::{Event, in_callback, run_in_callback};
 use super::ffi;
@@ -361,7 +362,7 @@ impl Client {
     /// # Errors
     /// When the client does not have enough devices.
     pub fn default_device_assignment(&self, replicas: usize, partitions: usize) -> Result<Vec<Vec<i32>>> {
-        let count = self.check_device_count(replicas, partitions)?;
+        let count = device_count(replicas, partitions, self.inner.devices.len(), "this client")?;
         let mut assignment = vec![c_int::default(); count];
         let mut args = ffi::PJRT_Client_DefaultDeviceAssignment_Args::new();
         args.client = self.raw();
@@ -373,19 +374,6 @@ impl Client {
         // SAFETY: the client is alive, and the array has the size that is passed with it.
         unsafe { self.api().call(ffi::PJRT_Client_DefaultDeviceAssignment, &mut args) }?;
         Ok(assignment.chunks(partitions.max(1)).map(<[i32]>::to_vec).collect())
-    }
-
-    /// The number of devices that a program of so many replicas and partitions takes, which plugins abort the
-    /// process over when there are not as many.
-    pub(super) fn check_device_count(&self, replicas: usize, partitions: usize) -> Result<usize> {
-        let devices = self.inner.devices.len();
-        match replicas.checked_mul(partitions) {
-            Some(count) if (1..=devices).contains(&count) => Ok(count),
-            _ => Err(Error::InvalidArgument(format!(
-                "a program of {replicas} replicas and {partitions} partitions takes their product of devices, at \
-                 least one; this client has {devices}"
-            ))),
-        }
     }
 
     /// Starts moving host bytes to a device: row-major elements, sub-byte ones in a byte each. Returns

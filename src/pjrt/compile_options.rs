@@ -3,7 +3,7 @@
 //! The messages are the parts of `xla/pjrt/proto/compile_options.proto` and `xla/xla_data.proto` that this
 //! crate sets, by their field numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use prost::Message;
 
@@ -65,6 +65,24 @@ impl CompileOptions {
         }
     }
 
+    /// Refuses options over which compilers abort the process or never return: of more devices than there are, of others than
+    /// these, or of one twice. `holder` has them, and `whereabouts` says of one that it has not.
+    pub(super) fn check_devices(&self, known: &[i32], holder: &str, whereabouts: &str) -> Result<()> {
+        device_count(self.replicas, self.partitions, known.len(), holder)?;
+        let mut seen = HashSet::new();
+        for id in self.device_assignment.iter().flatten().flatten() {
+            if !known.contains(id) {
+                return Err(Error::InvalidArgument(format!(
+                    "the device assignment has a device {id}, which is not {whereabouts}"
+                )));
+            }
+            if !seen.insert(id) {
+                return Err(Error::InvalidArgument(format!("the device assignment has device {id} twice")));
+            }
+        }
+        Ok(())
+    }
+
     /// The serialised `xla.CompileOptionsProto`.
     ///
     /// # Errors
@@ -105,6 +123,20 @@ impl CompileOptions {
             computation_count: self.partitions as i32,
             computation_devices: (0..self.partitions).map(column).collect(),
         }))
+    }
+}
+
+/// The number of devices that a program of so many replicas and partitions takes, of those that `holder` has.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when it has fewer, or the program takes none.
+pub(super) fn device_count(replicas: usize, partitions: usize, found: usize, holder: &str) -> Result<usize> {
+    match replicas.checked_mul(partitions) {
+        Some(count) if (1..=found).contains(&count) => Ok(count),
+        _ => Err(Error::InvalidArgument(format!(
+            "a program of {replicas} replicas and {partitions} partitions takes their product of devices, at least \
+             one; {holder} has {found}"
+        ))),
     }
 }
 

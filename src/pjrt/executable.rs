@@ -74,6 +74,13 @@ pub struct CompiledMemoryStats {
     pub host: HostMemoryStats,
 }
 
+impl CompiledMemoryStats {
+    /// Arguments, outputs and intermediate results together.
+    pub fn data_bytes(&self) -> i64 {
+        self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
+    }
+}
+
 /// What an executable takes of the host's memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]

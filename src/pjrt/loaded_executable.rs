@@ -1,6 +1,5 @@
 //! Executables that are loaded: compiled by a client, or read back by it.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -52,7 +51,8 @@ impl Client {
         format: ProgramFormat,
         options: &CompileOptions,
     ) -> Result<LoadedExecutable> {
-        self.check_compile_options(options)?;
+        let known: Vec<i32> = self.devices().iter().map(Device::id).collect();
+        options.check_devices(&known, "this client", "there")?;
         let options = options.to_bytes()?;
         let program = format.program(code);
         let mut args = ffi::PJRT_Client_Compile_Args::new();
@@ -65,24 +65,6 @@ impl Client {
             self.api().call(ffi::PJRT_Client_Compile, &mut args)?;
             LoadedExecutable::from_raw(self, args.executable, None)
         }
-    }
-
-    /// Refuses options over which plugins abort the process or never return.
-    fn check_compile_options(&self, options: &CompileOptions) -> Result<()> {
-        self.check_device_count(options.replicas, options.partitions)?;
-        let devices = self.devices();
-        let mut seen = HashSet::new();
-        for &id in options.device_assignment.iter().flatten().flatten() {
-            if !devices.iter().any(|device| device.id() == id) {
-                return Err(Error::InvalidArgument(format!(
-                    "the device assignment has a device {id}, which is not there"
-                )));
-            }
-            if !seen.insert(id) {
-                return Err(Error::InvalidArgument(format!("the device assignment has device {id} twice")));
-            }
-        }
-        Ok(())
     }
 
     /// Loads an executable that [`Executable::serialize`] wrote with the same plugin on the same kind

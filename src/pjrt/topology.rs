@@ -220,35 +220,13 @@ impl Topology {
 
     /// The options with devices where they name none: compilers that have no client need them.
     fn with_assignment(&self, options: &CompileOptions) -> Result<CompileOptions> {
-        let (replicas, partitions) = (options.replicas, options.partitions);
-        let (wanted, found) = (replicas.saturating_mul(partitions), self.devices().len());
-        if !(1..=found).contains(&wanted) {
-            return Err(Error::InvalidArgument(format!(
-                "a program of {replicas} replicas and {partitions} partitions takes their product of devices, at least \
-                 one; the topology has {found}"
-            )));
-        }
-        let mut options = options.clone();
         let known: Vec<i32> = self.devices().iter().map(DeviceDescription::id).collect();
-        match &options.device_assignment {
-            None => {
-                let rows = known[..wanted].chunks(partitions);
-                options.device_assignment = Some(rows.map(<[i32]>::to_vec).collect());
-            }
-            Some(rows) => {
-                let ids = rows.iter().flatten();
-                if let Some(id) = ids.clone().find(|id| !known.contains(id)) {
-                    return Err(Error::InvalidArgument(format!(
-                        "the device assignment has a device {id}, which is not in the topology"
-                    )));
-                }
-                if let Some(id) = ids.clone().find(|id| ids.clone().filter(|other| other == id).count() > 1) {
-                    return Err(Error::InvalidArgument(format!(
-                        "the device assignment has device {id} twice"
-                    )));
-                }
-            }
-        }
+        options.check_devices(&known, "the topology", "in the topology")?;
+        let mut options = options.clone();
+        options.device_assignment.get_or_insert_with(|| {
+            let rows = known.chunks(options.partitions).take(options.replicas);
+            rows.map(<[i32]>::to_vec).collect()
+        });
         Ok(options)
     }
 }

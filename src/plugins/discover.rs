@@ -59,15 +59,29 @@ pub fn find(name: &str) -> Result<Found> {
     let Some((_, members)) = FAMILIES.iter().find(|(family, _)| *family == name) else {
         return find_member(name);
     };
+    find_first(members).map_err(|error| match error {
+        Error::PluginNotFound { searched, remedy, .. } => {
+            Error::PluginNotFound { name: name.to_owned(), searched, remedy }
+        }
+        other => other,
+    })
+}
+
+/// The first of these plugins that is on this machine.
+///
+/// # Errors
+/// [`Error::PluginNotFound`] as for [`find`], of all of them; those of a plugin that is there and cannot be used.
+pub fn find_first(names: &[&str]) -> Result<Found> {
     let mut searched = Vec::new();
-    for member in *members {
-        match find_member(member) {
+    for name in names {
+        match find_member(name) {
             Err(Error::PluginNotFound { searched: places, .. }) => searched.extend(places),
             found => return found,
         }
     }
-    let remedy = format!("install one of {}: `safejax plugin install {}`", members.join(", "), members[0]);
-    Err(Error::PluginNotFound { name: name.to_owned(), searched, remedy })
+    let first = names.first().copied().unwrap_or_default();
+    let remedy = format!("install one of {}: `safejax plugin install {first}`", names.join(", "));
+    Err(Error::PluginNotFound { name: first.to_owned(), searched, remedy })
 }
 
 fn find_member(name: &str) -> Result<Found> {

@@ -5,10 +5,12 @@
 //! its place by a rename. A lock keeps two installations apart, and what a killed one left behind is
 //! removed by the next.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::cache::install_dir;
@@ -167,17 +169,29 @@ struct LibraryRecord {
 }
 
 /// The sha256 of a plugin's library: as it was recorded when it was installed, if it is still the same file, or else
-/// computed, which takes a second or so for the large ones.
+/// computed, which takes a second or so for the large ones. Once a process: a library that was opened stays.
 pub(crate) fn library_digest(library: &Path) -> std::io::Result<String> {
+    static KNOWN: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digest) = known.get(library) {
+        return Ok(digest.clone());
+    }
+    let digest = recorded_digest(library)?.map_or_else(|| sha256_of(library), Ok)?;
+    known.insert(library.to_owned(), digest.clone());
+    Ok(digest)
+}
+
+/// The sha256 that was recorded of a library when it was installed, if it is still the same file.
+fn recorded_digest(library: &Path) -> std::io::Result<Option<String>> {
     let recorded = library.ancestors().skip(1).find_map(|directory| {
         let manifest = fs::read_to_string(directory.join(MANIFEST)).ok()?;
         let manifest: serde_json::Value = serde_json::from_str(&manifest).ok()?;
         serde_json::from_value::<LibraryRecord>(manifest["installed"].clone()).ok()
     });
-    match recorded {
-        Some(recorded) if recorded.is_of(library)? => Ok(recorded.sha256),
-        _ => sha256_of(library),
-    }
+    Ok(match recorded {
+        Some(recorded) if recorded.is_of(library)? => Some(recorded.sha256),
+        _ => None,
+    })
 }
 
 impl LibraryRecord {

@@ -57,8 +57,36 @@ impl Package {
 
     /// Every package for this machine; none where nothing is pinned for its system.
     pub fn all() -> Vec<Package> {
-        if cfg!(all(target_os = "linux", target_arch = "x86_64")) { linux_x86_64() } else { Vec::new() }
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            with_compiler(linux_x86_64())
+        } else {
+            Vec::new()
+        }
     }
+}
+
+/// What compiling for a GPU takes of the packages of `cuda13`; what runs programs is left out.
+const COMPILER_WHEELS: [&str; 8] = [
+    "jax-cuda13-pjrt",
+    "nvidia-cuda-crt",
+    "nvidia-cuda-cupti",
+    "nvidia-cuda-nvcc",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime",
+    "nvidia-nvjitlink",
+    "nvidia-nvvm",
+];
+
+/// The packages with that for compiling, after the one that it is a part of.
+fn with_compiler(mut packages: Vec<Package>) -> Vec<Package> {
+    if let Some(whole) = packages.iter().position(|package| package.name == "cuda13") {
+        let mut compiler = packages[whole].clone();
+        compiler.name = "cuda13-compiler";
+        compiler.summary = "to compile for NVIDIA GPUs on a machine without one, CUDA 13";
+        compiler.wheels.retain(|wheel| COMPILER_WHEELS.contains(&wheel.package));
+        packages.insert(whole + 1, compiler);
+    }
+    packages
 }
 
 #[rustfmt::skip]
@@ -93,23 +121,6 @@ fn linux_x86_64() -> Vec<Package> {
                 wheel("nvidia-nccl-cu13", "2.32.3", "1459723080ac889d73a26edfa3e04383a7928ab31ac8f0ec43b3ea9548b04ff3"),
                 wheel("nvidia-nvjitlink", "13.5.37", "280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb"),
                 wheel("nvidia-nvshmem-cu13", "3.8.0", "81a4d1f666543e6d34df6d2ff940c7da1435e34e186aab6f3c2b48861b64ef38"),
-                wheel("nvidia-nvvm", "13.5.37", "c41bfa362e407405163f103c2229f0765f8cc2ed7d148b754dc77f228bf7e070"),
-            ],
-            library: "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
-            python_version: None,
-            disk_bytes: None,
-        },
-        Package {
-            name: "cuda13-compiler",
-            summary: "to compile for NVIDIA GPUs on a machine without one, CUDA 13",
-            wheels: vec![
-                wheel("jax-cuda13-pjrt", "0.12.0.1", "5899bb6177eda86ea532afb9a26794f2bdd04966f6a01f9028266b16c2b6cf90"),
-                wheel("nvidia-cuda-crt", "13.5.37", "e898b7f73d3035fa89915a3f7bf3b54a73e90249746111aed295822c4729bb29"),
-                wheel("nvidia-cuda-cupti", "13.5.25", "9dcca41c12a734192b14e7128ae116bc9ce1b9da686e2ebf48ae7a4415f76650"),
-                wheel("nvidia-cuda-nvcc", "13.5.37", "f5c4f7ead5d964fb4af42bbf1e6d3ec3c1e6e9d83b53749f691d387e7fcaa3a7"),
-                wheel("nvidia-cuda-nvrtc", "13.5.37", "86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc"),
-                wheel("nvidia-cuda-runtime", "13.5.37", "df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d"),
-                wheel("nvidia-nvjitlink", "13.5.37", "280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb"),
                 wheel("nvidia-nvvm", "13.5.37", "c41bfa362e407405163f103c2229f0765f8cc2ed7d148b754dc77f228bf7e070"),
             ],
             library: "jax_plugins/xla_cuda13/xla_cuda_plugin.so",
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_whole_sha256() {
-        for package in linux_x86_64() {
+        for package in with_compiler(linux_x86_64()) {
             for wheel in &package.wheels {
                 let is_hex = wheel.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
                 assert!(wheel.sha256.len() == 64 && is_hex, "{}", wheel.package);

@@ -86,18 +86,6 @@ impl Program {
     }
 
     pub(super) fn parse(origin: String, bytes: Bytes) -> Result<Program> {
-        if let Some(file) = safetensors_in(&bytes)
-            && ExecutableFile::is_in(&file)
-        {
-            let file = ExecutableFile::parse(file)?;
-            return file.program()?.ok_or_else(|| Error::Malformed {
-                origin,
-                format: "file of executables",
-                problem: "the program that they were compiled of is not in it; Client::load_executable, or `safejax run \
-                          --trust-executable`, runs what is"
-                    .into(),
-            });
-        }
         let malformed = |format: &'static str| {
             let origin = origin.clone();
             move |problem: String| Error::Malformed { origin, format, problem }
@@ -107,7 +95,17 @@ impl Program {
             let program = Program::of_exported(origin, exported, &[]);
             return Ok(Program { source: Some(bytes), ..program });
         }
-        if let Some(bundle) = bundle_in(&bytes) {
+        let safetensors = safetensors_in(&bytes);
+        if let Some(file) = safetensors.clone().filter(ExecutableFile::is_in) {
+            return ExecutableFile::of(file)?.program()?.ok_or_else(|| {
+                malformed("file of executables")(
+                    "the program that they were compiled of is not in it; Client::load_executable, or `safejax run \
+                     --trust-executable`, runs what is"
+                        .into(),
+                )
+            });
+        }
+        if let Some(bundle) = safetensors.as_ref().and_then(Bundle::parse) {
             let bundle = bundle.map_err(malformed("bundle"))?;
             return Ok(Program {
                 origin,
@@ -196,11 +194,6 @@ fn safetensors_in(bytes: &Bytes) -> Option<Checkpoint> {
         return None;
     }
     Checkpoint::from_bytes(bytes.clone()).ok()
-}
-
-/// The bundle that a safetensors file is; `None` for any other file.
-fn bundle_in(bytes: &Bytes) -> Option<Result<Bundle, String>> {
-    Bundle::parse(&safetensors_in(bytes)?)
 }
 
 /// What a program's bytes are, and the part that a plugin takes; or why they are nothing that it does.

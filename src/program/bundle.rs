@@ -47,24 +47,8 @@ struct Description {
     version: u32,
     dims: Vec<String>,
     buckets: Vec<Vec<usize>>,
-    r#in: Vec<Vec<DescribedDim>>,
-    out: Vec<Vec<DescribedDim>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum DescribedDim {
-    Size(usize),
-    Name(String),
-}
-
-impl From<&DescribedDim> for Dim {
-    fn from(dim: &DescribedDim) -> Dim {
-        match dim {
-            DescribedDim::Size(size) => Dim::Size(*size),
-            DescribedDim::Name(name) => Dim::Symbolic(name.clone()),
-        }
-    }
+    r#in: Vec<Vec<Dim>>,
+    out: Vec<Vec<Dim>>,
 }
 
 impl Bundle {
@@ -168,14 +152,11 @@ fn read(file: &Checkpoint, description: &str) -> Result<Bundle, String> {
 }
 
 /// The types with these shapes.
-fn named(avals: &[Aval], shapes: &[Vec<DescribedDim>]) -> Result<Vec<Aval>, String> {
+fn named(avals: &[Aval], shapes: &[Vec<Dim>]) -> Result<Vec<Aval>, String> {
     if avals.len() != shapes.len() {
         return Err(format!("its description has {} shapes for {} leaves", shapes.len(), avals.len()));
     }
-    let with_shape = |(aval, shape): (&Aval, &Vec<DescribedDim>)| Aval {
-        shape: shape.iter().map(Dim::from).collect(),
-        ..aval.clone()
-    };
+    let with_shape = |(aval, shape): (&Aval, &Vec<Dim>)| Aval { shape: shape.clone(), ..aval.clone() };
     Ok(avals.iter().zip(shapes).map(with_shape).collect())
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifact::Program;
 use super::cache::{flag_variables, processor};
-use super::compile::{Compiler, about_program, ready};
+use super::compile::{Compiler, about_module, ready};
 use super::exported::Exported;
 use super::stablehlo::MatrixWork;
 use super::symbolic::matrix_work_of;
@@ -23,11 +23,10 @@ pub struct Compilation {
     executable: Executable,
     exported: Option<Arc<Exported>>,
     topology: Topology,
-    /// The sha256 of the program and of the options.
-    program: String,
-    options: String,
+    /// What was compiled.
+    code: Bytes,
+    options: CompileOptions,
     sizes: Vec<(String, usize)>,
-    matrix_work: Option<MatrixWork>,
 }
 
 impl Program {
@@ -41,22 +40,15 @@ impl Program {
     /// [`refined`](Program::refined) first; [`Error::Pjrt`] with the compiler's words.
     pub fn compile_for(&self, topology: &Topology, options: &CompileOptions) -> Result<Compilation> {
         let compiler = Compiler::from(topology);
-        let compilation = |executable, exported, code: &Bytes, options: &CompileOptions| {
-            Ok(Compilation {
-                executable,
-                exported,
-                topology: topology.clone(),
-                program: sha256(code),
-                options: sha256(&options.to_bytes()?),
-                sizes: self.sizes.clone(),
-                matrix_work: matrix_work_of(code),
-            })
+        let compile = |exported: Option<Exported>, code: Bytes, options: CompileOptions| {
+            let executable = topology
+                .compile_program(&code, self.format(), &options)
+                .map_err(|error| about_module(error, compiler, self.origin(), &code))?;
+            let (topology, sizes) = (topology.clone(), self.sizes.clone());
+            Ok(Compilation { executable, exported: exported.map(Arc::new), topology, code, options, sizes })
         };
         let Some(exported) = self.exported() else {
-            let executable = topology
-                .compile_program(self.code(), self.format(), options)
-                .map_err(|error| about_program(error, compiler, self, self.code()))?;
-            return compilation(executable, None, self.code(), options);
+            return compile(None, self.code().clone(), options.clone());
         };
         if exported.has_symbolic_arguments() {
             let example: Vec<String> =
@@ -68,11 +60,8 @@ impl Program {
             )));
         }
         let (exported, options) = ready(compiler, exported, self.origin(), options)?;
-        let executable = topology
-            .compile_program(&exported.module, self.format(), &options)
-            .map_err(|error| about_program(error, compiler, self, &exported.module))?;
         let module = exported.module.clone();
-        compilation(executable, Some(Arc::new(exported)), &module, &options)
+        compile(Some(exported.into_owned()), module, options)
     }
 }
 
@@ -100,7 +89,7 @@ impl Compilation {
     /// The floating point operations of the program's matrix products and convolutions on all devices together, as its sizes
     /// tell: not every compiler says what a program costs. `None` for what is no StableHLO bytecode.
     pub fn matrix_work(&self) -> Option<MatrixWork> {
-        self.matrix_work
+        matrix_work_of(&self.code)
     }
 
     /// What it is an executable of, and for what.
@@ -114,8 +103,8 @@ impl Compilation {
         Ok(Identity {
             plugin: PluginIdentity::of(self.topology.plugin(), self.topology.platform_version())?,
             devices: DevicesIdentity::of(self.topology.platform_name(), &devices),
-            program_sha256: self.program.clone(),
-            options_sha256: self.options.clone(),
+            program_sha256: sha256(&self.code),
+            options_sha256: sha256(&self.options.to_bytes()?),
         })
     }
 }

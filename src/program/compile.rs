@@ -1,5 +1,9 @@
 //! From a program to a function: what is known not to run is refused, the rest goes to the compiler or comes from the cache.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
 use super::artifact::Program;
 use super::buckets::Buckets;
 use super::cache;
@@ -56,7 +60,7 @@ impl Client {
         }
         let Some(exported) = &program.exported else {
             let executable = cache::compile(self, program.code(), program.format(), options)
-                .map_err(|error| about_program(error, self.into(), program, program.code()))?;
+                .map_err(|error| about_module(error, self.into(), program.origin(), program.code()))?;
             return Function::of_one(Compiled::new(executable, None)?, None);
         };
         if exported.has_symbolic_arguments() {
@@ -89,15 +93,15 @@ pub fn compile_static(
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for what is known not to compile or run.
-pub fn ready(
+pub fn ready<'e>(
     compiler: Compiler<'_>,
-    exported: &Exported,
+    exported: &'e Exported,
     origin: &str,
     options: &CompileOptions,
-) -> Result<(Exported, CompileOptions)> {
+) -> Result<(Cow<'e, Exported>, CompileOptions)> {
     check_exported(exported, origin)?;
     check_platform(exported, compiler.platform)?;
-    let exported = refined_static(exported, compiler).unwrap_or_else(|| exported.clone());
+    let exported = refined_static(exported, compiler).map_or(Cow::Borrowed(exported), Cow::Owned);
     let options = options_of(&exported, options);
     Ok((exported, options))
 }
@@ -177,20 +181,16 @@ fn check_exported(exported: &Exported, origin: &str) -> Result<()> {
 }
 
 /// Where the custom call is that a compiler's message names; nothing if it names none.
-fn place_of_custom_call(message: &str, module: &[u8]) -> String {
-    let calls = Module::read(&bytes::Bytes::copy_from_slice(module)).map(|module| custom_calls(&module));
+fn place_of_custom_call(message: &str, module: &Bytes) -> String {
+    let calls = Module::read(module).map(|module| custom_calls(&module));
     let Ok(Ok(calls)) = calls else { return String::new() };
     let named = calls.into_iter().find(|call| !call.target.is_empty() && message.contains(&call.target));
     let place = named.and_then(|call| Some((call.target, call.place?)));
     place.map_or(String::new(), |(target, place)| format!("; `{target}` is called at {place}"))
 }
 
-/// Names the program, and what it needs, in the compiler's error over this code of it.
-pub fn about_program(error: Error, compiler: Compiler<'_>, program: &Program, code: &[u8]) -> Error {
-    about_module(error, compiler, program.origin(), code)
-}
-
-fn about_module(error: Error, compiler: Compiler<'_>, origin: &str, module: &[u8]) -> Error {
+/// Names the program, and what it needs, in the compiler's error over this module of it.
+pub fn about_module(error: Error, compiler: Compiler<'_>, origin: &str, module: &Bytes) -> Error {
     let version = stablehlo_version(module);
     match error {
         Error::Pjrt { function, code, message } => {

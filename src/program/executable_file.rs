@@ -85,18 +85,11 @@ struct SignatureRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct AvalRecord {
     dtype: String,
-    shape: Vec<DimRecord>,
+    shape: Vec<Dim>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum DimRecord {
-    Size(usize),
-    Expression(String),
 }
 
 impl ExecutableFile {
@@ -105,7 +98,7 @@ impl ExecutableFile {
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`] when it is no file of executables, or a damaged one.
     pub fn open(path: impl AsRef<Path>) -> Result<ExecutableFile> {
-        ExecutableFile::parse(Checkpoint::open(path)?)
+        ExecutableFile::of(Checkpoint::open(path)?)
     }
 
     /// Whether a checkpoint is a file of executables.
@@ -113,7 +106,11 @@ impl ExecutableFile {
         file.metadata().contains_key(EXECUTABLES_KEY)
     }
 
-    pub(super) fn parse(file: Checkpoint) -> Result<ExecutableFile> {
+    /// Reads what is in a checkpoint that is a file of executables. As [`ExecutableFile::open`].
+    ///
+    /// # Errors
+    /// As for [`ExecutableFile::open`].
+    pub fn of(file: Checkpoint) -> Result<ExecutableFile> {
         let malformed = |problem: String| Error::Malformed {
             origin: file.origin().to_owned(),
             format: "file of executables",
@@ -487,13 +484,9 @@ impl SignatureRecord {
 
 impl From<&Aval> for AvalRecord {
     fn from(aval: &Aval) -> AvalRecord {
-        let dim = |dim: &Dim| match dim {
-            Dim::Size(size) => DimRecord::Size(*size),
-            Dim::Symbolic(expression) => DimRecord::Expression(expression.clone()),
-        };
         AvalRecord {
             dtype: aval.dtype.name().to_owned(),
-            shape: aval.shape.iter().map(dim).collect(),
+            shape: aval.shape.clone(),
             key: aval.key.map(str::to_owned),
             memory: aval.memory.map(str::to_owned),
         }
@@ -502,18 +495,9 @@ impl From<&Aval> for AvalRecord {
 
 impl AvalRecord {
     fn to_aval(&self) -> Result<Aval, String> {
-        let dim = |dim: &DimRecord| match dim {
-            DimRecord::Size(size) => Dim::Size(*size),
-            DimRecord::Expression(expression) => Dim::Symbolic(expression.clone()),
-        };
         let dtype =
             DType::from_name(&self.dtype).ok_or_else(|| format!("there is no type `{}`", self.dtype))?;
-        Aval::described(
-            dtype,
-            self.shape.iter().map(dim).collect(),
-            self.key.as_deref(),
-            self.memory.as_deref(),
-        )
+        Aval::described(dtype, self.shape.clone(), self.key.as_deref(), self.memory.as_deref())
     }
 }
 

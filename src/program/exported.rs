@@ -73,8 +73,9 @@ pub struct Aval {
     pub memory: Option<&'static str>,
 }
 
-/// A dimension.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A dimension: in JSON, a number or a text.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
 #[non_exhaustive]
 pub enum Dim {
     /// A size.

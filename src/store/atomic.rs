@@ -110,7 +110,11 @@ fn keep_owner_and_mode(file: &File, existing: &std::fs::Metadata) -> std::io::Re
 }
 
 /// Writes any file so that its name stands for the old content or the new.
-pub(crate) fn write_atomically(
+///
+/// # Errors
+/// [`Error::Io`] when the directory does not exist or cannot be written, or the target is something other than a regular
+/// file, and those of `write`.
+pub fn write_atomically(
     target: &Path,
     options: WriteOptions,
     write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,

@@ -9,8 +9,8 @@ use safejax::store::WriteOptions;
 use safejax::{CompileOptions, ExecutableFile, Plugin, Program, Target};
 
 use super::report::Outcome;
-use crate::inspect::parse_size;
 use crate::probe;
+use crate::sizes::{borrowed, parse_size};
 
 /// Compile for one target, and write a report: what `compile` starts for each
 #[derive(Args)]
@@ -37,10 +37,9 @@ pub fn at_sizes(program: &Program, sizes: &[(String, usize)], platform: Option<&
     if sizes.is_empty() {
         return Ok(program.clone());
     }
-    let sizes: Vec<(&str, usize)> = sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
     let known = program.exported().map(|exported| exported.platforms.clone()).unwrap_or_default();
     let platform = platform.filter(|platform| known.iter().any(|known| known == platform));
-    Ok(program.refined(&sizes, platform)?)
+    Ok(program.refined(&borrowed(sizes), platform)?)
 }
 
 impl CompileOne {

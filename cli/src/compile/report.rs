@@ -43,7 +43,7 @@ struct Compiled {
     cost: Option<Cost>,
     /// The FLOP of matrix products and convolutions on one device, as the program's sizes tell, and whether these are all.
     counted_flops: Option<(f64, bool)>,
-    figures: Option<(Option<f64>, f64)>,
+    figures: Option<DeviceFigures>,
     outputs: Vec<String>,
     /// Whether the compiler had the device to try what is fast.
     is_tuned: bool,
@@ -96,7 +96,6 @@ impl Outcome {
             }
         };
         let (replicas, partitions) = executable.replicas_and_partitions().unwrap_or((1, 1));
-        let figures: Option<DeviceFigures> = target.figures();
         let cost = executable.cost_analysis().ok().map(|properties| Cost::of(&properties));
         let counted = |work: MatrixWork| (work.flops / (partitions.max(1) as f64), work.is_complete);
         let compiled = Compiled {
@@ -111,7 +110,7 @@ impl Outcome {
                 .or_else(|| host_memory().filter(|_| topology.platform_name() == "cpu")),
             counted_flops: compilation.matrix_work().map(counted),
             cost,
-            figures: figures.map(|figures| (figures.flops_per_second, figures.memory_bytes_per_second)),
+            figures: target.figures(),
             outputs: executable.outputs().iter().map(ToString::to_string).collect(),
             is_tuned: target.is_here() || topology.platform_name() != "cuda",
         };
@@ -171,8 +170,8 @@ impl Outcome {
                 "kind": compiled.kind,
                 "platform": compiled.platform,
                 "memory_bytes": compiled.device_memory_bytes,
-                "flops_per_second": compiled.figures.and_then(|(flops, _)| flops),
-                "memory_bytes_per_second": compiled.figures.map(|(_, bytes)| bytes),
+                "flops_per_second": compiled.figures.and_then(|figures| figures.flops_per_second),
+                "memory_bytes_per_second": compiled.figures.map(|figures| figures.memory_bytes_per_second),
             })),
             "plugin": self.plugin,
             "platform_version": compiled.map(|compiled| &compiled.version),
@@ -215,8 +214,8 @@ impl Compiled {
     /// params those that are there and no argument.
     fn needed(&self, params: Option<&Params>) -> Option<u64> {
         let memory = self.memory.as_ref()?;
-        let parts = memory.argument_bytes + memory.output_bytes - memory.alias_bytes + memory.temp_bytes;
-        let needed = u64::try_from(parts.max(memory.peak_bytes) + memory.generated_code_bytes).ok()?;
+        let data = memory.data_bytes().max(memory.peak_bytes);
+        let needed = u64::try_from(data + memory.generated_code_bytes).ok()?;
         Some(needed.saturating_add(params.map_or(0, |params| params.unused_bytes)))
     }
 
@@ -237,10 +236,10 @@ impl Compiled {
     /// The least time that the rated device can take. Where the compiler does not say what the program costs, matrix
     /// products, convolutions, arguments and outputs are the least.
     fn roofline(&self) -> Option<Roofline> {
-        let (flops_per_second, bytes_per_second) = self.figures?;
+        let figures = self.figures?;
         let bytes = self.cost.and_then(|cost| cost.bytes).or(self.least_bytes())?;
-        let by_memory = bytes / bytes_per_second;
-        let by_compute = self.flops().zip(flops_per_second).map(|(work, rate)| work / rate);
+        let by_memory = bytes / figures.memory_bytes_per_second;
+        let by_compute = self.flops().zip(figures.flops_per_second).map(|(work, rate)| work / rate);
         Some(match by_compute {
             Some(seconds) if seconds > by_memory => Roofline { seconds, bound: "compute" },
             _ => Roofline { seconds: by_memory, bound: "memory" },
@@ -266,9 +265,7 @@ impl Compiled {
             row("shared by donation", -memory.alias_bytes);
         }
         row("temporaries", memory.temp_bytes);
-        if memory.peak_bytes
-            > memory.argument_bytes + memory.output_bytes - memory.alias_bytes + memory.temp_bytes
-        {
+        if memory.peak_bytes > memory.data_bytes() {
             row("peak of these, padded", memory.peak_bytes);
         }
         let host = &memory.host;
@@ -328,9 +325,10 @@ impl Compiled {
                 Some(_) => Ok(()),
             };
         }
-        if let (Some(roofline), Some((flops, bandwidth))) = (self.roofline(), self.figures) {
-            let rates =
-                flops.map_or(String::new(), |flops| format!(", {}/s in bfloat16", scaled(flops, "FLOP")));
+        if let (Some(roofline), Some(figures)) = (self.roofline(), self.figures) {
+            let rates = figures
+                .flops_per_second
+                .map_or(String::new(), |flops| format!(", {}/s in bfloat16", scaled(flops, "FLOP")));
             let or_more = match self.counted_flops {
                 Some((_, false)) => " or more",
                 _ => "",
@@ -340,7 +338,7 @@ impl Compiled {
                 "  roofline: {}{or_more} ({} bound; {}/s{rates})",
                 seconds(roofline.seconds),
                 roofline.bound,
-                size(bandwidth)
+                size(figures.memory_bytes_per_second)
             );
         }
         if let Some(estimate) = self.cost.and_then(|cost| cost.seconds) {

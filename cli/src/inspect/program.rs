@@ -167,8 +167,7 @@ fn exported_text(program: &Program, exported: &Exported, sizes: &[(&str, usize)]
         program.code().len()
     );
     if !sizes.is_empty() {
-        let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
-        let _ = writeln!(text, "at {}", sizes.join(", "));
+        let _ = writeln!(text, "at {}", crate::sizes::text(sizes, ", "));
     }
     let symbolic = exported.symbolic_dimensions();
     if let Some(bundle) = program.bundle() {

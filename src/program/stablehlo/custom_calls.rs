@@ -24,17 +24,12 @@ const MAX_CALLERS: usize = 16;
 pub fn custom_calls(module: &Module) -> Result<Vec<CustomCall>> {
     let tables = Tables::of(module)?;
     let mut walk = Walk { tables: &tables, callers: HashMap::new(), found: Vec::new() };
-    for function in module.body.operations.iter().flat_map(functions_in) {
-        let name = tables.attribute(function, "sym_name").ok().and_then(|id| tables.text(id));
-        walk.function(function, name.unwrap_or_default());
+    for operation in &module.root()?.1.operations {
+        if let Some(name) = tables.function_name(operation)? {
+            walk.function(operation, name);
+        }
     }
     Ok(walk.calls())
-}
-
-/// The functions of a `builtin.module`, or the function that an operation is.
-fn functions_in(operation: &Operation) -> Vec<&Operation> {
-    let blocks = operation.regions.iter().flat_map(|region| &region.blocks);
-    std::iter::once(operation).chain(blocks.flat_map(|block| &block.operations)).collect()
 }
 
 struct Walk<'a> {
@@ -47,9 +42,6 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn function(&mut self, function: &Operation, name: &str) {
-        if self.tables.name(function.name) != Some("func_v1") {
-            return;
-        }
         let mut blocks: Vec<&Block> = function.regions.iter().flat_map(|region| &region.blocks).collect();
         while let Some(block) = blocks.pop() {
             for operation in &block.operations {

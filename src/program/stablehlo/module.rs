@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::Result;
+
 /// Positions in a module's tables.
 pub type StringId = u32;
 pub type AttributeId = u32;
@@ -116,6 +118,19 @@ impl Operation {
 }
 
 impl Module {
+    /// The `builtin.module`, and the block in it that has the functions.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn root(&self) -> Result<(&Operation, &Block)> {
+        let [root] = &self.body.operations[..] else { return Err("it is not one module".into()) };
+        let [Region { blocks }] = &root.regions[..] else {
+            return Err("its module has no one region".into());
+        };
+        let [body] = &blocks[..] else { return Err("its module has no one block".into()) };
+        Ok((root, body))
+    }
+
     /// The same tables, without operations.
     pub fn emptied(&self) -> Module {
         Module {

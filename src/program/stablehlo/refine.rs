@@ -185,11 +185,7 @@ struct Refiner<'a> {
 impl<'a> Refiner<'a> {
     fn new(module: &'a Module) -> Result<Refiner<'a>> {
         let tables = Tables::of(module)?;
-        let [root] = &module.body.operations[..] else { return Err("it is not one module".into()) };
-        let [Region { blocks }] = &root.regions[..] else {
-            return Err("its module has no one region".into());
-        };
-        let [body] = &blocks[..] else { return Err("its module has no one block".into()) };
+        let (root, body) = module.root()?;
         let mut refiner = Refiner {
             module,
             root,
@@ -217,12 +213,10 @@ impl<'a> Refiner<'a> {
             has_assertions: true,
         };
         for operation in &body.operations {
-            if refiner.tables.name(operation.name) != Some("func_v1") {
+            let Some(name) = refiner.tables.function_name(operation)?.map(str::to_owned) else {
                 refiner.written.push(refiner.copied(operation)?);
                 continue;
-            }
-            let name = refiner.tables.attribute(operation, "sym_name")?;
-            let name = refiner.tables.text(name).ok_or("a function has no name")?.to_owned();
+            };
             refiner.names.insert(name.clone());
             if refiner.functions.insert(name.clone(), operation).is_some() {
                 return Err(format!("it has two functions `{name}`").into());

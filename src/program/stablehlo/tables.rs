@@ -356,6 +356,15 @@ impl Tables {
         values.into_iter().map(|value| i64::try_from(value).ok()).collect()
     }
 
+    /// The name of the function that an operation is; `None` for any other operation.
+    pub fn function_name(&self, operation: &Operation) -> Result<Option<&str>> {
+        if self.name(operation.name) != Some("func_v1") {
+            return Ok(None);
+        }
+        let name = self.text(self.attribute(operation, "sym_name")?);
+        name.map(Some).ok_or_else(|| "a function has no name".into())
+    }
+
     /// The name in a location, if it has one.
     pub fn location(&self, id: AttributeId) -> Option<String> {
         self.location_within(id, 0)

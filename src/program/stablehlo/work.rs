@@ -48,17 +48,13 @@ pub fn matrix_work(module: &Module) -> Result<MatrixWork> {
         counted: HashMap::new(),
         depth: 0,
     };
-    for block in
-        module.body.operations.iter().flat_map(|operation| &operation.regions).flat_map(|r| &r.blocks)
-    {
-        counter.learn(block)?;
-        for function in &block.operations {
-            counter.learn_function(function);
+    let (_, body) = module.root()?;
+    counter.learn(body)?;
+    for operation in &body.operations {
+        if let Some(name) = counter.tables.function_name(operation)?.map(str::to_owned) {
+            counter.functions.insert(name, operation);
         }
     }
-    // A module without a `builtin.module` around it.
-    counter.learn(&module.body)?;
-    module.body.operations.iter().for_each(|function| counter.learn_function(function));
     Ok(counter.function("main"))
 }
 
@@ -129,16 +125,6 @@ impl<'a> Counter<'a> {
         }
         self.depth -= 1;
         Ok(())
-    }
-
-    fn learn_function(&mut self, function: &'a Operation) {
-        if self.tables.name(function.name) != Some("func_v1") {
-            return;
-        }
-        let name = self.tables.attribute(function, "sym_name").ok();
-        if let Some(name) = name.and_then(|name| self.tables.text(name)) {
-            self.functions.insert(name.to_owned(), function);
-        }
     }
 
     /// The integer that an operation defines.
