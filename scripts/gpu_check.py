@@ -576,12 +576,12 @@ def calls(machine):
 def ahead(machine):
     """Executables that another machine compiled: loaded, run, and timed beside the program compiled here."""
     kind = "cpu" if machine.is_cpu else "cuda"
-    files = sorted((HERE / "ahead").glob(f"*.{kind}"))
+    files = sorted((machine.folder / "ahead").glob(f"*.{kind}"))
     if not files:
         raise NotHere("nothing was compiled for it; `pack --ahead` does")
     figures = []
     for file in files:
-        case = HERE / "tests/data/symbolic" / file.stem
+        case = machine.folder / "tests/data/symbolic" / file.stem
         said = json.loads((case / "meta.json").read_text())
         at = dict(size.split("=") for size in AHEAD[file.stem].split(","))
         one = next(run for run in said["cases"] if {name: str(size) for name, size in run["sizes"].items()} == at)
