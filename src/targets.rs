@@ -161,8 +161,21 @@ impl Target {
                 let text = gpu::read_description(path)?;
                 of(&gpu::described_name(&text), gpu::options(&text, *count))
             }
-            Kind::Here => plugin.client().build()?.topology(),
+            Kind::Here => plugin.client().build().map_err(|error| self.without_device(error))?.topology(),
         }
+    }
+
+    /// Adds what to ask for instead where the device is not here.
+    fn without_device(&self, error: Error) -> Error {
+        let example = match &*self.name {
+            "tpu" => "v5e or v5e:2x2",
+            "cuda12" | "cuda13" => "h100",
+            _ => return error,
+        };
+        Error::InvalidArgument(format!(
+            "the target `{}` is the devices of this machine, and: {error}; name one that need not be here, such as {example}",
+            self.name
+        ))
     }
 
     /// What one of its devices is rated at, where that is known.

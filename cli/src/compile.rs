@@ -35,7 +35,7 @@ pub struct Compile {
     /// GpuTargetConfigProto as text), or a plugin for the devices that it finds here (cpu, cuda13, …). Can be given several
     /// times
     #[arg(long = "for", value_name = "TARGET", required = true)]
-    targets: Vec<String>,
+    targets: Vec<Target>,
 
     /// The sizes of the program's dimension variables, or of a bundle's bucket (the largest, unless it is said): b=8,t=64
     #[arg(long, value_name = "NAME=SIZE,…", value_delimiter = ',', value_parser = parse_size)]
@@ -160,8 +160,7 @@ impl Compile {
     /// The targets, each with its plugin. None is asked for twice.
     fn jobs(&self) -> Result<Vec<Job>> {
         let mut jobs: Vec<Job> = Vec::new();
-        for text in &self.targets {
-            let target: Target = text.parse()?;
+        for target in self.targets.clone() {
             if jobs.iter().any(|job| job.target == target) {
                 bail!("--for {target} was given twice");
             }

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Log, Only, client, data, fails, is_skipped, safejax, succeeds};
+use common::{Log, Only, client, data, fails, fails_with, is_skipped, safejax, succeeds};
 use safejax::store::WriteOptions;
 use safejax::{
     Argument, Compilation, CompileOptions, Donate, Error, ExecutableFile, HostArray, Params, Program, Target,
@@ -269,7 +269,10 @@ fn the_command_line_compiles_shows_and_runs() {
     let json: Value =
         serde_json::from_str(&succeeds(&mut compile(&["--for", "cpu", "--sizes", "b=4", "--json"]))).unwrap();
     assert_eq!((&json["targets"][0]["compiles"], &json["sizes"]["b"]), (&true.into(), &4.into()));
-    assert_eq!(json["targets"][0]["outputs"], serde_json::json!(["float32[4,2]"]));
+    assert_eq!(
+        json["targets"][0]["outputs"],
+        serde_json::json!([{ "type": "float32[4,2]", "layout": "{1,0}", "sharding": null }])
+    );
     let shown = succeeds(safejax().arg("inspect").arg(&out).args(["--plugin", "cpu"]));
     assert!(
         shown.contains("1 executable, and the program") && shown.contains("cpu at b=4: 1 device"),
@@ -305,9 +308,9 @@ fn the_command_line_compiles_shows_and_runs() {
 fn the_command_line_says_what_does_not_compile_or_is_not_known() {
     let artifact = data("exports/jax0120-mlp.jaxexport");
     let compile = |options: &[&str]| command_for(&artifact, options);
-    let error = fails(&mut compile(&["--for", "v5e:0x2"]));
+    let error = fails_with(2, &mut compile(&["--for", "v5e:0x2"]));
     assert!(error.contains("the slice `0x2` is no shape; v5e takes a shape such as 2x2"), "{error}");
-    let error = fails(&mut compile(&["--for", "h10"]));
+    let error = fails_with(2, &mut compile(&["--for", "h10"]));
     assert!(
         error.contains("did you mean `h100`") && error.contains("and the plugins cpu, cuda13"),
         "{error}"

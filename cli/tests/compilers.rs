@@ -82,7 +82,15 @@ fn every_program_of_the_tests_compiles_for_a_tpu_and_a_gpu() {
                 continue;
             }
             let needed = outcome["needed_bytes"].as_u64().unwrap_or(0);
-            if outcome["compiles"] != true || outcome["fits"] != true || needed == 0 {
+            let has_layouts = outcome["outputs"].as_array().is_some_and(|outputs| {
+                let has = |output: &Value| {
+                    let is_scalar = output["type"].as_str().unwrap().ends_with("[]");
+                    (is_scalar || output["layout"].is_string())
+                        && (!is_sharded || output["sharding"].is_string())
+                };
+                !outputs.is_empty() && outputs.iter().all(has)
+            });
+            if outcome["compiles"] != true || outcome["fits"] != true || needed == 0 || !has_layouts {
                 problems.push(format!("{name} for {target}: {outcome}"));
             }
         }

@@ -133,9 +133,11 @@ impl CompileOptions {
 pub(super) fn device_count(replicas: usize, partitions: usize, found: usize, holder: &str) -> Result<usize> {
     match replicas.checked_mul(partitions) {
         Some(count) if (1..=found).contains(&count) => Ok(count),
-        _ => Err(Error::InvalidArgument(format!(
-            "a program of {replicas} replicas and {partitions} partitions takes their product of devices, at least \
-             one; {holder} has {found}"
+        Some(0) | None => Err(Error::InvalidArgument(format!(
+            "a program of {replicas} replicas and {partitions} partitions cannot be: at least one device runs it"
+        ))),
+        Some(count) => Err(Error::InvalidArgument(format!(
+            "the program runs on {count} devices ({replicas} replicas of {partitions} partitions), and {holder} has {found}"
         ))),
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::Program;
 use super::cache::{flag_variables, processor};
 use super::compile::{Compiler, about_module, ready};
+use super::compiled_output::{CompiledOutput, outputs_of};
 use super::exported::Exported;
 use super::stablehlo::MatrixWork;
 use super::symbolic::matrix_work_of;
@@ -74,6 +75,12 @@ impl Compilation {
     /// The exported function as it was compiled, if the program is one.
     pub fn exported(&self) -> Option<&Exported> {
         self.exported.as_deref()
+    }
+
+    /// The outputs, with their layouts and shardings where the compiler says them. Reads what it made of the program.
+    pub fn outputs(&self) -> Vec<CompiledOutput> {
+        let specs = self.executable.outputs().iter().map(|spec| (**spec).clone()).collect();
+        outputs_of(specs, self.executable.optimized_program().ok().as_ref())
     }
 
     /// The topology that it was compiled for.

@@ -8,6 +8,7 @@ use prost::Message;
 
 use crate::array::ArraySpec;
 use crate::dtype::DType;
+use crate::pjrt::OptimizedProgram;
 
 /// `xla.HloModuleProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -20,6 +21,8 @@ pub struct HloModule {
     pub host_program_shape: Option<ProgramShape>,
     #[prost(message, optional, tag = "8")]
     pub input_output_alias: Option<InputOutputAlias>,
+    #[prost(message, optional, tag = "12")]
+    pub spmd_output_sharding: Option<OpSharding>,
 }
 
 /// `xla.ProgramShapeProto`.
@@ -27,6 +30,8 @@ pub struct HloModule {
 pub struct ProgramShape {
     #[prost(message, repeated, tag = "1")]
     pub parameters: Vec<Shape>,
+    #[prost(message, optional, tag = "2")]
+    pub result: Option<Shape>,
 }
 
 /// `xla.ShapeProto`.
@@ -38,6 +43,38 @@ pub struct Shape {
     pub dimensions: Vec<i64>,
     #[prost(message, repeated, tag = "4")]
     pub tuple_shapes: Vec<Shape>,
+    #[prost(message, optional, tag = "5")]
+    pub layout: Option<LayoutMessage>,
+}
+
+/// `xla.PrimitiveType.TUPLE`.
+pub const TUPLE: i32 = 13;
+
+/// `xla.LayoutProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct LayoutMessage {
+    #[prost(int64, repeated, tag = "1")]
+    pub minor_to_major: Vec<i64>,
+    #[prost(message, repeated, tag = "6")]
+    pub tiles: Vec<Tile>,
+}
+
+/// `xla.TileProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Tile {
+    #[prost(int64, repeated, tag = "1")]
+    pub dimensions: Vec<i64>,
+}
+
+/// `xla.OpSharding`.
+#[derive(Clone, PartialEq, Message)]
+pub struct OpSharding {
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    #[prost(int64, repeated, tag = "3")]
+    pub tile_assignment_dimensions: Vec<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub tuple_shardings: Vec<OpSharding>,
 }
 
 /// `xla.HloInputOutputAliasProto`.
@@ -81,8 +118,17 @@ pub fn decode_module(bytes: &[u8]) -> Option<HloModule> {
 }
 
 /// Decodes the module in an `HloModuleProtoWithConfig`.
-pub fn decode_module_with_config(bytes: &[u8]) -> Option<HloModule> {
+fn decode_module_with_config(bytes: &[u8]) -> Option<HloModule> {
     decode_module(&ModuleAround::decode(bytes).ok()?.module)
+}
+
+/// Decodes what a compiler made of a program.
+pub fn decode_optimized(program: &OptimizedProgram) -> Option<HloModule> {
+    match &*program.format {
+        "hlo_with_config" => decode_module_with_config(&program.code),
+        "hlo" => decode_module(&program.code),
+        _ => None,
+    }
 }
 
 /// The bytes of a module: these, or those within the messages that wrap one.

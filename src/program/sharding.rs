@@ -7,6 +7,7 @@ use std::fmt;
 use prost::Message;
 
 use super::flatbuffer::{Problem, Table};
+use super::hlo::OpSharding;
 
 /// How one array is laid over the devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,20 @@ impl Sharding {
     }
 }
 
+impl Sharding {
+    /// Reads the older form.
+    pub(super) fn of_op(proto: &OpSharding) -> Result<Sharding, Problem> {
+        let tiles = proto.tile_assignment_dimensions.iter().map(|&tiles| usize::try_from(tiles));
+        Ok(match proto.kind {
+            kind::REPLICATED => Sharding::Replicated,
+            kind::OTHER => Sharding::Tiled(
+                tiles.collect::<Result<_, _>>().map_err(|error| format!("a sharding: {error}"))?,
+            ),
+            other => Sharding::Other(other),
+        })
+    }
+}
+
 impl fmt::Display for Sharding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dimension = |axes: &Vec<String>| match &axes[..] {
@@ -83,15 +98,6 @@ impl fmt::Display for Sharding {
             Sharding::Other(kind) => write!(f, "sharded by OpSharding of type {kind}"),
         }
     }
-}
-
-/// `xla.OpSharding`.
-#[derive(Clone, PartialEq, Message)]
-struct OpSharding {
-    #[prost(int32, tag = "1")]
-    kind: i32,
-    #[prost(int64, repeated, tag = "3")]
-    tile_assignment_dimensions: Vec<i64>,
 }
 
 /// `xla.OpSharding.Type`.
@@ -154,12 +160,5 @@ pub(super) fn read(table: Table<'_>, meshes: &[Mesh]) -> Result<Option<Sharding>
     }
     let Some(proto) = table.bytes(1)? else { return Ok(None) };
     let proto = OpSharding::decode(proto).map_err(|error| format!("a sharding cannot be read: {error}"))?;
-    let tiles = proto.tile_assignment_dimensions.iter().map(|&tiles| usize::try_from(tiles));
-    Ok(Some(match proto.kind {
-        kind::REPLICATED => Sharding::Replicated,
-        kind::OTHER => {
-            Sharding::Tiled(tiles.collect::<Result<_, _>>().map_err(|error| format!("a sharding: {error}"))?)
-        }
-        other => Sharding::Other(other),
-    }))
+    Sharding::of_op(&proto).map(Some)
 }

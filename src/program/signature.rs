@@ -177,12 +177,7 @@ impl Interface {
                 return None;
             }
         };
-        let module = match program.format.as_str() {
-            "hlo_with_config" => hlo::decode_module_with_config(&program.code),
-            "hlo" => hlo::decode_module(&program.code),
-            _ => None,
-        };
-        module.as_ref().and_then(Interface::of_module)
+        hlo::decode_optimized(&program).as_ref().and_then(Interface::of_module)
     }
 
     fn of_module(module: &HloModule) -> Option<Interface> {

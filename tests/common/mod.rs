@@ -156,8 +156,14 @@ pub fn succeeds(command: &mut Command) -> String {
 /// A run of the binary that must fail with exit code 1 and say so; returns its error.
 #[track_caller]
 pub fn fails(command: &mut Command) -> String {
+    fails_with(1, command)
+}
+
+/// A run of the binary that must fail with this exit code (2 for what is wrong in the arguments) and say so.
+#[track_caller]
+pub fn fails_with(code: i32, command: &mut Command) -> String {
     let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{command:?}: {}", stderr(&output));
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {}", stderr(&output));
     let error = stderr(&output);
     assert!(error.contains("error: "), "{error}");
     assert!(!error.contains("panicked"), "{error}");

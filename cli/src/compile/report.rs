@@ -7,12 +7,15 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
 use safejax::printable::{File, Line};
-use safejax::program::{Aval, MatrixWork, Sharding};
+use safejax::program::{Aval, CompiledOutput, MatrixWork, Sharding};
 use safejax::{
     Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, ExecutableFile, Program, Target, TreeDef,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+/// The outputs whose layouts are said.
+const SHOWN_OUTPUTS: usize = 4;
 
 /// What came of compiling for one target.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,9 +47,20 @@ struct Compiled {
     /// The FLOP of matrix products and convolutions on one device, as the program's sizes tell, and whether these are all.
     counted_flops: Option<(f64, bool)>,
     figures: Option<DeviceFigures>,
-    outputs: Vec<String>,
+    outputs: Vec<ReportedOutput>,
     /// Whether the compiler had the device to try what is fast.
     is_tuned: bool,
+}
+
+/// An output on one device.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReportedOutput {
+    #[serde(rename = "type")]
+    spec: String,
+    /// How it lies in the memory, as XLA writes it.
+    layout: Option<String>,
+    /// How the whole is laid over the devices.
+    sharding: Option<String>,
 }
 
 /// What the compiler says of one device's work.
@@ -111,7 +125,7 @@ impl Outcome {
             counted_flops: compilation.matrix_work().map(counted),
             cost,
             figures: target.figures(),
-            outputs: executable.outputs().iter().map(ToString::to_string).collect(),
+            outputs: compilation.outputs().iter().map(ReportedOutput::of).collect(),
             is_tuned: target.is_here() || topology.platform_name() != "cuda",
         };
         Outcome {
@@ -153,6 +167,13 @@ impl Outcome {
         }
         text += &compiled.memory_text(params);
         text += &compiled.work_text();
+        text.extend(compiled.outputs.iter().take(SHOWN_OUTPUTS).map(ReportedOutput::text));
+        if compiled.outputs.len() > SHOWN_OUTPUTS {
+            text += &format!(
+                "  and {} outputs more; --json has them all\n",
+                compiled.outputs.len() - SHOWN_OUTPUTS
+            );
+        }
         if !compiled.is_tuned {
             text += "  no card was there to try kernels on: what is compiled on one can be faster\n";
         }
@@ -187,6 +208,22 @@ impl Outcome {
             "is_tuned": compiled.map(|compiled| compiled.is_tuned),
             "outputs": compiled.map(|compiled| &compiled.outputs),
         })
+    }
+}
+
+impl ReportedOutput {
+    fn of(output: &CompiledOutput) -> ReportedOutput {
+        ReportedOutput {
+            spec: output.spec.to_string(),
+            // A scalar has none to speak of.
+            layout: output.layout.as_ref().filter(|_| !output.spec.shape.is_empty()).map(ToString::to_string),
+            sharding: output.sharding.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn text(&self) -> String {
+        let sharding = self.sharding.as_ref().map_or(String::new(), |sharding| format!(", {sharding}"));
+        format!("  returns {}{}{sharding}\n", self.spec, self.layout.as_deref().unwrap_or_default())
     }
 }
 
