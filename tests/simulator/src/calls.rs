@@ -1,0 +1,205 @@
+//! What every call goes through: it is counted, it may have a fault, and a panic in it is an error.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::c_api as c;
+use crate::config::{Config, Fault, FaultKind, Report};
+use crate::control;
+use crate::dma::HostMemoryUse;
+use crate::event::Signal;
+use crate::failure::{Failure, Result};
+use crate::memory::Usage;
+use crate::objects::Objects;
+
+/// The state of this library.
+pub struct Plugin {
+    config: RwLock<Config>,
+    calls: Mutex<BTreeMap<&'static str, u64>>,
+    faults: Mutex<Vec<Fault>>,
+    happened: AtomicU64,
+    violations: Mutex<Vec<String>>,
+    pub objects: Objects,
+    pub host: HostMemoryUse,
+    pub usage: Usage,
+    pub is_lost: AtomicBool,
+    /// Work that never ends.
+    pub endless: Mutex<Vec<std::sync::Arc<Signal>>>,
+    pub exchanged_keys: AtomicU64,
+}
+
+/// A call that is being answered.
+pub struct Call {
+    /// What becomes of the work that it starts.
+    pub work: Option<WorkFault>,
+}
+
+/// What goes wrong with work.
+#[derive(Debug, Clone)]
+pub enum WorkFault {
+    Fails(Failure),
+    IsLate(Duration),
+    IsEndless,
+}
+
+thread_local! {
+    /// The function that this thread answers.
+    static CURRENT: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Locks, also after a panic: what is wrong then shows elsewhere.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn plugin() -> &'static Plugin {
+    static PLUGIN: LazyLock<Plugin> = LazyLock::new(|| {
+        let config = control::config_of_environment();
+        Plugin {
+            faults: Mutex::new(config.faults.clone()),
+            config: RwLock::new(config),
+            calls: Mutex::default(),
+            happened: AtomicU64::new(0),
+            violations: Mutex::default(),
+            objects: Objects::default(),
+            host: HostMemoryUse::default(),
+            usage: Usage::default(),
+            is_lost: AtomicBool::new(false),
+            endless: Mutex::default(),
+            exchanged_keys: AtomicU64::new(0),
+        }
+    });
+    &PLUGIN
+}
+
+impl Plugin {
+    pub fn config(&self) -> Config {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn configure(&self, config: Config) {
+        self.set_faults(config.faults.clone());
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Counts from 0 again, with these faults.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        *lock(&self.faults) = faults;
+        lock(&self.calls).clear();
+        lock(&self.violations).clear();
+        self.happened.store(0, Ordering::SeqCst);
+        self.is_lost.store(false, Ordering::SeqCst);
+        self.usage.restart();
+        self.host.restart();
+    }
+
+    /// What the caller must not do.
+    pub fn violation(&self, what: impl AsRef<str>) {
+        let function = CURRENT.get();
+        let place = if function.is_empty() { String::new() } else { format!("{function}: ") };
+        lock(&self.violations).push(format!("{place}{}", what.as_ref()));
+    }
+
+    /// Refuses what a lost device cannot do.
+    pub fn check_device(&self) -> Result<()> {
+        if self.is_lost.load(Ordering::SeqCst) { Err(Failure::lost()) } else { Ok(()) }
+    }
+
+    /// Ends what never ends.
+    pub fn release(&self) {
+        for signal in std::mem::take(&mut *lock(&self.endless)) {
+            signal.end(Err(Failure::new(c::PJRT_Error_Code_CANCELLED, "the work was given up")));
+        }
+    }
+
+    pub fn report(&self) -> Report {
+        let calls = lock(&self.calls).iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let mut report = Report {
+            calls,
+            alive: self.objects.alive(),
+            violations: lock(&self.violations).clone(),
+            faults: self.happened.load(Ordering::SeqCst),
+            exchanged_keys: self.exchanged_keys.load(Ordering::SeqCst),
+            ..Report::default()
+        };
+        (report.bytes_in_use, report.peak_bytes_in_use) = self.usage.get();
+        self.host.report(&mut report);
+        report
+    }
+
+    /// Counts a call, and returns what goes wrong with it.
+    fn count(&self, function: &'static str) -> Option<FaultKind> {
+        let call = {
+            let mut calls = lock(&self.calls);
+            let count = calls.entry(function).or_default();
+            *count += 1;
+            *count - 1
+        };
+        let mut faults = lock(&self.faults);
+        let position = faults.iter().position(|fault| fault.function == function && fault.call == call)?;
+        self.happened.fetch_add(1, Ordering::SeqCst);
+        Some(faults.remove(position).kind)
+    }
+}
+
+/// Answers a call: null, or an error that is the caller's.
+///
+/// # Safety
+/// `args` is null or points to such a struct.
+pub unsafe fn answer<A>(
+    function: &'static str,
+    args: *mut A,
+    run: impl FnOnce(&mut A, &mut Call) -> Result<()>,
+) -> *mut c::PJRT_Error {
+    let outer = CURRENT.replace(function);
+    // SAFETY: passed on to the caller.
+    let result = catch_unwind(AssertUnwindSafe(|| unsafe { answer_or_fail(function, args, run) }));
+    CURRENT.set(outer);
+    let result =
+        result.unwrap_or_else(|_| Err(Failure::new(c::PJRT_Error_Code_INTERNAL, "the simulator panicked")));
+    match result {
+        Ok(()) => std::ptr::null_mut(),
+        Err(failure) => plugin().objects.give(failure),
+    }
+}
+
+/// # Safety
+/// As for [`answer`].
+unsafe fn answer_or_fail<A>(
+    function: &'static str,
+    args: *mut A,
+    run: impl FnOnce(&mut A, &mut Call) -> Result<()>,
+) -> Result<()> {
+    let plugin = plugin();
+    let injected = |code| Failure::new(code, "a fault was asked for");
+    let fault = plugin.count(function);
+    // SAFETY: the caller says that it points to the struct, if it is not null.
+    let args = unsafe { args.as_mut() }.ok_or_else(|| {
+        plugin.violation("the arguments are null");
+        Failure::invalid("the arguments are null")
+    })?;
+    let mut call = Call { work: None };
+    match fault {
+        None => {}
+        Some(FaultKind::Error(code)) => {
+            // What is given back is gone, whatever is said of it.
+            let gives_back = ["_Destroy", "_DmaUnmap", "_SetBufferError", "_DecreaseExternalReferenceCount"];
+            if gives_back.iter().any(|end| function.ends_with(end)) {
+                run(args, &mut call)?;
+            }
+            return Err(injected(code));
+        }
+        Some(FaultKind::Delay(milliseconds)) => std::thread::sleep(Duration::from_millis(milliseconds)),
+        Some(FaultKind::FailingWork(code)) => call.work = Some(WorkFault::Fails(injected(code))),
+        Some(FaultKind::LateWork(milliseconds)) => {
+            call.work = Some(WorkFault::IsLate(Duration::from_millis(milliseconds)));
+        }
+        Some(FaultKind::EndlessWork) => call.work = Some(WorkFault::IsEndless),
+        Some(FaultKind::DeviceLost) => plugin.is_lost.store(true, Ordering::SeqCst),
+    }
+    run(args, &mut call)
+}

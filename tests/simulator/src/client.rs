@@ -1,0 +1,299 @@
+//! Clients.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::c_api as c;
+use crate::calls::{Call, plugin};
+use crate::config::Config;
+use crate::device::{Device, pointer, text};
+use crate::failure::{Failure, Result};
+use crate::objects::Object;
+
+pub struct Client {
+    platform: String,
+    pub devices: Vec<Arc<Device>>,
+    /// What the caller knows the devices by: all, those of this process, and their memories.
+    all: Vec<usize>,
+    here: Vec<usize>,
+    memories: Vec<usize>,
+    process: c_int,
+}
+
+impl Object for Client {
+    type Raw = c::PJRT_Client;
+    const NAME: &'static str = "client";
+}
+
+const VERSION: &str = "simulator";
+
+pub fn client(handle: *mut c::PJRT_Client) -> Result<Arc<Client>> {
+    plugin().objects.get::<Client>(handle)
+}
+
+/// A create option that is a whole number.
+///
+/// # Safety
+/// `options` points to so many.
+unsafe fn option(options: *const c::PJRT_NamedValue, count: usize, wanted: &str) -> Option<i64> {
+    // SAFETY: the caller vouches for the options, which say which of their values is set.
+    let options = if count == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(options, count) } };
+    options.iter().find_map(|option| {
+        // SAFETY: as above.
+        let name = unsafe { std::slice::from_raw_parts(option.name.cast::<u8>(), option.name_size) };
+        let is_number = option.type_ == c::PJRT_NamedValue_kInt64;
+        // SAFETY: as above.
+        (name == wanted.as_bytes() && is_number).then_some(unsafe { option.__bindgen_anon_1.int64_value })
+    })
+}
+
+pub fn create(args: &mut c::PJRT_Client_Create_Args, _: &mut Call) -> Result<()> {
+    let config = plugin().config();
+    // SAFETY: the caller's options.
+    let option = |name| unsafe { option(args.create_options, args.num_options, name) };
+    let process = usize::try_from(option("node_id").unwrap_or(0)).unwrap_or(0);
+    let processes = option("num_nodes").map_or(config.processes, |count| usize::try_from(count).unwrap_or(1));
+    if processes > 1 {
+        exchange_keys(args, process, processes)?;
+    }
+    args.client = plugin().objects.give::<Client>(Client::new(&config, process, processes));
+    Ok(())
+}
+
+impl Client {
+    fn new(config: &Config, process: usize, processes: usize) -> Client {
+        let count = config.devices * processes;
+        let devices: Vec<Arc<Device>> = (0..count)
+            .map(|index| {
+                let of = index / config.devices.max(1);
+                Device::new(index, of, of == process, config)
+            })
+            .collect();
+        let own = |device: &Arc<Device>| device.handles.own.get().copied().unwrap_or(0);
+        let here = || devices.iter().filter(|device| device.is_here);
+        Client {
+            platform: config.platform.clone(),
+            all: devices.iter().map(own).collect(),
+            here: here().map(own).collect(),
+            memories: here()
+                .flat_map(|device| device.handles.memories.get().cloned().unwrap_or_default())
+                .collect(),
+            process: process as c_int,
+            devices,
+        }
+    }
+}
+
+/// Puts this process's key into the caller's store and gets that of every other.
+fn exchange_keys(args: &c::PJRT_Client_Create_Args, process: usize, processes: usize) -> Result<()> {
+    let (Some(get), Some(put)) = (args.kv_get_callback, args.kv_put_callback) else {
+        return Err(Failure::invalid("several processes need a key-value store"));
+    };
+    let key = |process: usize| format!("simulator/process/{process}");
+    let value = format!("process {process}");
+    let mut put_args = c::PJRT_KeyValuePutCallback_Args {
+        struct_size: size_of::<c::PJRT_KeyValuePutCallback_Args>(),
+        extension_start: std::ptr::null_mut(),
+        key: std::ptr::null(),
+        key_size: 0,
+        value: value.as_ptr().cast(),
+        value_size: value.len(),
+        callback_error: std::ptr::from_ref(&MAKE_ERROR).cast_mut(),
+        user_arg: args.kv_put_user_arg,
+    };
+    let own = key(process);
+    (put_args.key, put_args.key_size) = text(&own);
+    // SAFETY: the arguments live until it returns.
+    check(unsafe { put(&mut put_args) })?;
+    for other in (0..processes).filter(|other| *other != process) {
+        let mut get_args = c::PJRT_KeyValueGetCallback_Args {
+            struct_size: size_of::<c::PJRT_KeyValueGetCallback_Args>(),
+            extension_start: std::ptr::null_mut(),
+            key: std::ptr::null(),
+            key_size: 0,
+            timeout_in_ms: 10_000,
+            callback_error: std::ptr::from_ref(&MAKE_ERROR).cast_mut(),
+            user_arg: args.kv_get_user_arg,
+            value: std::ptr::null_mut(),
+            value_size: 0,
+            value_deleter_callback: None,
+        };
+        let wanted = key(other);
+        (get_args.key, get_args.key_size) = text(&wanted);
+        // SAFETY: as above; the value is read before it is given back.
+        let value = unsafe {
+            check(get(&mut get_args))?;
+            let value = std::slice::from_raw_parts(get_args.value.cast::<u8>(), get_args.value_size).to_vec();
+            if let Some(delete) = get_args.value_deleter_callback {
+                delete(get_args.value);
+            }
+            value
+        };
+        if value != format!("process {other}").as_bytes() {
+            return Err(Failure::invalid(format!("the store gives {value:?} for process {other}")));
+        }
+        plugin().exchanged_keys.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
+}
+
+static MAKE_ERROR: c::PJRT_CallbackError = Some(make_error);
+
+/// Makes the errors of the caller's callbacks.
+///
+/// # Safety
+/// `message` points to so many bytes.
+unsafe extern "C" fn make_error(
+    code: c::PJRT_Error_Code,
+    message: *const c_char,
+    message_size: usize,
+) -> *mut c::PJRT_Error {
+    // SAFETY: passed on to the caller.
+    let message = unsafe { std::slice::from_raw_parts(message.cast::<u8>(), message_size) };
+    plugin().objects.give(Failure::new(code, String::from_utf8_lossy(message)))
+}
+
+fn check(error: *mut c::PJRT_Error) -> Result<()> {
+    if error.is_null() {
+        return Ok(());
+    }
+    Err(Failure::clone(&*plugin().objects.take::<Failure>(error)?))
+}
+
+pub fn destroy(args: &mut c::PJRT_Client_Destroy_Args, _: &mut Call) -> Result<()> {
+    let plugin = plugin();
+    let client = plugin.objects.take::<Client>(args.client)?;
+    plugin.release();
+    for device in &client.devices {
+        device.close();
+    }
+    let alive = plugin.objects.alive();
+    if !alive.contains_key("client") {
+        for kind in ["buffer", "loaded executable", "transfer manager"] {
+            if let Some(count) = alive.get(kind) {
+                plugin.violation(format!("the client goes before {count} of kind {kind}"));
+            }
+        }
+    }
+    if let Some(path) = plugin.config().report {
+        let report = serde_json::to_vec(&plugin.report()).unwrap_or_default();
+        if let Err(error) = std::fs::write(&path, report) {
+            plugin.violation(format!("{}: {error}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+pub fn platform_name(args: &mut c::PJRT_Client_PlatformName_Args, _: &mut Call) -> Result<()> {
+    (args.platform_name, args.platform_name_size) = text(&client(args.client)?.platform);
+    Ok(())
+}
+
+pub fn platform_version(args: &mut c::PJRT_Client_PlatformVersion_Args, _: &mut Call) -> Result<()> {
+    client(args.client)?;
+    (args.platform_version, args.platform_version_size) = text(VERSION);
+    Ok(())
+}
+
+pub fn process_index(args: &mut c::PJRT_Client_ProcessIndex_Args, _: &mut Call) -> Result<()> {
+    args.process_index = client(args.client)?.process;
+    Ok(())
+}
+
+pub fn devices(args: &mut c::PJRT_Client_Devices_Args, _: &mut Call) -> Result<()> {
+    let client = client(args.client)?;
+    (args.devices, args.num_devices) = (client.all.as_ptr().cast(), client.all.len());
+    Ok(())
+}
+
+pub fn addressable_devices(args: &mut c::PJRT_Client_AddressableDevices_Args, _: &mut Call) -> Result<()> {
+    let client = client(args.client)?;
+    (args.addressable_devices, args.num_addressable_devices) =
+        (client.here.as_ptr().cast(), client.here.len());
+    Ok(())
+}
+
+pub fn addressable_memories(args: &mut c::PJRT_Client_AddressableMemories_Args, _: &mut Call) -> Result<()> {
+    let client = client(args.client)?;
+    (args.addressable_memories, args.num_addressable_memories) =
+        (client.memories.as_ptr().cast(), client.memories.len());
+    Ok(())
+}
+
+pub fn lookup(args: &mut c::PJRT_Client_LookupDevice_Args, _: &mut Call) -> Result<()> {
+    args.device = find(&*client(args.client)?, args.id, |_| true)?;
+    Ok(())
+}
+
+pub fn lookup_addressable(
+    args: &mut c::PJRT_Client_LookupAddressableDevice_Args,
+    _: &mut Call,
+) -> Result<()> {
+    args.addressable_device = find(&*client(args.client)?, args.local_hardware_id, |device| device.is_here)?;
+    Ok(())
+}
+
+fn find(client: &Client, id: c_int, fits: impl Fn(&Device) -> bool) -> Result<*mut c::PJRT_Device> {
+    let found = client.devices.iter().find(|device| device.index as c_int == id && fits(device));
+    found
+        .map(|device| pointer(&device.handles.own))
+        .ok_or_else(|| Failure::invalid(format!("there is no device {id}")))
+}
+
+pub fn default_assignment(
+    args: &mut c::PJRT_Client_DefaultDeviceAssignment_Args,
+    _: &mut Call,
+) -> Result<()> {
+    let client = client(args.client)?;
+    let count = usize::try_from(args.num_replicas * args.num_partitions).unwrap_or(0);
+    if count > client.devices.len() || count > args.default_assignment_size {
+        return Err(Failure::invalid(format!("{count} devices are not there")));
+    }
+    for index in 0..count {
+        // SAFETY: the caller's array has that size.
+        unsafe { *args.default_assignment.add(index) = index as c_int };
+    }
+    Ok(())
+}
+
+pub fn initialize(_: &mut c::PJRT_Plugin_Initialize_Args, _: &mut Call) -> Result<()> {
+    Ok(())
+}
+
+pub fn plugin_attributes(args: &mut c::PJRT_Plugin_Attributes_Args, _: &mut Call) -> Result<()> {
+    (args.attributes, args.num_attributes) = (std::ptr::null(), 0);
+    Ok(())
+}
+
+pub fn error_get_code(args: &mut c::PJRT_Error_GetCode_Args, _: &mut Call) -> Result<()> {
+    args.code = plugin().objects.get::<Failure>(args.error)?.code;
+    Ok(())
+}
+
+/// The message of an error.
+///
+/// # Safety
+/// `args` points to such a struct.
+pub unsafe extern "C" fn error_message(args: *mut c::PJRT_Error_Message_Args) {
+    // SAFETY: passed on to the caller.
+    let args = unsafe { &mut *args };
+    if let Ok(failure) = plugin().objects.get::<Failure>(args.error) {
+        (args.message, args.message_size) = text(&failure.message);
+    }
+}
+
+/// Takes an error back.
+///
+/// # Safety
+/// `args` points to such a struct.
+pub unsafe extern "C" fn error_destroy(args: *mut c::PJRT_Error_Destroy_Args) {
+    // SAFETY: passed on to the caller.
+    let args = unsafe { &mut *args };
+    let _ = plugin().objects.take::<Failure>(args.error);
+}
+
+/// Memory that the caller gave, as the number that it is.
+pub fn address(memory: *const c_void) -> usize {
+    memory.expose_provenance()
+}

@@ -1,0 +1,140 @@
+//! The tests' side of the simulator, and the door between the two.
+
+use std::path::{Path, PathBuf};
+
+use crate::calls::plugin;
+use crate::config::{Config, Fault, Report, Request};
+
+/// The environment variable with a [`Config`] as JSON, for processes of which no test is a part.
+pub const CONFIG_VARIABLE: &str = "SAFEJAX_SIMULATOR";
+
+/// The function of the library that tests call.
+const CONTROL: &str = "simulator_control";
+
+type Reply = extern "C" fn(to: *mut Vec<u8>, bytes: *const u8, count: usize);
+type Control = unsafe extern "C" fn(request: *const u8, count: usize, reply: Reply, to: *mut Vec<u8>);
+
+/// A plugin of one's own: a copy of the library, whose state nobody else touches. The copy goes with this; the library stays in
+/// the process.
+pub struct Simulator {
+    path: PathBuf,
+    control: libloading::Library,
+    _directory: tempfile::TempDir,
+}
+
+impl Simulator {
+    /// A plugin like this.
+    ///
+    /// # Panics
+    /// When the library was not built beside the test, or cannot be copied or loaded.
+    pub fn new(config: Config) -> Simulator {
+        let directory = tempfile::tempdir().expect("there is room for a copy");
+        let path = directory.path().join("simulator.so");
+        std::fs::copy(Simulator::library(), &path).expect("the simulator is built beside the tests");
+        // SAFETY: loading it runs nothing.
+        let control = unsafe { libloading::Library::new(&path) }.expect("the simulator can be loaded");
+        let simulator = Simulator { path, control, _directory: directory };
+        simulator.ask(&Request::Configure(config));
+        simulator
+    }
+
+    /// The library that was built for the tests, next to them.
+    ///
+    /// # Panics
+    /// When the test does not know where it is.
+    pub fn library() -> PathBuf {
+        let name =
+            format!("{}safejax_simulator{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+        let test = std::env::current_exe().expect("a test has a path");
+        test.with_file_name(name)
+    }
+
+    /// What the plugin is loaded by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets what goes wrong from now on, and counts from 0 again.
+    pub fn set_faults(&self, faults: Vec<Fault>) {
+        self.ask(&Request::SetFaults(faults));
+    }
+
+    /// What happened.
+    pub fn report(&self) -> Report {
+        serde_json::from_slice(&self.ask(&Request::Report)).expect("a report can be read")
+    }
+
+    /// Ends the work that never ends.
+    pub fn release(&self) {
+        self.ask(&Request::Release);
+    }
+
+    fn ask(&self, request: &Request) -> Vec<u8> {
+        extern "C" fn reply(to: *mut Vec<u8>, bytes: *const u8, count: usize) {
+            // SAFETY: both are alive during the call: the reply of `ask`, and the library's own bytes.
+            unsafe { (*to).extend_from_slice(std::slice::from_raw_parts(bytes, count)) };
+        }
+        let request = serde_json::to_vec(request).expect("a request can be written");
+        let mut answer = Vec::new();
+        // SAFETY: the function is `simulator_control` below, of the same build.
+        unsafe {
+            let control = self.control.get::<Control>(CONTROL).expect("the library has its door");
+            control(request.as_ptr(), request.len(), reply, &mut answer);
+        }
+        answer
+    }
+}
+
+impl Report {
+    /// Fails the test unless everything was given back and nothing was done that must not be: what is left are so many clients
+    /// and what they have of their own.
+    ///
+    /// # Panics
+    /// With what is left and what was done.
+    #[track_caller]
+    pub fn assert_clean(&self, clients: usize) {
+        let of_clients = ["client", "device", "device description", "memory"];
+        let left: Vec<_> =
+            self.alive.iter().filter(|(kind, _)| !of_clients.contains(&kind.as_str())).collect();
+        assert!(left.is_empty(), "not given back: {left:?}");
+        assert_eq!(self.alive.get("client").copied().unwrap_or(0), clients, "clients");
+        assert!(self.violations.is_empty(), "{:#?}", self.violations);
+        assert_eq!(self.bytes_in_use, 0, "bytes of the device's memory");
+        if clients == 0 {
+            assert_eq!(self.registered_bytes, 0, "registered bytes");
+        }
+    }
+}
+
+/// The configuration of processes that are told by their environment.
+pub(crate) fn config_of_environment() -> Config {
+    let said = std::env::var(CONFIG_VARIABLE).ok();
+    said.map_or_else(Config::default, |said| serde_json::from_str(&said).expect("the configuration is JSON"))
+}
+
+/// Answers a request.
+///
+/// # Safety
+/// `request` points to so many bytes.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn simulator_control(request: *const u8, count: usize, reply: Reply, to: *mut Vec<u8>) {
+    // SAFETY: passed on to the caller.
+    let request = unsafe { std::slice::from_raw_parts(request, count) };
+    let answer = match serde_json::from_slice(request) {
+        Ok(Request::Configure(config)) => {
+            plugin().configure(config);
+            Vec::new()
+        }
+        Ok(Request::SetFaults(faults)) => {
+            plugin().set_faults(faults);
+            Vec::new()
+        }
+        Ok(Request::Report) => serde_json::to_vec(&plugin().report()).unwrap_or_default(),
+        Ok(Request::Release) => {
+            plugin().release();
+            Vec::new()
+        }
+        Err(error) => error.to_string().into_bytes(),
+    };
+    reply(to, answer.as_ptr(), answer.len());
+}
