@@ -139,14 +139,24 @@ impl Api {
             self.call_infallible(ffi::PJRT_Error_Message, &mut message);
             let message = string(message.message, message.message_size);
             let failed = self.raw(ffi::PJRT_Error_GetCode).map(|get_code| get_code(&mut code));
-            (message, if failed.is_some_and(|error| error.is_null()) { code.code } else { 0 })
+            failed.filter(|failed| !failed.is_null()).inspect(|failed| self.destroy_error(*failed));
+            (message, if failed.is_some_and(|failed| failed.is_null()) { code.code } else { 0 })
         };
-        let mut destroy = ffi::PJRT_Error_Destroy_Args::new();
-        destroy.error = error;
         // SAFETY: the error is ours to free, and is not used after this.
-        unsafe { self.call_infallible(ffi::PJRT_Error_Destroy, &mut destroy) };
+        unsafe { self.destroy_error(error) };
         let message = message.trim().to_owned();
         Err(Error::Pjrt { function, code: ErrorCode::from_number(code), message })
+    }
+
+    /// Frees an error.
+    ///
+    /// # Safety
+    /// It is of this plugin, ours, and not used after this.
+    unsafe fn destroy_error(&self, error: *mut ffi::PJRT_Error) {
+        let mut destroy = ffi::PJRT_Error_Destroy_Args::new();
+        destroy.error = error;
+        // SAFETY: passed on to the caller.
+        unsafe { self.call_infallible(ffi::PJRT_Error_Destroy, &mut destroy) };
     }
 
     fn raw<Args>(&self, function: ffi::Function<Args>) -> Option<RawFunction<Args>> {

@@ -210,6 +210,14 @@ impl TransferManager {
 
 impl Drop for TransferManager {
     fn drop(&mut self) {
+        let states = self.states().clone();
+        let unfilled = states.iter().enumerate().filter(|(_, state)| state.is_taken && !state.is_ended);
+        for (index, _) in unfilled {
+            // Nobody is to wait for ever for a buffer that nothing will fill.
+            if let Err(error) = self.fail_buffer(index, "the transfer was given up") {
+                tracing::debug!(%error, "a buffer that was not filled could not be failed");
+            }
+        }
         let mut args = ffi::PJRT_AsyncHostToDeviceTransferManager_Destroy_Args::new();
         args.transfer_manager = self.raw;
         // SAFETY: the manager is ours and is not used after this.

@@ -47,18 +47,6 @@ impl Group {
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        let unfilled = self.missing.iter().enumerate().filter(|(_, missing)| **missing > 0);
-        for (slot, _) in unfilled {
-            // Nobody is to wait for ever for a buffer whose load was given up.
-            if let Err(error) = self.manager.fail_buffer(slot, "the load was given up") {
-                tracing::debug!(%error, "a buffer that was not filled could not be failed");
-            }
-        }
-    }
-}
-
 /// Whether this memory's buffers can be filled piece by piece with row-major bytes, which takes a plugin that has transfer
 /// managers and lays elements out as the host does; and whether they can then be views of one that was filled.
 /// Tried with a buffer, since only that has a layout. Nothing is transferred: for the first byte that it has to stage
@@ -69,9 +57,8 @@ pub fn abilities(client: &Client, memory: Option<&Memory>) -> (bool, bool) {
     let pieces = || -> Result<bool> {
         let manager = client.transfer_manager(std::slice::from_ref(&spec), memory)?;
         let buffer = manager.take_buffer(0)?;
-        let is_row_major = manager.buffer_bytes(0)? == spec.host_bytes()? && buffer.is_row_major()?;
-        manager.fail_buffer(0, "only its layout was wanted")?;
-        Ok(is_row_major)
+        // Only its layout is wanted; it fails with the manager.
+        Ok(manager.buffer_bytes(0)? == spec.host_bytes()? && buffer.is_row_major()?)
     };
     let views = || -> Result<bool> {
         let base = client.uninitialized_buffer(&bytes_spec(64), memory)?;
@@ -257,7 +244,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // Buffers that will not be filled are failed first.
+        // Buffers that will not be filled are failed first, by their managers.
         self.groups.clear();
         self.ring.drain();
     }

@@ -85,15 +85,27 @@ pub enum DeviceLayout {
     Tiled(usize, usize),
 }
 
-/// Something that goes wrong, once.
+/// Something that goes wrong.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Fault {
     /// The function, such as `PJRT_Client_BufferFromHostBuffer`.
     pub function: String,
-    /// Which of its calls, counted from 0 since the faults were set.
-    pub call: u64,
+    /// Which of its calls, counted from 0 since the faults were set; every call without it.
+    pub call: Option<u64>,
     /// What happens.
     pub kind: FaultKind,
+}
+
+impl Fault {
+    /// One call of a function goes wrong.
+    pub fn once(function: &str, call: u64, kind: FaultKind) -> Fault {
+        Fault { function: function.to_owned(), call: Some(call), kind }
+    }
+
+    /// Every call of a function goes wrong.
+    pub fn always(function: &str, kind: FaultKind) -> Fault {
+        Fault { function: function.to_owned(), call: None, kind }
+    }
 }
 
 /// What goes wrong.

@@ -1,0 +1,262 @@
+//! Every function that a piece of work calls fails in turn, at every call of it, in every way. Each time the work ends, with an
+//! error that says what failed or with the right result; everything is given back; files are as they were; and the next
+//! attempt works.
+//!
+//! The short sweep takes the first calls of each function, and the last. `SAFEJAX_SWEEP=all` takes every call
+//! (`scripts/soak.sh`).
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::digits;
+use safejax::load::{Delivery, Staging};
+use safejax::{Client, Donate, HostArray, LoadOptions, Params, Program, SaveOptions};
+use safejax_simulator::{Config, Fault, FaultKind, Report, Simulator};
+
+/// What is done, from the client to its end, in a directory of its own.
+type Work = fn(plugin: &Path, directory: &Path) -> Result<()>;
+
+/// Longer than any of the work takes, with what is injected.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What an error is to be told apart by: `PJRT_Error_Code_DATA_LOSS`, which nothing else gives.
+const CODE: u32 = 15;
+
+/// Functions that start work, which can fail after they have returned.
+const STARTS_WORK: [&str; 6] = [
+    "PJRT_Client_BufferFromHostBuffer",
+    "PJRT_AsyncHostToDeviceTransferManager_TransferData",
+    "PJRT_Buffer_ToHostBuffer",
+    "PJRT_Buffer_CopyRawToHost",
+    "PJRT_LoadedExecutable_Execute",
+    "PJRT_Buffer_ReadyEvent",
+];
+
+fn sum_program() -> Program {
+    let text = "module @sim_add {\n  func.func public @main(%arg0: tensor<64x10xf32> {tf.aliasing_output = 0 : i32}, \
+                %arg1: tensor<64x10xf32>) -> (tensor<64x10xf32>) {\n    return %arg0 : tensor<64x10xf32>\n  }\n}\n";
+    Program::from_bytes(text.as_bytes().to_vec()).unwrap()
+}
+
+fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+    tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
+fn load(plugin: &Path, delivery: Delivery) -> Result<Params> {
+    let client = Client::from_plugin(plugin)?;
+    let options = LoadOptions::default().delivery(delivery).staging(Staging::new(2, 64 << 10));
+    let (params, _) = Params::load_with(&client, digits("params.safetensors"), &options)?;
+    Ok(params)
+}
+
+/// The values of the params, read back through the plugin.
+fn check(params: &Params) -> Result<()> {
+    let expected = read_tensors(&std::fs::read(digits("params.safetensors"))?);
+    let saved = read_tensors(&safejax::serialize(params)?);
+    ensure!(saved == expected, "the values are others");
+    Ok(())
+}
+
+fn load_by_stream(plugin: &Path, _: &Path) -> Result<()> {
+    let params = load(plugin, Delivery::Auto)?;
+    params.wait()?;
+    check(&params)
+}
+
+fn load_whole(plugin: &Path, _: &Path) -> Result<()> {
+    let params = load(plugin, Delivery::Whole)?;
+    params.wait()?;
+    check(&params)
+}
+
+fn save_to_one_file(plugin: &Path, directory: &Path) -> Result<()> {
+    let file = directory.join("saved.safetensors");
+    load(plugin, Delivery::Auto)?.save(&file)?;
+    ensure!(
+        read_tensors(&std::fs::read(file)?) == read_tensors(&std::fs::read(digits("params.safetensors"))?)
+    );
+    Ok(())
+}
+
+fn save_to_shards(plugin: &Path, directory: &Path) -> Result<()> {
+    let params = load(plugin, Delivery::Auto)?;
+    params.save_with(directory.join("saved.safetensors"), &SaveOptions::default().max_shard_bytes(40_000))?;
+    let mut saved = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "safetensors") {
+            saved.extend(read_tensors(&std::fs::read(path)?));
+        }
+    }
+    ensure!(saved == read_tensors(&std::fs::read(digits("params.safetensors"))?));
+    Ok(())
+}
+
+fn compile_and_call(plugin: &Path, _: &Path) -> Result<()> {
+    let client = Client::from_plugin(plugin)?;
+    let sum = client.compile(&sum_program())?;
+    let one = HostArray::from_slice(&[64, 10], &[1f32; 640])?;
+    let (left, right) = (client.put(&one)?, client.put(&one)?);
+    let outputs = sum.call(&[&left, &right])?;
+    let total = sum.call(&[&Donate(outputs.single()?.clone()), &right])?;
+    ensure!(total.single()?.to_vec::<f32>()? == [3f32; 640], "the sum is another");
+    ensure!(left.to_vec::<f32>()? == [1f32; 640], "an argument was changed");
+    Ok(())
+}
+
+fn bind_and_call(plugin: &Path, _: &Path) -> Result<()> {
+    let client = Client::from_plugin(plugin)?;
+    let sum = client.compile(&sum_program())?;
+    let one = HostArray::from_slice(&[64, 10], &[1f32; 640])?;
+    let right = client.put(&one)?;
+    let mut total = client.put(&one)?;
+    for _ in 0..3 {
+        total = sum.call(&[&Donate(total), &right])?.single()?.clone();
+    }
+    ensure!(total.start_to_host()?.wait()?.len() == 2560);
+    ensure!(total.to_vec::<f32>()? == [4f32; 640], "the sum is another");
+    Ok(())
+}
+
+/// Does the work on a thread of its own, which must end.
+fn run(work: Work, plugin: &Path, directory: &Path, what: &str) -> Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    let (plugin, directory) = (plugin.to_owned(), directory.to_owned());
+    std::thread::spawn(move || {
+        let outcome = std::panic::catch_unwind(|| work(&plugin, &directory));
+        let _ = sender.send(outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked"))));
+    });
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("{what}: it hangs"),
+    }
+}
+
+/// The calls of a function that are tried.
+fn tried(count: u64) -> Vec<u64> {
+    if std::env::var("SAFEJAX_SWEEP").is_ok_and(|sweep| sweep == "all") {
+        return (0..count).collect();
+    }
+    let mut calls: Vec<u64> = (0..count.min(3)).chain(count.checked_sub(1)).collect();
+    calls.dedup();
+    calls
+}
+
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// The report when the last client has gone: the last to hold one can be a callback, which has another thread end it.
+fn at_rest(simulator: &Simulator) -> Report {
+    let started = Instant::now();
+    loop {
+        let report = simulator.report();
+        if !report.alive.contains_key("client") || started.elapsed() > Duration::from_secs(2) {
+            return report;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The sweep over one piece of work; returns how often it was done.
+fn sweep(name: &str, config: Config, work: Work) -> usize {
+    let simulator = Simulator::new(config);
+    let directory = tempfile::tempdir().unwrap();
+    let attempt = |what: &str| run(work, simulator.path(), directory.path(), what);
+    attempt("without faults").with_context(|| format!("{name} without faults")).unwrap();
+    let report = simulator.report();
+    report.assert_clean(0);
+    let (calls, before) = (report.calls, files(directory.path()));
+    let (mut runs, mut problems) = (1, Vec::new());
+    for (function, &count) in &calls {
+        let mut kinds = vec![FaultKind::Error(CODE), FaultKind::Delay(2)];
+        if STARTS_WORK.contains(&function.as_str()) {
+            kinds.extend([FaultKind::FailingWork(CODE), FaultKind::LateWork(2), FaultKind::DeviceLost]);
+        }
+        for (call, kind) in
+            tried(count).into_iter().flat_map(|call| kinds.iter().map(move |kind| (call, *kind)))
+        {
+            let what = format!("{name}: {kind:?} in call {call} of {function}");
+            simulator.set_faults(vec![Fault::once(function, call, kind)]);
+            let outcome = attempt(&what);
+            let report = at_rest(&simulator);
+            runs += 1;
+            let is_clean = std::panic::catch_unwind(|| report.assert_clean(0));
+            if is_clean.is_err() {
+                problems
+                    .push(format!("{what}: {:?}: left {:?}, {:?}", outcome, report.alive, report.violations));
+            }
+            match outcome {
+                Err(error) if matches!(kind, FaultKind::Delay(_) | FaultKind::LateWork(_)) => {
+                    problems.push(format!("{what}: {error:#}"));
+                }
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    if std::env::var_os("SAFEJAX_SWEEP_SHOW").is_some() {
+                        println!("{what}: {said}");
+                    }
+                    if !(said.contains("PJRT_") || said.contains("the work that fills")) {
+                        problems.push(format!("{what}: the error does not say what failed: {said}"));
+                    }
+                    // What was there before is there still, and nothing else.
+                    if files(directory.path()) != before {
+                        problems.push(format!("{what}: files are not as they were"));
+                    }
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+    simulator.set_faults(Vec::new());
+    attempt("after all faults").with_context(|| format!("{name} after all faults")).unwrap();
+    assert!(problems.is_empty(), "{} of {runs}:\n{}", problems.len(), problems.join("\n"));
+    runs
+}
+
+#[test]
+fn a_load_by_stream() {
+    sweep("stream", Config::default(), load_by_stream);
+}
+
+#[test]
+fn a_load_of_whole_tensors() {
+    sweep("whole", Config::default(), load_whole);
+}
+
+#[test]
+fn a_load_without_registration_where_callbacks_come_from_elsewhere() {
+    let config = Config { has_registration: false, calls_back_elsewhere: true, ..Config::default() };
+    sweep("unregistered", config, load_by_stream);
+}
+
+#[test]
+fn a_save_to_one_file() {
+    sweep("save", Config::default(), save_to_one_file);
+}
+
+#[test]
+fn a_save_to_shards() {
+    sweep("shards", Config::default(), save_to_shards);
+}
+
+#[test]
+fn a_call() {
+    sweep("call", Config::default(), compile_and_call);
+}
+
+#[test]
+fn a_chain_of_calls() {
+    sweep("chain", Config::default(), bind_and_call);
+}
