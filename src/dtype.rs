@@ -218,7 +218,7 @@ mod sealed {
 ///
 /// Implemented for the primitive numbers, `bool` excepted (any byte but 0 and 1 in a PRED buffer would
 /// not be a valid `bool`; read those as `u8` through the bytes), and for [`half::f16`] and [`half::bf16`].
-pub trait Element: bytemuck::Pod + sealed::Sealed {
+pub trait Element: bytemuck::Pod + Send + Sync + sealed::Sealed {
     /// The element type of an array of `Self`.
     const DTYPE: DType;
 }

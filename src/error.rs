@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::dtype::DType;
 use crate::printable::{Block, File, Line, Name};
@@ -207,6 +208,18 @@ pub enum Error {
         message: String,
     },
 
+    /// Work of the device had not ended when the caller's time limit was over.
+    #[error(
+        "{work} has not ended within {limit:?}, which is the time limit; the device may be stuck. What it may still use of \
+         the host's memory stays allocated"
+    )]
+    TimeLimit {
+        /// The C API function that started the work, or what the work is.
+        work: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+
     /// The `xla` crate, or the XLA behind it, reported an error.
     #[cfg(feature = "xla")]
     #[error("the xla crate cannot {action}: {}", Block(message))]
@@ -311,6 +324,7 @@ impl Error {
             | Error::NoDevice { .. }
             | Error::DeviceMemory { .. }
             | Error::Unsupported { .. }
+            | Error::TimeLimit { .. }
             | Error::Undelivered => Blame::Plugin,
             Error::Pjrt { code: ErrorCode::InvalidArgument, .. } => Blame::Caller,
             Error::Pjrt { .. } => Blame::Plugin,
@@ -325,6 +339,7 @@ impl Error {
         match self {
             Error::Pjrt { code, .. } => Some(*code),
             Error::DeviceMemory { .. } => Some(ErrorCode::ResourceExhausted),
+            Error::TimeLimit { .. } => Some(ErrorCode::DeadlineExceeded),
             Error::Tensor { source, .. } | Error::Argument { source, .. } => source.code(),
             _ => None,
         }
@@ -338,6 +353,24 @@ impl Error {
             other => other.to_string(),
         };
         Error::Xla { action, message }
+    }
+
+    /// Says in the plugin's words what they are about.
+    pub(crate) fn about(self, what: &str) -> Error {
+        match self {
+            Error::Pjrt { function, code, message } => {
+                Error::Pjrt { function, code, message: format!("`{}`: {message}", Line(what)) }
+            }
+            other => other,
+        }
+    }
+
+    /// Says of a time limit what it was as a whole.
+    pub(crate) fn after(self, limit: Duration) -> Error {
+        match self {
+            Error::TimeLimit { work, .. } => Error::TimeLimit { work, limit },
+            other => other,
+        }
     }
 
     pub(crate) fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Error {

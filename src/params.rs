@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Context, Result};
@@ -278,6 +279,18 @@ impl Params {
     /// The first failure, naming its tensor.
     pub fn wait(&self) -> Result<()> {
         self.iter().try_for_each(|(name, buffer)| buffer.wait().for_tensor(name))
+    }
+
+    /// As [`Params::wait`], for so long at most.
+    ///
+    /// # Errors
+    /// As for [`Params::wait`]; [`crate::Error::TimeLimit`], naming the tensor that was waited for.
+    pub fn wait_for(&self, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
+        self.iter().try_for_each(|(name, buffer)| {
+            let rest = end.saturating_duration_since(Instant::now());
+            buffer.wait_for(rest).map_err(|error| error.after(limit)).for_tensor(name)
+        })
     }
 
     /// Starts copying every leaf to another device or memory of its client.

@@ -1,5 +1,7 @@
 //! The options that choose a client and a device.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::pjrt::NamedValue;
@@ -20,6 +22,10 @@ pub struct ClientArgs {
     /// A create option of the plugin, such as cpu_device_count=8 or visible_devices=[0]
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = parse_option)]
     options: Vec<(String, NamedValue)>,
+
+    /// The longest to wait for one piece of a device's work, in seconds [default: as long as it takes]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    time_limit: Option<Duration>,
 }
 
 /// Which device of the client.
@@ -58,6 +64,12 @@ fn parse_option(text: &str) -> Result<(String, NamedValue), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), NamedValue::parse(value))),
         _ => Err("it is not NAME=VALUE".into()),
     }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
+    let limit = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    if limit.is_zero() { Err("it must be more than nothing".into()) } else { Ok(limit) }
 }
 
 impl ClientArgs {
@@ -122,6 +134,10 @@ impl ClientArgs {
         let mut bar = InstallBar::default();
         let mut show = |progress| bar.show(&progress);
         let mut choice = Client::choose().on_install(&mut show).configure(|builder| {
+            let builder = match self.time_limit {
+                Some(limit) => builder.time_limit(limit),
+                None => builder,
+            };
             self.options.iter().fold(builder, |builder, (name, value)| builder.option(name, value.clone()))
         });
         if let Some(request) = request {

@@ -4,12 +4,14 @@ use std::ffi::c_void;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::api::slice;
 use super::client::{Client, Placement, RowMajor};
 use super::device::Device;
+use super::dma::StagingMemory;
 use super::event::Event;
 use super::ffi;
 use super::host_transfer::HostTransfer;
@@ -255,9 +257,17 @@ impl Buffer {
     /// Blocks until the buffer's content is there.
     ///
     /// # Errors
-    /// The error of the transfer or computation that fills it.
+    /// The error of the transfer or computation that fills it; [`Error::TimeLimit`] if the client has one.
     pub fn wait(&self) -> Result<()> {
         self.ready()?.wait()
+    }
+
+    /// As [`Buffer::wait`], for so long at most.
+    ///
+    /// # Errors
+    /// As for [`Buffer::wait`]; [`Error::TimeLimit`].
+    pub fn wait_for(&self, limit: Duration) -> Result<()> {
+        self.ready()?.wait_for(limit)
     }
 
     /// Whether the buffer was deleted, or donated to a call and used up.
@@ -343,8 +353,9 @@ impl Buffer {
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         check_element::<T>(self.dtype())?;
         let mut elements: Vec<T> = bytemuck::zeroed_vec(self.spec().element_count()?);
-        self.read_into(bytemuck::cast_slice_mut(&mut elements))?;
-        Ok(elements)
+        // SAFETY: `end_with` keeps `elements` until the event is over.
+        let event = unsafe { self.copy_into(bytemuck::cast_slice_mut(&mut elements)) }?;
+        event.end_with(elements)
     }
 
     /// The one element of an array that has one, copied to the host; blocks until it is there.
@@ -361,7 +372,8 @@ impl Buffer {
         self.to_host()?.item()
     }
 
-    /// Copies the elements into `destination`, row-major, and blocks until they are there.
+    /// Copies the elements into `destination`, row-major, and blocks until they are there: for as long as it takes, since
+    /// borrowed memory cannot be given up. [`Buffer::start_to_host`] has a time limit.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when `destination` is not exactly [`ArraySpec::host_bytes`] long; else as
@@ -376,7 +388,7 @@ impl Buffer {
             )));
         }
         // SAFETY: `destination` is borrowed until the event is over.
-        unsafe { self.copy_into(destination) }?.wait()
+        unsafe { self.copy_into(destination) }?.wait_for_good()
     }
 
     /// Starts copying the elements into `destination`.
@@ -438,13 +450,29 @@ impl Buffer {
         }
     }
 
-    /// Copies bytes as they lie on the device, from `offset` on, into `destination`, and blocks until they are there.
+    /// Copies bytes as they lie on the device, from `offset` on, into `destination`, and blocks until they are there. As
+    /// [`Buffer::read_into`].
     ///
     /// # Errors
     /// As for [`Buffer::start_raw_to_host`]; the error of the work that fills the buffer.
     pub fn read_raw_into(&self, offset: usize, destination: &mut [u8]) -> Result<()> {
         // SAFETY: `destination` is borrowed until the event is over.
-        unsafe { self.copy_raw_into(offset, destination) }?.wait()
+        unsafe { self.copy_raw_into(offset, destination) }?.wait_for_good()
+    }
+
+    /// As [`Buffer::read_raw_into`], into the beginning of memory that is given up where the device does not end.
+    ///
+    /// # Errors
+    /// As for [`Buffer::read_raw_into`]; [`Error::TimeLimit`].
+    pub(crate) fn read_raw_into_own(
+        &self,
+        offset: usize,
+        bytes: usize,
+        mut memory: StagingMemory,
+    ) -> Result<StagingMemory> {
+        // SAFETY: `end_with` keeps `memory` until the event is over.
+        let event = unsafe { self.copy_raw_into(offset, &mut memory[..bytes]) }?;
+        event.end_with(memory)
     }
 
     /// Whether the elements lie in device memory exactly as in a host transfer, so that any part of the one is that

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::api::{Api, slice, string};
 use super::buffer::Buffer;
 use super::compile_options::device_count;
 use super::device::{Device, DeviceInfo};
-use super::event::{Event, in_callback, run_in_callback};
+use super::event::{Event, outside_callback, run_in_callback};
 use super::ffi;
 use super::host_memory::HostMemory;
 use super::memory::{Memory, MemoryInfo};
@@ -39,6 +40,7 @@ struct ClientInner {
     memories: Vec<MemoryInfo>,
     /// What it was created with.
     options: Vec<(String, NamedValue)>,
+    time_limit: Option<Duration>,
 }
 
 // SAFETY: the C API allows a client, its devices and its memories to be used from any thread; the rest is
@@ -137,11 +139,12 @@ pub enum HostSemantics {
 pub struct ClientBuilder {
     plugin: Plugin,
     options: Vec<(String, NamedValue)>,
+    time_limit: Option<Duration>,
 }
 
 impl ClientBuilder {
     pub(super) fn new(plugin: Plugin) -> ClientBuilder {
-        ClientBuilder { plugin, options: Vec::new() }
+        ClientBuilder { plugin, options: Vec::new(), time_limit: None }
     }
 
     /// The number of devices that a CPU client pretends to have (option `cpu_device_count`).
@@ -157,6 +160,14 @@ impl ClientBuilder {
     /// Whether a GPU client takes its share of memory at once (option `preallocate`).
     pub fn preallocate(self, preallocate: bool) -> ClientBuilder {
         self.option("preallocate", preallocate)
+    }
+
+    /// The longest that anything waits for one piece of work of a device, instead of for as long as it takes: a transfer, an
+    /// execution, a chunk of the staging ring. What is over is [`Error::TimeLimit`]; memory of the host's that the device may
+    /// still use then stays allocated. Calls of the C API that do not return are not ended.
+    pub fn time_limit(mut self, limit: Duration) -> ClientBuilder {
+        self.time_limit = Some(limit);
+        self
     }
 
     /// Any other option of the plugin, by name. A plugin refuses names that it does not know.
@@ -188,7 +199,7 @@ impl ClientBuilder {
         // SAFETY: the options point into `self.options`, which outlives the call; the plugin copies them.
         unsafe { api.call(ffi::PJRT_Client_Create, &mut args) }?;
         // SAFETY: the plugin handed the client over.
-        unsafe { Client::from_raw(self.plugin, args.client, self.options) }
+        unsafe { Client::from_raw(self.plugin, args.client, self.options, self.time_limit) }
     }
 }
 
@@ -229,6 +240,7 @@ impl Client {
         plugin: Plugin,
         raw: *mut ffi::PJRT_Client,
         options: Vec<(String, NamedValue)>,
+        time_limit: Option<Duration>,
     ) -> Result<Client> {
         let api = plugin.api();
         // From here on the client is destroyed if reading it fails.
@@ -241,6 +253,7 @@ impl Client {
             devices: Vec::new(),
             memories: Vec::new(),
             options,
+            time_limit,
         };
         let mut name = ffi::PJRT_Client_PlatformName_Args::new();
         name.client = raw;
@@ -308,6 +321,11 @@ impl Client {
     /// The options that the client was created with.
     pub fn options(&self) -> &[(String, NamedValue)] {
         &self.inner.options
+    }
+
+    /// How long anything waits for one piece of work of a device: [`ClientBuilder::time_limit`].
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.inner.time_limit
     }
 
     /// The platform, such as `cpu`, `cuda` or `tpu`.
@@ -607,12 +625,8 @@ impl Drop for ClientInner {
             // SAFETY: this is the last handle; buffers, events and executables hold one each.
             unsafe { api.call_in_drop(ffi::PJRT_Client_Destroy, &mut args) };
         };
-        if in_callback() {
-            // Destroying a client waits for its threads, and this may be one of them.
-            std::thread::spawn(destroy);
-        } else {
-            destroy();
-        }
+        // Destroying a client waits for its threads, and this may be one of them.
+        outside_callback(destroy);
     }
 }
 

@@ -3,13 +3,15 @@
 use std::ops::{Deref, DerefMut};
 
 use super::client::Client;
+use super::event::outside_callback;
 use super::ffi;
 use super::host_memory::HostMemory;
 use crate::error::Result;
 
 /// Host memory that the device reads and writes directly, without a staging copy of the driver's.
 pub struct DmaRegion {
-    memory: HostMemory,
+    /// Taken when it is dropped.
+    memory: Option<HostMemory>,
     client: Client,
 }
 
@@ -25,36 +27,40 @@ impl DmaRegion {
         args.size = memory.len();
         // SAFETY: the memory is valid for its length, does not move, and is unregistered before it is freed.
         unsafe { client.api().call(ffi::PJRT_Client_DmaMap, &mut args) }?;
-        Ok(DmaRegion { memory, client: client.clone() })
+        Ok(DmaRegion { memory: Some(memory), client: client.clone() })
     }
 }
 
 impl Deref for DmaRegion {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.memory
+        self.memory.as_deref().unwrap_or_default()
     }
 }
 
 impl DerefMut for DmaRegion {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory
+        self.memory.as_deref_mut().unwrap_or_default()
     }
 }
 
 impl AsRef<[u8]> for DmaRegion {
     fn as_ref(&self) -> &[u8] {
-        &self.memory
+        self
     }
 }
 
 impl Drop for DmaRegion {
     fn drop(&mut self) {
-        let mut args = ffi::PJRT_Client_DmaUnmap_Args::new();
-        args.client = self.client.raw();
-        args.data = self.memory.as_mut_ptr().cast();
-        // SAFETY: the region was mapped by `new`, and is freed only after this.
-        unsafe { self.client.api().call_in_drop(ffi::PJRT_Client_DmaUnmap, &mut args) };
+        let Some(mut memory) = self.memory.take() else { return };
+        let client = self.client.clone();
+        outside_callback(move || {
+            let mut args = ffi::PJRT_Client_DmaUnmap_Args::new();
+            args.client = client.raw();
+            args.data = memory.as_mut_ptr().cast();
+            // SAFETY: the region was mapped by `new`, and is freed only after this.
+            unsafe { client.api().call_in_drop(ffi::PJRT_Client_DmaUnmap, &mut args) };
+        });
     }
 }
 

@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// times as long.
 const POLLED: Duration = Duration::from_micros(20);
 
+/// The longest that a wait sleeps before it asks again, where there is a time limit.
+const LONGEST_SLEEP: Duration = Duration::from_millis(5);
+
 /// How long a wait sleeps where a plugin can only be asked.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
@@ -49,19 +52,59 @@ impl Event {
     /// Blocks until the work has ended.
     ///
     /// # Errors
-    /// The error that the work ended with; that of the plugin, if it does not say in any way when that is.
+    /// The error that the work ended with; that of the plugin, if it does not say in any way when that is;
+    /// [`Error::TimeLimit`] if the client has one ([`super::ClientBuilder::time_limit`]).
     pub fn wait(&self) -> Result<()> {
         self.end().outcome()
     }
 
-    /// Blocks until the work has ended, as far as the plugin tells.
+    /// As [`Event::wait`], for so long at most.
+    ///
+    /// # Errors
+    /// As for [`Event::wait`]; [`Error::TimeLimit`].
+    pub fn wait_for(&self, limit: Duration) -> Result<()> {
+        self.end_within(Some(limit)).outcome()
+    }
+
+    /// Blocks until the work has ended, whatever the client's time limit: for work that uses memory which cannot be given up.
+    ///
+    /// # Errors
+    /// The error that the work ended with.
+    pub(super) fn wait_for_good(&self) -> Result<()> {
+        loop {
+            match self.end_within(None) {
+                End::Over(outcome) => return outcome,
+                End::Unknown(error) => {
+                    tracing::warn!(%error, "the plugin does not say when work ends; asking again")
+                }
+            }
+            std::thread::sleep(LONGEST_SLEEP);
+        }
+    }
+
+    /// Blocks until the work has ended, as far as the plugin tells and the client's time limit lets it.
     pub(super) fn end(&self) -> End {
+        self.end_within(self.client.time_limit())
+    }
+
+    fn end_within(&self, limit: Option<Duration>) -> End {
         if self.raw.is_null() {
             return End::Over(Ok(())); // Plugins may return no event for work that ended during the call.
         }
         let started = Instant::now();
         while !self.is_ready().unwrap_or(true) && started.elapsed() < POLLED {
             std::hint::spin_loop();
+        }
+        if let Some(limit) = limit {
+            // The C API waits without one.
+            while !self.is_ready().unwrap_or(true) {
+                let waited = started.elapsed();
+                if waited >= limit {
+                    return End::Unknown(Error::TimeLimit { work: self.origin, limit });
+                }
+                let sleep = (waited / 16).clamp(POLLED, LONGEST_SLEEP);
+                std::thread::sleep(sleep.min(limit.saturating_sub(waited)));
+            }
         }
         let mut args = ffi::PJRT_Event_Await_Args::new();
         args.event = self.raw;
@@ -145,6 +188,21 @@ impl Event {
 }
 
 impl Event {
+    /// Blocks until the work that uses this memory has ended, and gives the memory back. Where that is not known, it stays
+    /// allocated until the work ends.
+    ///
+    /// # Errors
+    /// As for [`Event::wait`].
+    pub(super) fn end_with<M: Send + Sync + 'static>(self, memory: M) -> Result<M> {
+        match self.end() {
+            End::Over(outcome) => outcome.map(|()| memory),
+            End::Unknown(error) => {
+                self.hold_until_ready(memory);
+                Err(error)
+            }
+        }
+    }
+
     /// Keeps host memory that the device is using until the work has ended. Does not block.
     pub(super) fn hold_until_ready(self, memory: impl Send + Sync + 'static) {
         let memory = Arc::new(memory);
@@ -212,6 +270,16 @@ thread_local! {
 /// Whether this thread is inside a callback from a plugin, where a client must not be destroyed.
 pub(super) fn in_callback() -> bool {
     IN_CALLBACK.get()
+}
+
+/// Runs what a thread of the plugin must not do: here, or on a thread of its own if this is one of the plugin's.
+pub(super) fn outside_callback(run: impl FnOnce() + Send + 'static) {
+    if !in_callback() {
+        return run();
+    }
+    if let Err(error) = std::thread::Builder::new().spawn(run) {
+        tracing::error!(%error, "a PJRT handle is not freed, since there is no thread for it");
+    }
 }
 
 /// The C callback behind [`Event::on_ready`].

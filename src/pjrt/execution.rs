@@ -111,7 +111,10 @@ impl LoadedExecutable {
         // above); every list has the length that is passed with it and outlives the call; outputs and events are
         // handed over to us.
         let execution = unsafe {
-            self.client().api().call(ffi::PJRT_LoadedExecutable_Execute, &mut args)?;
+            self.client()
+                .api()
+                .call(ffi::PJRT_LoadedExecutable_Execute, &mut args)
+                .map_err(|error| error.about(self.name()))?;
             let own = |(raw, spec): (*mut ffi::PJRT_Buffer, &Arc<ArraySpec>)| {
                 Buffer::from_raw(self.client(), raw, spec.clone())
             };

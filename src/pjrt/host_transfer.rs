@@ -24,13 +24,16 @@ impl HostTransfer {
     /// # Errors
     /// The error of the copy, or of the work that fills the buffer.
     pub fn wait(mut self) -> Result<Vec<u8>> {
-        self.end()?;
-        Ok(std::mem::take(&mut self.data))
+        self.end()
     }
 
     /// Blocks until the copy has ended.
-    fn end(&mut self) -> Result<()> {
-        self.event.take().map_or(Ok(()), |event| give_up_unless_over(event.end(), &mut self.data))
+    fn end(&mut self) -> Result<Vec<u8>> {
+        let data = std::mem::take(&mut self.data);
+        match self.event.take() {
+            None => Ok(data),
+            Some(event) => event.end_with(data),
+        }
     }
 
     /// Whether the copy has ended. Does not block.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::buffer::Buffer;
 use super::client::{Client, Placement, with_memory_report};
-use super::event::{End, Event};
+use super::event::Event;
 use super::ffi;
 use super::memory::Memory;
 use crate::array::ArraySpec;
@@ -239,15 +239,8 @@ impl Transfer {
     /// # Errors
     /// The error of the transfer.
     pub fn wait(mut self) -> Result<()> {
-        match self.event.take().map(|event| event.end()) {
-            None => Ok(()),
-            Some(End::Over(outcome)) => outcome,
-            Some(End::Unknown(error)) => {
-                // The device may read on.
-                std::mem::forget(std::mem::take(&mut self.data));
-                Err(error)
-            }
-        }
+        let data = std::mem::take(&mut self.data);
+        self.event.take().map_or(Ok(()), |event| event.end_with(data).map(drop))
     }
 }
 

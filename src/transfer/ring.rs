@@ -3,8 +3,9 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pjrt::{Client, StagingMemory};
 
 /// How much host memory a load through a staging ring uses, and what kind.
@@ -59,6 +60,8 @@ impl Staging {
 pub struct Ring {
     staging: Staging,
     client: Option<Client>,
+    /// The longest that a thread waits for a chunk to come back.
+    time_limit: Option<Duration>,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -75,33 +78,58 @@ struct State {
     waiting_for_large: usize,
     /// Whether the plugin registers memory; `None` until it was asked to.
     registers: Option<bool>,
+    /// Whether what comes back now is freed: nobody waits for it.
+    is_given_up: bool,
 }
 
 impl Ring {
-    /// A ring whose chunks are registered with the client, if one is given.
+    /// A ring whose chunks are registered with the client, if one is given; its time limit is the ring's.
     pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
+        let time_limit = client.and_then(Client::time_limit);
         let client = client.filter(|_| staging.registration == Registration::Auto);
         // The fields are open to everybody.
         let staging = Staging::new(staging.chunks, staging.chunk_bytes).registration(staging.registration);
-        let state =
-            State { free: Vec::new(), made: 0, out: 0, large: 0, waiting_for_large: 0, registers: None };
+        let state = State {
+            free: Vec::new(),
+            made: 0,
+            out: 0,
+            large: 0,
+            waiting_for_large: 0,
+            registers: None,
+            is_given_up: false,
+        };
         let (client, state) = (client.cloned(), Mutex::new(state));
-        Arc::new(Ring { staging, client, state, returned: Condvar::new() })
+        Arc::new(Ring { staging, client, time_limit, state, returned: Condvar::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.returned.wait(state).unwrap_or_else(PoisonError::into_inner)
+    /// Waits for a chunk to come back.
+    ///
+    /// # Errors
+    /// [`Error::TimeLimit`], with the lock.
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Error)> {
+        let Some(limit) = self.time_limit else {
+            return Ok(self.returned.wait(state).unwrap_or_else(PoisonError::into_inner));
+        };
+        let (state, waited) =
+            self.returned.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err((state, Error::TimeLimit { work: "a transfer from the staging ring", limit }));
+        }
+        Ok(state)
     }
 
     /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there are
     /// as many as a further ring has bytes, or one.
     ///
     /// # Errors
-    /// [`crate::Error::HostMemory`].
+    /// [`Error::HostMemory`]; [`Error::TimeLimit`] when none came back.
     pub fn take(self: &Arc<Ring>, bytes: usize) -> Result<Lease> {
         let is_large = bytes > self.staging.chunk_bytes;
         let most = self.staging.chunk_bytes.saturating_mul(self.staging.chunks);
@@ -125,8 +153,14 @@ impl Ring {
                 return lease.filled(self.chunk(registers));
             }
             state.waiting_for_large += usize::from(is_large);
-            state = self.wait(state);
+            let waited = self.wait(state);
+            let (now, error) =
+                waited.map_or_else(|(state, error)| (state, Some(error)), |state| (state, None));
+            state = now;
             state.waiting_for_large -= usize::from(is_large);
+            if let Some(error) = error {
+                return Err(error);
+            }
         }
     }
 
@@ -146,7 +180,7 @@ impl Ring {
     }
 
     /// Blocks until every chunk has come back, and frees each as it does: here, since the last to hold the ring can be a
-    /// thread of the plugin's that must not unregister memory.
+    /// thread of the plugin's. Those that are not back when the time limit is over are freed if they ever come back.
     pub fn drain(&self) {
         let mut state = self.state();
         loop {
@@ -156,7 +190,14 @@ impl Ring {
                 drop(free);
                 state = self.state();
             } else if state.out > 0 {
-                state = self.wait(state);
+                match self.wait(state) {
+                    Ok(waited) => state = waited,
+                    Err((mut state, error)) => {
+                        tracing::warn!(%error, chunks = state.out, "staging memory stays allocated");
+                        state.is_given_up = true;
+                        return;
+                    }
+                }
             } else {
                 return;
             }
@@ -213,6 +254,10 @@ impl Drop for Lease {
         state.out -= 1;
         state.made -= usize::from(!was_made && self.large == 0);
         state.large -= self.large;
+        if state.is_given_up {
+            drop(state);
+            return drop(kept);
+        }
         state.free.extend(kept);
         let is_for_anyone = state.waiting_for_large == 0;
         drop(state);

@@ -118,9 +118,9 @@ impl TensorBytes<'_> {
             ByteSource::Host(content) => &content[from..from + length],
             ByteSource::Device(buffer) => {
                 let client = (memory.registration == Registration::Auto).then_some(buffer.client());
-                let fetched = room(&mut memory.fetched, length, client)?;
-                buffer.read_raw_into(from, fetched)?;
-                fetched
+                let fetched = room(memory.fetched.take(), length, client)?;
+                let fetched = buffer.read_raw_into_own(from, length, fetched)?;
+                &memory.fetched.insert(fetched)[..length]
             }
             ByteSource::File(read) => {
                 memory.read.resize(length, 0);
@@ -141,21 +141,16 @@ impl TensorBytes<'_> {
 const LEAST_FETCHED: usize = 1 << 20;
 
 /// So many bytes for what is fetched, registered with the client's devices if one is given.
-fn room<'a>(
-    fetched: &'a mut Option<StagingMemory>,
-    bytes: usize,
-    client: Option<&Client>,
-) -> Result<&'a mut [u8]> {
-    let memory = match fetched.take() {
-        Some(memory) if memory.len() >= bytes => memory,
+fn room(fetched: Option<StagingMemory>, bytes: usize, client: Option<&Client>) -> Result<StagingMemory> {
+    match fetched {
+        Some(memory) if memory.len() >= bytes => Ok(memory),
         small => {
             // A plugin that did not register it before does not do so now.
             let client = client.filter(|_| small.is_none_or(|memory| memory.is_registered()));
             // Rounded up, so that tensors that are ever larger do not each need their own.
-            StagingMemory::allocate(bytes.max(LEAST_FETCHED).next_power_of_two(), client)?
+            StagingMemory::allocate(bytes.max(LEAST_FETCHED).next_power_of_two(), client)
         }
-    };
-    Ok(&mut fetched.insert(memory)[..bytes])
+    }
 }
 
 /// Buffers on a device, to be written in these types.

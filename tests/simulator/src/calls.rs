@@ -11,8 +11,8 @@ use crate::c_api as c;
 use crate::config::{Config, Fault, FaultKind, Report};
 use crate::control;
 use crate::dma::HostMemoryUse;
-use crate::event::Signal;
 use crate::failure::{Failure, Result};
+use crate::lane::Job;
 use crate::memory::Usage;
 use crate::objects::Objects;
 
@@ -28,7 +28,7 @@ pub struct Plugin {
     pub usage: Usage,
     pub is_lost: AtomicBool,
     /// Work that never ends.
-    pub endless: Mutex<Vec<std::sync::Arc<Signal>>>,
+    pub endless: Mutex<Vec<Job>>,
     pub exchanged_keys: AtomicU64,
 }
 
@@ -111,8 +111,9 @@ impl Plugin {
 
     /// Ends what never ends.
     pub fn release(&self) {
-        for signal in std::mem::take(&mut *lock(&self.endless)) {
-            signal.end(Err(Failure::new(c::PJRT_Error_Code_CANCELLED, "the work was given up")));
+        for job in std::mem::take(&mut *lock(&self.endless)) {
+            let failure = Failure::new(c::PJRT_Error_Code_CANCELLED, "the work was given up");
+            job.done.end((job.run)(Err(failure)));
         }
     }
 

@@ -104,9 +104,9 @@ impl Queue {
             {
                 std::thread::sleep(rest);
             }
-            let outcome = match job.fault {
+            let outcome = match job.fault.clone() {
                 Some(WorkFault::IsEndless) => {
-                    lock(&plugin().endless).push(job.done);
+                    lock(&plugin().endless).push(Job { fault: None, ..job });
                     continue;
                 }
                 Some(WorkFault::Fails(failure)) => (job.run)(Err(failure)),
