@@ -40,8 +40,8 @@ pub enum Error {
 
     /// What is loaded does not fit the device's memory: found before anything was allocated.
     #[error(
-        "with it, what is loaded takes {needed} bytes, and {device} has {free} of its {limit} free; load less of it, cast \
-         it to a smaller type, or drop other arrays first"
+        "with it, what is loaded takes {needed} bytes, and {device} has {free} of its {limit} free; nothing was loaded; load \
+         less of it, cast it to a smaller type, or drop other arrays first"
     )]
     DeviceMemory {
         /// The device.
@@ -360,6 +360,19 @@ impl Error {
         match self {
             Error::Pjrt { function, code, message } => {
                 Error::Pjrt { function, code, message: format!("`{}`: {message}", Line(what)) }
+            }
+            other => other,
+        }
+    }
+
+    /// Adds to what the plugin said of memory that it does not have.
+    pub(crate) fn with_memory_note(self, note: &str) -> Error {
+        match self {
+            Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => {
+                Error::Pjrt { function, code, message: message + note }
+            }
+            Error::Tensor { tensor, source } => {
+                Error::Tensor { tensor, source: Box::new(source.with_memory_note(note)) }
             }
             other => other,
         }

@@ -46,6 +46,14 @@ pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> 
         .map(|planned| planned.plan)
 }
 
+/// Whether the device that a plan is for has room for it now, as far as the plugin says how much memory it has.
+///
+/// # Errors
+/// [`Error::DeviceMemory`], naming the first tensor that does not fit.
+pub fn check_room(client: &Client, plan: &LoadPlan, options: &LoadOptions) -> Result<()> {
+    transfer::check_room_now(&placement(client, options)?, plan)
+}
+
 /// Where the options put the buffers.
 fn placement(client: &Client, options: &LoadOptions) -> Result<Placement> {
     match &options.to {
@@ -145,7 +153,8 @@ impl<'a> PlannedLoad<'a> {
         let tracker = Tracker::new(&options.monitor, total_bytes);
         let sink = Sink::new(&plan, &tracker);
         let stats =
-            transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)?;
+            transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)
+                .map_err(|error| error.with_memory_note(&sink.so_far()))?;
         stats.read.warn_of_overflows(&plan);
         let buffers = sink.into_buffers()?;
         let mut report = LoadReport {

@@ -125,6 +125,6 @@ impl Params {
     }
 
     fn supply(&self, dtypes: Vec<DType>, options: &SaveOptions) -> DeviceSupply<'_> {
-        DeviceSupply { buffers: self.buffers(), dtypes, registration: options.registration }
+        DeviceSupply::new(self.buffers(), dtypes, options.registration)
     }
 }

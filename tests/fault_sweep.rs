@@ -10,13 +10,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::digits;
 use safejax::load::{Delivery, Staging};
 use safejax::{Client, Donate, HostArray, LoadOptions, Params, Plugin, Program, SaveOptions};
-use safejax_simulator::{Config, Fault, FaultKind, Report, Simulator};
+use safejax_simulator::{Config, Fault, FaultKind, Simulator};
 
 /// What is done, from the client to its end, in a directory of its own.
 type Work = fn(plugin: &Path, directory: &Path) -> Result<()>;
@@ -168,26 +168,14 @@ fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// The report when the last client has gone: the last to hold one can be a callback, which has another thread end it.
-fn at_rest(simulator: &Simulator) -> Report {
-    let started = Instant::now();
-    loop {
-        let report = simulator.report();
-        if !report.alive.contains_key("client") || started.elapsed() > Duration::from_secs(2) {
-            return report;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The sweep over one piece of work; returns how often it was done.
 fn sweep(name: &str, config: Config, work: Work) -> usize {
     let simulator = Simulator::new(config);
     let directory = tempfile::tempdir().unwrap();
     let attempt = |what: &str| run(work, simulator.path(), directory.path(), what);
     attempt("without faults").with_context(|| format!("{name} without faults")).unwrap();
+    simulator.assert_clean(0);
     let report = simulator.report();
-    report.assert_clean(0);
     let (calls, before) = (report.calls, files(directory.path()));
     let (mut runs, mut problems) = (1, Vec::new());
     for (function, &count) in &calls {
@@ -208,12 +196,12 @@ fn sweep(name: &str, config: Config, work: Work) -> usize {
             let outcome = attempt(&what);
             // What never ends has to end for everything to come back.
             simulator.release();
-            let report = at_rest(&simulator);
+            let report = simulator.report_at_rest(0);
             runs += 1;
-            let is_clean = std::panic::catch_unwind(|| report.assert_clean(0));
-            if is_clean.is_err() {
-                problems
-                    .push(format!("{what}: {:?}: left {:?}, {:?}", outcome, report.alive, report.violations));
+            let left = report.problems(0);
+            if !left.is_empty() {
+                let said = outcome.as_ref().err().map(|error| format!("{error:#}"));
+                problems.push(format!("{what}: {said:?}: {left:?}"));
             }
             match outcome {
                 Err(error) if matches!(kind, FaultKind::Delay(_) | FaultKind::LateWork(_)) => {

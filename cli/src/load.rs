@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use safejax::load::{self, Sharing, Verification};
-use safejax::printable::Count;
+use safejax::printable::{Block, Count};
 use safejax::{Checkpoint, LoadOptions, Params};
 use serde_json::json;
 
 use crate::client::DeviceArgs;
-use crate::output::OutputArgs;
+use crate::output::{self, OutputArgs};
 use crate::select::SelectArgs;
 use crate::stream;
 use crate::transfer::TransferArgs;
@@ -65,10 +65,20 @@ impl Load {
         }
         let start = Instant::now();
         let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
+        let opened = start.elapsed();
+        // Said before it is tried: the load can fail, or take its time.
+        let plan = self.explain.then(|| load::plan(&client, &checkpoint, &options)).transpose()?;
+        if let Some(Err(error)) = plan.as_ref().map(|plan| load::check_room(&client, plan, &options)) {
+            let error = anyhow::Error::from(error);
+            eprint!("{}", output::warning(&format!("the plan does not fit: {error:#}")));
+            if let Some(plan) = plan.as_ref().filter(|_| !self.output.json) {
+                print!("{}", Block(&plan.to_string()));
+            }
+        }
+        let start = Instant::now();
         let (params, report) = Params::load_checkpoint(&client, &checkpoint, &options)?;
         params.wait()?;
-        let seconds = start.elapsed().as_secs_f64();
-        let plan = self.explain.then(|| load::plan(&client, &checkpoint, &options)).transpose()?;
+        let seconds = (opened + start.elapsed()).as_secs_f64();
         let gigabytes_per_second = report.bytes as f64 / seconds / 1e9;
         Ok(self.output.choose(
             || {

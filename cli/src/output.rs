@@ -50,6 +50,11 @@ pub fn check_directory(option: &str, path: &Path) -> Result<()> {
     }
 }
 
+/// A warning, as it is printed.
+pub fn warning(text: &str) -> String {
+    stream::name_input(Block(&format!("warning: {text}\n")).to_string())
+}
+
 /// The error and its causes, as they are printed.
 pub fn failure(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}\n");

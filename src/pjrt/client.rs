@@ -510,7 +510,7 @@ impl Client {
         // SAFETY: the client and the placement are alive, `dims` outlives the call, and the caller vouches
         // for `data`, which is as long as the shape says.
         unsafe { self.api().call(ffi::PJRT_Client_BufferFromHostBuffer, &mut args) }
-            .map_err(|error| with_memory_report(error, to))?;
+            .map_err(|error| with_memory_report(error, to, expected))?;
         // SAFETY: the buffer and the event are handed over to us.
         unsafe {
             let done = (!args.done_with_host_buffer.is_null())
@@ -534,7 +534,7 @@ impl Client {
         (args.device, args.memory) = to.raw(self)?;
         // SAFETY: the client and the placement are alive, and `dims` outlives the call.
         unsafe { self.api().call(ffi::PJRT_Client_CreateUninitializedBuffer, &mut args) }
-            .map_err(|error| with_memory_report(error, &to))?;
+            .map_err(|error| with_memory_report(error, &to, spec.host_bytes().unwrap_or(0)))?;
         // SAFETY: the buffer is handed over to us.
         Ok(unsafe { Buffer::from_raw(self, args.buffer, spec.clone()) })
     }
@@ -657,12 +657,14 @@ impl RowMajor {
     }
 }
 
-/// Adds the memory statistics of the devices to an allocation failure.
-pub(super) fn with_memory_report(error: Error, to: &Placement) -> Error {
+/// Adds what was asked for, and the memory statistics of the devices, to an allocation failure.
+pub(super) fn with_memory_report(error: Error, to: &Placement, bytes: usize) -> Error {
     match error {
-        Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => {
-            Error::Pjrt { function, code, message: message + &to.memory_report() }
-        }
+        Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => Error::Pjrt {
+            function,
+            code,
+            message: format!("{message}; {bytes} bytes were asked for{}", to.memory_report()),
+        },
         other => other,
     }
 }

@@ -76,8 +76,11 @@ impl Client {
         args.num_shape_specs = raw_specs.len();
         args.memory = raw_memory;
         // SAFETY: the client and memory are alive, and specs and dims outlive the call.
-        unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }
-            .map_err(|error| with_memory_report(error, &to))?;
+        unsafe { self.api().call(ffi::PJRT_Client_CreateBuffersForAsyncHostToDevice, &mut args) }.map_err(
+            |error| {
+                with_memory_report(error, &to, specs.iter().filter_map(|spec| spec.host_bytes().ok()).sum())
+            },
+        )?;
         Ok(TransferManager {
             raw: args.transfer_manager,
             specs: specs.to_vec(),

@@ -15,6 +15,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`Error::DeviceMemory`], naming the first tensor that does not fit.
 pub fn check(to: &Placement, plan: &LoadPlan) -> Result<()> {
+    check_within(to, plan, PATIENCE)
+}
+
+/// As [`check`], of what is free at this moment.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_now(to: &Placement, plan: &LoadPlan) -> Result<()> {
+    check_within(to, plan, Duration::ZERO)
+}
+
+fn check_within(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> {
     let device = match to {
         Placement::Device(device) => Some(device.clone()),
         // The statistics are those of the memory that the device uses by default.
@@ -30,7 +42,7 @@ pub fn check(to: &Placement, plan: &LoadPlan) -> Result<()> {
         if total <= free {
             return Ok(());
         }
-        if total > limit || started.elapsed() >= PATIENCE {
+        if total > limit || started.elapsed() >= patience {
             return refuse(&device, plan, free, limit);
         }
         std::thread::sleep(PATIENCE / 50);

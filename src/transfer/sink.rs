@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::error::{Context, Error, Result};
 use crate::monitor::Tracker;
-use crate::plan::LoadPlan;
+use crate::plan::{LoadPlan, Step};
 
 /// The plan of a load, and the buffers that are there already.
 pub struct Sink<'a, B> {
@@ -24,6 +24,19 @@ impl<'a, B> Sink<'a, B> {
         let _ = self.buffers[step].set(buffer);
         let step = &self.plan.steps[step];
         self.tracker.progressed(&step.name, step.bytes as u64);
+    }
+
+    /// How much there is so far, for an error: what was delivered goes with the sink.
+    pub fn so_far(&self) -> String {
+        let there = || self.plan.steps.iter().zip(&self.buffers).filter(|(_, buffer)| buffer.get().is_some());
+        let bytes = |steps: &mut dyn Iterator<Item = &Step>| steps.map(|step| step.bytes as u64).sum::<u64>();
+        format!(
+            "; {} of {} tensors ({} of {} bytes) had been loaded, and were released",
+            there().count(),
+            self.plan.steps.len(),
+            bytes(&mut there().map(|(step, _)| step)),
+            bytes(&mut self.plan.steps.iter()),
+        )
     }
 
     /// The buffers, in the order of the tree's leaves.

@@ -1,12 +1,14 @@
 //! Where the bytes of a file that is written come from.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 
 use super::ring::Registration;
 use crate::cast::cast_into;
 use crate::dtype::DType;
-use crate::error::Result;
-use crate::pjrt::{Buffer, Client, StagingMemory};
+use crate::error::{Error, ErrorCode, Result};
+use crate::pjrt::{Buffer, Client, HostTransfer, StagingMemory};
 use crate::sub_byte;
 
 /// The tensors of a file that is about to be written, by position. Asked by several threads at once.
@@ -158,26 +160,53 @@ pub struct DeviceSupply<'a> {
     pub buffers: &'a [Buffer],
     pub dtypes: Vec<DType>,
     pub registration: Registration,
+    copies_parts: OnceLock<bool>,
+}
+
+impl<'a> DeviceSupply<'a> {
+    pub fn new(buffers: &'a [Buffer], dtypes: Vec<DType>, registration: Registration) -> DeviceSupply<'a> {
+        DeviceSupply { buffers, dtypes, registration, copies_parts: OnceLock::new() }
+    }
+
+    /// Whether the plugin copies parts of buffers. Tried with a byte of this one: a plugin can have the function and not do it.
+    fn copies_parts(&self, buffer: &Buffer) -> bool {
+        *self.copies_parts.get_or_init(|| {
+            let tried = buffer.start_raw_to_host(0, 1).and_then(HostTransfer::wait);
+            let is_missing = |error: &Error| {
+                matches!(error, Error::Unsupported { .. }) || error.code() == Some(ErrorCode::Unimplemented)
+            };
+            // What fails otherwise is told of where it is needed.
+            !tried.is_err_and(|error| is_missing(&error))
+        })
+    }
+}
+
+/// Whether parts of the buffer are parts of what the host is to have.
+fn has_parts(buffer: &Buffer) -> bool {
+    buffer.spec().host_bytes().is_ok_and(|bytes| bytes > 0) && buffer.has_host_layout()
 }
 
 impl Supply for DeviceSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let buffer = &self.buffers[index];
         let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
-        let content = if !buffer.has_host_layout() {
-            ByteSource::Host(buffer.start_to_host()?.wait()?.into())
-        } else {
+        let whole = || Ok::<ByteSource<'_>, Error>(ByteSource::Host(buffer.start_to_host()?.wait()?.into()));
+        let content = if has_parts(buffer) {
             buffer.wait()?;
             match buffer.host_view()? {
                 Some(view) => ByteSource::Host(view),
-                None => ByteSource::Device(buffer.clone()),
+                None if self.copies_parts(buffer) => ByteSource::Device(buffer.clone()),
+                None => whole()?,
             }
+        } else {
+            whole()?
         };
         Ok(TensorBytes { content, change })
     }
 
     fn is_divisible(&self, index: usize) -> bool {
-        self.buffers[index].has_host_layout()
+        let buffer = &self.buffers[index];
+        has_parts(buffer) && (buffer.is_on_cpu().unwrap_or(false) || self.copies_parts(buffer))
     }
 
     fn registration(&self) -> Registration {

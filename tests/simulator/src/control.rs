@@ -1,6 +1,7 @@
 //! The tests' side of the simulator, and the door between the two.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::calls::plugin;
 use crate::config::{Config, Fault, Report, Request};
@@ -85,7 +86,26 @@ impl Simulator {
     }
 }
 
-impl Report {
+/// What clients have of their own.
+const OF_CLIENTS: [&str; 4] = ["client", "device", "device description", "memory"];
+
+/// How long handles may take that other threads give back.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Simulator {
+    /// The report when all is at rest: when there are no more than so many clients and nothing else, or after some seconds. The
+    /// last to hold something can be a callback, which has another thread give it back.
+    pub fn report_at_rest(&self, clients: usize) -> Report {
+        let started = Instant::now();
+        loop {
+            let report = self.report();
+            if report.is_at_rest(clients) || started.elapsed() > PATIENCE {
+                return report;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Fails the test unless everything was given back and nothing was done that must not be: what is left are so many clients
     /// and what they have of their own.
     ///
@@ -93,16 +113,39 @@ impl Report {
     /// With what is left and what was done.
     #[track_caller]
     pub fn assert_clean(&self, clients: usize) {
-        let of_clients = ["client", "device", "device description", "memory"];
-        let left: Vec<_> =
-            self.alive.iter().filter(|(kind, _)| !of_clients.contains(&kind.as_str())).collect();
-        assert!(left.is_empty(), "not given back: {left:?}");
-        assert_eq!(self.alive.get("client").copied().unwrap_or(0), clients, "clients");
-        assert!(self.violations.is_empty(), "{:#?}", self.violations);
-        assert_eq!(self.bytes_in_use, 0, "bytes of the device's memory");
-        if clients == 0 {
-            assert_eq!(self.registered_bytes, 0, "registered bytes");
+        let problems = self.report_at_rest(clients).problems(clients);
+        assert!(problems.is_empty(), "{problems:#?}");
+    }
+}
+
+impl Report {
+    fn left(&self) -> impl Iterator<Item = (&String, &usize)> {
+        self.alive.iter().filter(|(kind, _)| !OF_CLIENTS.contains(&kind.as_str()))
+    }
+
+    fn clients(&self) -> usize {
+        self.alive.get("client").copied().unwrap_or(0)
+    }
+
+    fn is_at_rest(&self, clients: usize) -> bool {
+        self.left().next().is_none() && self.clients() == clients && self.bytes_in_use == 0
+    }
+
+    /// What is wrong if no more than so many clients should be left.
+    pub fn problems(&self, clients: usize) -> Vec<String> {
+        let mut problems = self.violations.clone();
+        problems
+            .extend(self.left().map(|(kind, count)| format!("{count} of kind {kind} were not given back")));
+        if self.clients() != clients {
+            problems.push(format!("{} clients are left, not {clients}", self.clients()));
         }
+        if self.bytes_in_use > 0 {
+            problems.push(format!("{} bytes of the device's memory are in use", self.bytes_in_use));
+        }
+        if clients == 0 && self.registered_bytes > 0 {
+            problems.push(format!("{} bytes are registered", self.registered_bytes));
+        }
+        problems
     }
 }
 
