@@ -23,7 +23,10 @@ fn main() -> Result<()> {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let large = checkpoint(directory.path(), "large", 160, 2 << 20)?;
     let small = checkpoint(directory.path(), "small", 20_000, 1 << 10)?;
-    println!("{:<34} {:>10} {:>9} {:>9} {:>10} {:>12}", "", "bandwidth", "seconds", "GB/s", "of it", "transfers");
+    println!(
+        "{:<34} {:>10} {:>9} {:>9} {:>10} {:>12}",
+        "", "bandwidth", "seconds", "GB/s", "of it", "transfers"
+    );
     for slower in [1.0, 2.0, 10.0] {
         measure("1.34 GB in 160 tensors", &large, slower, Delivery::Auto)?;
         measure("82 MB in 20,000 tensors", &small, slower, Delivery::Auto)?;

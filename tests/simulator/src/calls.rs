@@ -1,10 +1,9 @@
 //! What every call goes through: it is counted, it may have a fault, and a panic in it is an error.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::c_api as c;
@@ -18,9 +17,10 @@ use crate::objects::Objects;
 
 /// The state of this library.
 pub struct Plugin {
-    config: RwLock<Config>,
-    calls: Mutex<BTreeMap<&'static str, u64>>,
+    config: RwLock<Arc<Config>>,
+    counters: Mutex<Vec<&'static Counter>>,
     faults: Mutex<Vec<Fault>>,
+    has_faults: AtomicBool,
     happened: AtomicU64,
     violations: Mutex<Vec<String>>,
     pub objects: Objects,
@@ -30,6 +30,18 @@ pub struct Plugin {
     /// Work that never ends.
     pub endless: Mutex<Vec<Job>>,
     pub exchanged_keys: AtomicU64,
+}
+
+/// How often a function was called.
+pub struct Counter {
+    function: &'static str,
+    calls: AtomicU64,
+}
+
+impl Counter {
+    pub const fn new(function: &'static str) -> Counter {
+        Counter { function, calls: AtomicU64::new(0) }
+    }
 }
 
 /// A call that is being answered.
@@ -60,9 +72,10 @@ pub fn plugin() -> &'static Plugin {
     static PLUGIN: LazyLock<Plugin> = LazyLock::new(|| {
         let config = control::config_of_environment();
         Plugin {
+            has_faults: AtomicBool::new(!config.faults.is_empty()),
             faults: Mutex::new(config.faults.clone()),
-            config: RwLock::new(config),
-            calls: Mutex::default(),
+            config: RwLock::new(Arc::new(config)),
+            counters: Mutex::default(),
             happened: AtomicU64::new(0),
             violations: Mutex::default(),
             objects: Objects::default(),
@@ -77,19 +90,27 @@ pub fn plugin() -> &'static Plugin {
 }
 
 impl Plugin {
-    pub fn config(&self) -> Config {
-        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the report tell what this counts.
+    pub fn register(&self, counter: &'static Counter) {
+        lock(&self.counters).push(counter);
     }
 
     pub fn configure(&self, config: Config) {
         self.set_faults(config.faults.clone());
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
     /// Counts from 0 again, with these faults.
     pub fn set_faults(&self, faults: Vec<Fault>) {
+        self.has_faults.store(!faults.is_empty(), Ordering::SeqCst);
         *lock(&self.faults) = faults;
-        lock(&self.calls).clear();
+        for counter in &*lock(&self.counters) {
+            counter.calls.store(0, Ordering::SeqCst);
+        }
         lock(&self.violations).clear();
         self.happened.store(0, Ordering::SeqCst);
         self.is_lost.store(false, Ordering::SeqCst);
@@ -118,7 +139,11 @@ impl Plugin {
     }
 
     pub fn report(&self) -> Report {
-        let calls = lock(&self.calls).iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let counters = lock(&self.counters);
+        let counted = counters.iter().map(|counter| (counter.function, counter.calls.load(Ordering::SeqCst)));
+        let calls =
+            counted.filter(|(_, calls)| *calls > 0).map(|(name, calls)| (name.to_owned(), calls)).collect();
+        drop(counters);
         let mut report = Report {
             calls,
             alive: self.objects.alive(),
@@ -133,16 +158,15 @@ impl Plugin {
     }
 
     /// Counts a call, and returns what goes wrong with it.
-    fn count(&self, function: &'static str) -> Option<FaultKind> {
-        let call = {
-            let mut calls = lock(&self.calls);
-            let count = calls.entry(function).or_default();
-            *count += 1;
-            *count - 1
-        };
+    fn count(&self, counter: &'static Counter) -> Option<FaultKind> {
+        let call = counter.calls.fetch_add(1, Ordering::SeqCst);
+        if !self.has_faults.load(Ordering::SeqCst) {
+            return None;
+        }
         let faults = lock(&self.faults);
-        let is_meant =
-            |fault: &&Fault| fault.function == function && fault.call.is_none_or(|which| which == call);
+        let is_meant = |fault: &&Fault| {
+            fault.function == counter.function && fault.call.is_none_or(|which| which == call)
+        };
         let fault = faults.iter().find(is_meant)?;
         self.happened.fetch_add(1, Ordering::SeqCst);
         Some(fault.kind)
@@ -154,13 +178,13 @@ impl Plugin {
 /// # Safety
 /// `args` is null or points to such a struct.
 pub unsafe fn answer<A>(
-    function: &'static str,
+    counter: &'static Counter,
     args: *mut A,
     run: impl FnOnce(&mut A, &mut Call) -> Result<()>,
 ) -> *mut c::PJRT_Error {
-    let outer = CURRENT.replace(function);
+    let outer = CURRENT.replace(counter.function);
     // SAFETY: passed on to the caller.
-    let result = catch_unwind(AssertUnwindSafe(|| unsafe { answer_or_fail(function, args, run) }));
+    let result = catch_unwind(AssertUnwindSafe(|| unsafe { answer_or_fail(counter, args, run) }));
     CURRENT.set(outer);
     let result =
         result.unwrap_or_else(|_| Err(Failure::new(c::PJRT_Error_Code_INTERNAL, "the simulator panicked")));
@@ -173,13 +197,13 @@ pub unsafe fn answer<A>(
 /// # Safety
 /// As for [`answer`].
 unsafe fn answer_or_fail<A>(
-    function: &'static str,
+    counter: &'static Counter,
     args: *mut A,
     run: impl FnOnce(&mut A, &mut Call) -> Result<()>,
 ) -> Result<()> {
     let plugin = plugin();
     let injected = |code| Failure::new(code, "a fault was asked for");
-    let fault = plugin.count(function);
+    let (fault, function) = (plugin.count(counter), counter.function);
     // SAFETY: the caller says that it points to the struct, if it is not null.
     let args = unsafe { args.as_mut() }.ok_or_else(|| {
         plugin.violation("the arguments are null");

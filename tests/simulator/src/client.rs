@@ -176,7 +176,7 @@ pub fn destroy(args: &mut c::PJRT_Client_Destroy_Args, _: &mut Call) -> Result<(
             }
         }
     }
-    if let Some(path) = plugin.config().report {
+    if let Some(path) = plugin.config().report.clone() {
         let report = serde_json::to_vec(&plugin.report()).unwrap_or_default();
         if let Err(error) = std::fs::write(&path, report) {
             plugin.violation(format!("{}: {error}", path.display()));

@@ -2,9 +2,11 @@
 //! and no number is used twice.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+
+use rustc_hash::FxHashMap;
 
 use crate::c_api as c;
 use crate::calls::{lock, plugin};
@@ -26,7 +28,7 @@ impl Object for Failure {
 #[derive(Default)]
 pub struct Objects {
     given: AtomicUsize,
-    alive: Mutex<HashMap<usize, Entry>>,
+    alive: Mutex<FxHashMap<usize, Entry>>,
 }
 
 /// The name of an object's kind, and the object.

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 use std::sync::OnceLock;
 
 use crate::c_api as c;
-use crate::calls::{answer, plugin};
+use crate::calls::{Counter, answer, plugin};
 use crate::config::Config;
 use crate::{buffer, client, device, dma, event, executable, manager};
 
@@ -34,10 +34,12 @@ macro_rules! fill {
     ($api:ident, $config:ident: $($function:ident($args:ident) => $run:path,)*) => {
         $(
             if !$config.missing.iter().any(|name| name == stringify!($function)) {
+                static COUNTER: Counter = Counter::new(stringify!($function));
                 unsafe extern "C" fn entry(args: *mut c::$args) -> *mut c::PJRT_Error {
                     // SAFETY: the caller of the C API passes such a struct.
-                    unsafe { answer(stringify!($function), args, $run) }
+                    unsafe { answer(&COUNTER, args, $run) }
                 }
+                plugin().register(&COUNTER);
                 $api.$function = Some(entry);
             }
         )*
