@@ -10,6 +10,7 @@ pub(crate) mod checkpoint;
 mod complex;
 mod compressed;
 pub(crate) mod encoding;
+mod first_failure;
 pub(crate) mod foreign;
 pub(crate) mod json;
 mod leaves;

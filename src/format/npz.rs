@@ -11,6 +11,7 @@ use zip::write::SimpleFileOptions;
 use super::archive::{Archive, Compression, Member};
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedStructure, Tensor};
 use super::encoding::Deflated;
+use super::first_failure::FirstFailure;
 use super::leaves::Leaves;
 use super::npy;
 use super::problem::Problem;
@@ -161,17 +162,11 @@ pub(crate) fn write(leaves: &mut dyn Leaves, target: &Path, options: WriteOption
     }
     let mut failed = None;
     write_atomically(target, options, |file| {
-        let mut archive = ZipWriter::new(file);
-        let written = (0..leaves.specs().len())
-            .try_for_each(|index| write_entry(leaves, index, &mut archive, &mut failed));
-        match written {
-            Ok(()) => archive.finish().map(drop).map_err(std::io::Error::other),
-            Err(error) => {
-                // Dropped, it would try to end the archive, and print that it cannot.
-                std::mem::forget(archive);
-                Err(error)
-            }
-        }
+        // Told of a failure, the archive would try to end itself when it is dropped, and print that it cannot.
+        let mut archive = ZipWriter::new(FirstFailure::new(file));
+        (0..leaves.specs().len())
+            .try_for_each(|index| write_entry(leaves, index, &mut archive, &mut failed))?;
+        archive.finish().map_err(std::io::Error::other)?.finish()
     })
     .map_err(|error| failed.take().unwrap_or(error))
 }

@@ -1,0 +1,170 @@
+//! Every system call on a file fails in turn, in every way: the command ends with an error that says what failed, or with the
+//! right result; the old file is whole, or the new one is; and nothing else is left.
+//!
+//! The short sweep takes the first calls of each name, and the last. `SAFEJAX_SWEEP=all` takes every call
+//! (`scripts/soak.sh`).
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+#[path = "system_faults/tracer.rs"]
+mod tracer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{digits, safejax};
+use nix::errno::Errno;
+use tracer::{Fault, Kind, Traced};
+
+/// The calls that are tried, of so many.
+fn tried(count: usize) -> Vec<usize> {
+    if std::env::var("SAFEJAX_SWEEP").is_ok_and(|sweep| sweep == "all") {
+        return (0..count).collect();
+    }
+    let mut calls: Vec<usize> = (0..count.min(3)).chain(count.checked_sub(1)).collect();
+    calls.dedup();
+    calls
+}
+
+/// How a call can go wrong.
+fn kinds(name: &str) -> Vec<Kind> {
+    let error = |errno: &[Errno]| errno.iter().map(|errno| Kind::Error(*errno)).collect::<Vec<_>>();
+    let mut kinds = match name {
+        "read" | "pread64" => error(&[Errno::EIO, Errno::EINTR]),
+        "write" | "pwrite64" | "writev" | "copy_file_range" | "fallocate" | "ftruncate" => {
+            error(&[Errno::EIO, Errno::ENOSPC, Errno::EINTR, Errno::EDQUOT])
+        }
+        "mmap" => error(&[Errno::ENOMEM, Errno::ENODEV]),
+        "openat" => error(&[Errno::EMFILE, Errno::EACCES, Errno::EINTR]),
+        "fsync" | "fdatasync" => error(&[Errno::EIO, Errno::ENOSPC]),
+        _ => error(&[Errno::EIO, Errno::ENOSPC]),
+    };
+    if ["read", "write", "pread64", "pwrite64"].contains(&name) {
+        kinds.push(Kind::Half);
+    }
+    if ["read", "pread64", "mmap"].contains(&name) {
+        kinds.push(Kind::Shrink);
+    }
+    kinds
+}
+
+/// The content of every file of a directory.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+fn restore(directory: &Path, wanted: &BTreeMap<PathBuf, Vec<u8>>) {
+    for path in files(directory).keys() {
+        std::fs::remove_file(path).unwrap();
+    }
+    for (path, content) in wanted {
+        std::fs::write(path, content).unwrap();
+    }
+}
+
+/// The sweep over a command, in a directory that holds these files: the first is read, the others are what is there before.
+fn sweep(name: &str, before: &[(&str, Vec<u8>)], arguments: impl Fn(&Path) -> Vec<PathBuf>) {
+    let directory = common::directory_on_disk();
+    let directory = directory.path();
+    let before: BTreeMap<PathBuf, Vec<u8>> =
+        before.iter().map(|(file, content)| (directory.join(file), content.clone())).collect();
+    let output = tempfile::NamedTempFile::new().unwrap();
+    let run = |fault: Option<Fault>| -> Option<(Traced, String)> {
+        restore(directory, &before);
+        let mut command: Command = safejax();
+        command.args(arguments(directory)).stdout(Stdio::null()).stderr(output.reopen().unwrap());
+        output.as_file().set_len(0).unwrap();
+        match tracer::run(&mut command, directory, fault) {
+            Ok(traced) => Some((traced, std::fs::read_to_string(output.path()).unwrap())),
+            Err(error) => {
+                eprintln!("skipped {name}: this system does not let a process debug another: {error}");
+                None
+            }
+        }
+    };
+    let Some((traced, said)) = run(None) else { return };
+    assert_eq!(traced.code, Some(0), "{name} without faults: {said}");
+    let after = files(directory);
+    let (mut runs, mut problems) = (0, Vec::new());
+    for (&call_name, &count) in &traced.calls {
+        for (call, kind) in tried(count)
+            .into_iter()
+            .flat_map(|call| kinds(call_name).into_iter().map(move |kind| (call, kind)))
+        {
+            let fault = Fault { name: call_name, call, kind };
+            let (traced, said) = run(Some(fault)).unwrap();
+            runs += 1;
+            let what = format!("{name}: {fault:?}: {:?} {said}", traced.code.ok_or(traced.signal));
+            // Nobody but the test cuts what is read.
+            let ours = |files: BTreeMap<PathBuf, Vec<u8>>| -> BTreeMap<PathBuf, Vec<u8>> {
+                files.into_iter().filter(|(path, _)| !path.ends_with("in.safetensors")).collect()
+            };
+            let (found, old, new) = (ours(files(directory)), ours(before.clone()), ours(after.clone()));
+            if std::env::var_os("SAFEJAX_SWEEP_SHOW").is_some() {
+                println!("{what}");
+            }
+            match traced.code {
+                Some(0) if found == new => {}
+                Some(1) if !said.starts_with("error: ") && !said.contains("\nerror: ") => {
+                    problems.push(format!("{what}: it does not say why"));
+                }
+                // A new file whose last step failed is whole, too.
+                Some(1) if found == old || found == new => {}
+                _ => problems.push(format!("{what}: left {:?}", found.keys())),
+            }
+        }
+    }
+    println!("{name}: {runs} runs");
+    assert!(
+        problems.is_empty(),
+        "{} of {runs}:\n{}",
+        problems.len(),
+        problems[..problems.len().min(20)].join("\n")
+    );
+}
+
+fn digits_file() -> Vec<u8> {
+    std::fs::read(digits("params.safetensors")).unwrap()
+}
+
+#[test]
+fn a_conversion_over_an_old_file() {
+    let before = [("in.safetensors", digits_file()), ("out.safetensors", b"old".to_vec())];
+    sweep("convert", &before, |directory| {
+        vec!["convert".into(), directory.join("in.safetensors"), directory.join("out.safetensors")]
+    });
+}
+
+#[test]
+fn a_conversion_in_place() {
+    sweep("in place", &[("in.safetensors", digits_file())], |directory| {
+        let file = directory.join("in.safetensors");
+        vec!["convert".into(), file.clone(), file, "--digests".into()]
+    });
+}
+
+#[test]
+fn a_conversion_to_an_archive() {
+    let before = [("in.safetensors", digits_file()), ("out.npz", b"old".to_vec())];
+    sweep("npz", &before, |directory| {
+        vec!["convert".into(), directory.join("in.safetensors"), directory.join("out.npz")]
+    });
+}
+
+#[test]
+fn a_check() {
+    sweep("verify", &[("in.safetensors", digits_file())], |directory| {
+        vec!["verify".into(), "--finite".into(), directory.join("in.safetensors")]
+    });
+}
+
+#[test]
+fn a_look() {
+    sweep("inspect", &[("in.safetensors", digits_file())], |directory| {
+        vec!["inspect".into(), directory.join("in.safetensors")]
+    });
+}
