@@ -7,6 +7,7 @@ mod carry;
 mod device;
 mod file;
 mod options;
+mod replace;
 mod ring;
 mod room;
 mod shards;

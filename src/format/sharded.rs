@@ -94,7 +94,7 @@ pub(crate) fn index_of(path: &Path) -> Option<PathBuf> {
 pub(super) fn index_of_shard(path: &Path) -> Option<PathBuf> {
     let (index, count) = index_by_name(path)?;
     let name = path.file_name()?.to_str()?;
-    let is_listed = files_of(&index).is_some_and(|files| files.contains(name));
+    let is_listed = files_of(&index).ok().flatten().is_some_and(|files| files.contains(name));
     if !is_listed && count > 1 {
         let index = index.file_name().unwrap_or_default().to_string_lossy();
         tracing::warn!(
@@ -120,17 +120,33 @@ fn index_by_name(path: &Path) -> Option<(PathBuf, u64)> {
     Some((path.with_file_name(format!("{stem}.{extension}.index.json")), count.parse().ok()?))
 }
 
-/// The files that an index lists; `None` where there is no index that can be read.
-fn files_of(index: &Path) -> Option<BTreeSet<String>> {
-    let index: Index = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
-    Some(index.weight_map.into_values().collect())
+/// The index that a file's name asks for, whether it is there or not: `STEM.safetensors.index.json` for
+/// `STEM-00001-of-00003.safetensors`.
+pub(crate) fn index_of_name(path: &Path) -> Option<PathBuf> {
+    index_by_name(path).map(|(index, _)| index)
 }
 
-/// The files beside an index that it lists and that are named after it.
-pub(crate) fn shards_of(index: &Path) -> Vec<PathBuf> {
-    let files = files_of(index).unwrap_or_default().into_iter().filter(|file| is_name(file));
-    let files = files.map(|file| index.with_file_name(file));
-    files.filter(|file| index_by_name(file).is_some_and(|(of_name, _)| of_name == index)).collect()
+/// The files that an index lists; `None` where what is there is no index.
+///
+/// # Errors
+/// The system's.
+fn files_of(index: &Path) -> std::io::Result<Option<BTreeSet<String>>> {
+    let index: Option<Index> = serde_json::from_slice(&std::fs::read(index)?).ok();
+    Ok(index.map(|index| index.weight_map.into_values().collect()))
+}
+
+/// The files beside an index that it lists and that are named after it; none where there is no index.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub(crate) fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
+    let files = match files_of(index) {
+        Ok(files) => files.unwrap_or_default(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeSet::new(),
+        Err(error) => return Err(Error::io("read", index, error)),
+    };
+    let files = files.into_iter().filter(|file| is_name(file)).map(|file| index.with_file_name(file));
+    Ok(files.filter(|file| index_by_name(file).is_some_and(|(of_name, _)| of_name == index)).collect())
 }
 
 /// Whether this is the name of a file in the same directory.

@@ -79,25 +79,59 @@ impl AtomicFile {
         self.file.as_file().write_all_at(bytes, offset as u64).map_err(|error| self.failed(error))
     }
 
-    /// Gives the file its name.
+    /// Puts the content on the disk and gives the file its name.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(self) -> Result<()> {
-        if self.options.sync {
-            self.file.as_file().sync_all().map_err(|error| self.failed(error))?;
-        }
-        let target = self.target;
-        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error))?;
-        if self.options.sync {
-            // The rename itself is only durable once the directory is.
-            let directory = directory_of(&target);
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| Error::io("sync", directory, error))?;
-        }
-        Ok(())
+        self.sync()?;
+        let (target, options) = (self.target.clone(), self.options);
+        self.take_name()?;
+        sync_directory(&target, options)
     }
+
+    /// Puts the content on the disk, if that is wanted.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<()> {
+        if self.options.sync {
+            self.file.as_file().sync_all().map_err(|error| self.failed(error))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives the file its name, without a word of whether either is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn take_name(self) -> Result<()> {
+        let target = self.target;
+        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error))
+    }
+
+    /// As [`AtomicFile::take_name`], with another one in the same directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn take_other_name(self, target: &Path) -> Result<()> {
+        self.file.persist(target).map_err(|error| Error::io("replace", target, error))
+    }
+}
+
+/// Puts the names in a file's directory on the disk, if that is wanted: a rename is only durable once they are.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_directory(target: &Path, options: WriteOptions) -> Result<()> {
+    if !options.sync {
+        return Ok(());
+    }
+    let directory = directory_of(target);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Error::io("sync", directory, error))
 }
 
 /// Gives a new file the owner, where that is allowed, and the mode of the one that it replaces, which the umask would cut.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::file::{FilePlan, Written};
 use super::options::Digests;
+use super::replace::{Replacement, remove, remove_all};
 use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
@@ -15,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, index_of, shards_of};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
-use crate::store::{WriteOptions, check_replaceable, write_atomically};
+use crate::store::{WriteOptions, check_replaceable};
 
 /// What the name of a checkpoint in several files must end with.
 const ENDING: &str = ".safetensors";
@@ -81,12 +82,12 @@ impl CheckpointPlan {
         self.files.iter().map(|(file, _)| file.layout().unaligned().count()).sum()
     }
 
-    /// Writes the files. Each takes its name when all are complete, and the index comes last. An index that is there goes
-    /// before, and one file of all that is there goes after, with files of the old index that are not of the new one: a
-    /// checkpoint is the old one, the new one, or none.
+    /// Writes the files. They take their names when all are complete. Of several, the index comes last, in the place of one
+    /// that is there, with names for the files that no file of the old index has: a checkpoint is the old one or the new one.
+    /// Files of the old one go after.
     ///
     /// # Errors
-    /// The first failure; before the files take their names, those that were there stay.
+    /// The first failure. Until the new checkpoint is there, what was there before stays.
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
         let tracker = Tracker::new(monitor, self.total_bytes);
         let (paths, index) = (self.paths(target)?, index_of(target));
@@ -102,35 +103,34 @@ impl CheckpointPlan {
             writers.push(writer);
             all.add(written);
         }
-        match index {
-            Some(index) if self.options.max_shard_bytes.is_some() => {
-                self.replace(target, &index, writers, &paths)?;
+        match (index, stem_of(target)) {
+            (Some(index), Some(stem)) if paths.len() > 1 => {
+                let options = self.options.write;
+                let replacement = Replacement { stem, index: &index, whole: target, options };
+                replacement.put_in_place(writers, |paths| self.index_document(paths))?;
             }
-            index => {
+            (index, _) => {
                 writers.into_iter().try_for_each(CheckpointWriter::finish)?;
-                index.filter(|index| index.exists()).inspect(|index| warn_of_index(index, target));
+                self.end_of_index(index.as_deref().filter(|index| index.exists()), target)?;
             }
         }
         Ok(all)
     }
 
-    /// Gives the files their names, and removes what was there of the checkpoint before.
-    fn replace(
-        &self,
-        target: &Path,
-        index: &Path,
-        writers: Vec<CheckpointWriter>,
-        paths: &[PathBuf],
-    ) -> Result<()> {
-        let before = shards_of(index);
-        remove(index)?;
-        writers.into_iter().try_for_each(CheckpointWriter::finish)?;
-        if paths.len() > 1 {
-            self.write_index(index, paths)?;
-            // It would be taken for the checkpoint still, as others of the old files would for a part of it.
-            remove(target)?;
+    /// One file was written where there is an index of several: it goes where that was to be replaced.
+    fn end_of_index(&self, index: Option<&Path>, target: &Path) -> Result<()> {
+        match index {
+            Some(index) if self.options.max_shard_bytes.is_some() => {
+                let before = shards_of(index)?;
+                remove(index)?;
+                remove_all(before.iter().map(PathBuf::as_path))
+            }
+            Some(index) => {
+                warn_of_index(index, target);
+                Ok(())
+            }
+            None => Ok(()),
         }
-        before.iter().filter(|shard| !paths.contains(shard)).try_for_each(|shard| remove(shard))
     }
 
     /// The file in memory; of one that would be several, an error.
@@ -151,8 +151,7 @@ impl CheckpointPlan {
         if self.files.len() == 1 {
             return Ok(vec![target.to_owned()]);
         }
-        let stem = target.file_name().and_then(|name| name.to_str()?.strip_suffix(ENDING));
-        let stem = stem.ok_or_else(|| {
+        let stem = stem_of(target).ok_or_else(|| {
             let target = target.display();
             Error::InvalidArgument(format!("{target} is to be several files, and does not end in {ENDING}"))
         })?;
@@ -162,7 +161,8 @@ impl CheckpointPlan {
             .collect())
     }
 
-    fn write_index(&self, index: &Path, paths: &[PathBuf]) -> Result<()> {
+    /// The index of files of these names.
+    fn index_document(&self, paths: &[PathBuf]) -> String {
         let mut map = Map::new();
         for (names, path) in self.names.iter().zip(paths) {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -173,10 +173,7 @@ impl CheckpointPlan {
         if let Some(other) = metadata.insert(TOTAL_KEY.into(), self.total_bytes.into()) {
             tracing::warn!("the string {other} of the key `{TOTAL_KEY}` is left out: an index has its own");
         }
-        let document = json!({"metadata": metadata, "weight_map": map});
-        write_atomically(index, self.options.write, |file| {
-            std::io::Write::write_fmt(file, format_args!("{document:#}\n"))
-        })
+        format!("{:#}\n", json!({"metadata": metadata, "weight_map": map}))
     }
 }
 
@@ -206,12 +203,9 @@ fn warn_of_index(index: &Path, target: &Path) {
     );
 }
 
-/// Removes a file if it is there.
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
-    }
+/// The name of a checkpoint without its ending.
+fn stem_of(target: &Path) -> Option<&str> {
+    target.file_name()?.to_str()?.strip_suffix(ENDING)
 }
 
 /// Some of the tensors of a supply.

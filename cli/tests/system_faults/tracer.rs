@@ -25,8 +25,8 @@ pub enum Kind {
     Error(Errno),
     /// It reads or writes half of what it was asked to.
     Half,
-    /// The file that it is about is cut to half its length before.
-    Shrink,
+    /// The file that it is about is cut to half its length before, if its name begins so.
+    Shrink(&'static str),
 }
 
 /// A call that goes wrong: the `call`-th of this name on a file of the directory's, counted from 0.
@@ -176,7 +176,8 @@ impl Tracer {
                 ptrace::setregs(process, registers).ok()?;
             }
             Kind::Half => {}
-            Kind::Shrink => {
+            Kind::Shrink(beginning) => {
+                file.file_name()?.to_str()?.strip_prefix(beginning)?;
                 let file = File::options().write(true).open(file).ok()?;
                 file.set_len(file.metadata().ok()?.len() / 2).ok()?;
             }

@@ -93,6 +93,28 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::InvalidArgument`] when tensors are missing; [`Error::Io`].
     pub fn finish(self) -> Result<()> {
+        self.check_complete()?;
+        self.atomic.finish()
+    }
+
+    /// Puts the content on the disk, if that is wanted.
+    ///
+    /// # Errors
+    /// As for [`CheckpointWriter::finish`].
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.check_complete()?;
+        self.atomic.sync()
+    }
+
+    /// Gives the file this name in its directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn take_name(self, target: &Path) -> Result<()> {
+        self.atomic.take_other_name(target)
+    }
+
+    fn check_complete(&self) -> Result<()> {
         let (written, expected) =
             (self.written.load(Ordering::Relaxed), self.layout.file_bytes - self.layout.head.len());
         if written != expected {
@@ -100,7 +122,7 @@ impl CheckpointWriter {
                 "{written} bytes of tensors were written, and the layout has {expected}"
             )));
         }
-        self.atomic.finish()
+        Ok(())
     }
 }
 
