@@ -6,6 +6,7 @@ mod block_reader;
 mod carry;
 mod device;
 mod file;
+mod journal;
 mod options;
 mod replace;
 mod ring;

@@ -164,3 +164,90 @@ fn a_full_disk_prints_one_error_and_nothing_of_the_libraries_below() {
         assert!(names(directory.path()).is_empty());
     }
 }
+
+/// The tensors of a checkpoint, whatever its files.
+fn tensors(path: &Path) -> Option<Vec<(String, Vec<u8>)>> {
+    let read = |path: &Path| -> Option<Vec<(String, Vec<u8>)>> {
+        let bytes = std::fs::read(path).ok()?;
+        let file = safetensors::SafeTensors::deserialize(&bytes).ok()?;
+        Some(file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect())
+    };
+    let index = path.with_extension("safetensors.index.json");
+    let mut all = if index.exists() {
+        let index: serde_json::Value = serde_json::from_slice(&std::fs::read(&index).ok()?).ok()?;
+        let files: std::collections::BTreeSet<&str> =
+            index["weight_map"].as_object()?.values().filter_map(|file| file.as_str()).collect();
+        let read = files.into_iter().map(|file| read(&path.with_file_name(file)));
+        read.collect::<Option<Vec<_>>>()?.concat()
+    } else {
+        read(path)?
+    };
+    all.sort();
+    Some(all)
+}
+
+/// Kills saves over an old checkpoint, one after another, each a little later than the one before: what is there is the old
+/// checkpoint or the new one, and after the next save there is that one and nothing else. `SAFEJAX_KILLS` says how many
+/// (`scripts/soak.sh`).
+fn kill_saves(options: &[&str]) {
+    let kills: u32 = std::env::var("SAFEJAX_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(30);
+    let directory = common::directory_on_disk();
+    let contents = [1u8, 2].map(|content| {
+        let file = directory.path().join(format!("{content}.safetensors"));
+        let data = vec![content; 2 << 20];
+        let views = (0..6).map(|index| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![data.len()], &data);
+            (format!("t{index}"), view.unwrap())
+        });
+        safetensors::serialize_to_file(views, None, &file).unwrap();
+        file
+    });
+    let saved = directory.path().join("saved");
+    std::fs::create_dir(&saved).unwrap();
+    let target = saved.join("out.safetensors");
+    let save = |from: &Path| {
+        let mut command = Command::new(binary());
+        command
+            .arg("convert")
+            .args([from, &target])
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    let started = Instant::now();
+    assert!(save(&contents[0]).status().unwrap().success());
+    let took = started.elapsed();
+    let whole = contents.each_ref().map(|file| tensors(file).unwrap());
+    let count = names(&saved).len();
+    let (mut old, mut ended) = (0, [0, 0]);
+    for kill in 0..kills {
+        let new = 1 - old;
+        let mut child = save(&contents[new]).spawn().unwrap();
+        std::thread::sleep(took.mul_f64(1.2 * f64::from(kill) / f64::from(kills)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let found = tensors(&target)
+            .unwrap_or_else(|| panic!("after kill {kill} there is none: {:?}", names(&saved)));
+        let which = whole.iter().position(|tensors| *tensors == found);
+        let which = which.unwrap_or_else(|| panic!("after kill {kill} it is neither"));
+        assert!(which == old || which == new);
+        ended[usize::from(which == new)] += 1;
+        // What the killed one left goes with the next.
+        assert!(save(&contents[which]).status().unwrap().success());
+        assert_eq!(tensors(&target).unwrap(), whole[which]);
+        assert_eq!(names(&saved).len(), count, "after kill {kill}: {:?}", names(&saved));
+        old = which;
+    }
+    println!("{kills} kills of {options:?}: the old one {} times, the new one {} times", ended[0], ended[1]);
+}
+
+#[test]
+fn a_save_that_is_killed_leaves_the_old_file_or_the_new_one() {
+    kill_saves(&[]);
+}
+
+#[test]
+fn a_save_to_shards_that_is_killed_leaves_the_old_checkpoint_or_the_new_one() {
+    kill_saves(&["--max-shard-size", "5MB"]);
+}

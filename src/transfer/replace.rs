@@ -1,17 +1,12 @@
 //! How a checkpoint in several files takes the place of another, so that its name stands for the old one or the new, never for
 //! none or for parts of both: the new files have names that the old ones have not, and the index, which takes the old one's
 //! place in one step, is what makes them the checkpoint.
-//!
-//! While files take their names, a journal beside them says which: what a killed process leaves is known to the next one that
-//! saves there.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::journal::{Journal, Naming};
 use crate::error::{Error, Result};
-use crate::format::{CheckpointWriter, index_of_name, shards_of};
-use crate::printable::Line;
+use crate::format::{CheckpointWriter, shards_of};
 use crate::store::{AtomicFile, WriteOptions, sync_directory};
 
 /// What the names of shards end with.
@@ -46,31 +41,34 @@ impl Replacement<'_> {
         writers.iter().try_for_each(CheckpointWriter::sync)?;
         let journal = Journal::begin(self.index)?;
         let before = shards_of(self.index)?;
-        let paths = self.free_paths(writers.len());
+        let paths = self.free_paths(writers.len())?;
         let index = AtomicFile::create(self.index, self.options)?;
         index.write_at(0, document(&paths).as_bytes())?;
         index.sync()?;
-        journal.write(&paths, self.options)?;
+        let old: Vec<PathBuf> = before.into_iter().chain([self.whole.to_owned()]).collect();
+        journal.write(&Naming::new(&paths, &old), self.options)?;
         if let Err(error) = self.name(writers, &paths, index) {
             paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
             return Err(error);
         }
-        // A failure from here on is no failure of the new checkpoint, which is there; but it must be told.
-        let old = before.iter().filter(|shard| !paths.contains(shard)).map(PathBuf::as_path);
-        // One file of all would be taken for the checkpoint still.
-        remove_all([self.whole].into_iter().chain(old))?;
+        // A failure from here on is no failure of the new checkpoint, which is there; but it must be told. One file of all would
+        // be taken for the checkpoint still.
+        remove_all(old.iter().map(PathBuf::as_path))?;
         drop(journal);
         sync_directory(self.index, self.options)
     }
 
     /// Names that no file has.
-    fn free_paths(&self, count: usize) -> Vec<PathBuf> {
-        let paths = |digits: usize| -> Vec<PathBuf> {
+    fn free_paths(&self, count: usize) -> Result<Vec<PathBuf>> {
+        let mut digits = DIGITS;
+        loop {
             let name = |n: usize| format!("{}-{n:0digits$}-of-{count:0digits$}{ENDING}", self.stem);
-            (1..=count).map(|n| self.index.with_file_name(name(n))).collect()
-        };
-        let is_free = |paths: &Vec<PathBuf>| paths.iter().all(|path| is_missing(path));
-        (DIGITS..).map(paths).find(is_free).unwrap_or_default()
+            let paths: Vec<PathBuf> = (1..=count).map(|n| self.index.with_file_name(name(n))).collect();
+            if !paths.iter().map(|path| is_there(path)).collect::<Result<Vec<_>>>()?.contains(&true) {
+                return Ok(paths);
+            }
+            digits += 1;
+        }
     }
 
     fn name(&self, writers: Vec<CheckpointWriter>, paths: &[PathBuf], index: AtomicFile) -> Result<()> {
@@ -82,74 +80,13 @@ impl Replacement<'_> {
     }
 }
 
-/// Says which files are taking their names. It goes when it is dropped, and stays when the process is killed.
-struct Journal {
-    path: PathBuf,
-    file: File,
-}
-
-impl Journal {
-    /// Starts one, for which nobody else may be at it, and removes what a killed process left.
-    fn begin(index: &Path) -> Result<Journal> {
-        let name = index.file_name().unwrap_or_default().to_string_lossy();
-        let path = index.with_file_name(format!(".safejax-{name}.saving"));
-        let failed = |error| Error::io("write", &path, error);
-        let mut file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(failed)?;
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::InvalidArgument(format!(
-                "another process is saving {}",
-                Line(&index.display().to_string())
-            )));
-        }
-        let mut left = String::new();
-        // A journal that was not written to the end lists files none of which has its name yet.
-        if file.read_to_string(&mut left).is_ok() && left.ends_with('\n') {
-            remove_left(index, &left)?;
-        }
-        Ok(Journal { path, file })
+/// Whether there is something of this name.
+fn is_there(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("look at", path, error)),
     }
-
-    fn write(&self, paths: &[PathBuf], options: WriteOptions) -> Result<()> {
-        let names =
-            paths.iter().map(|path| format!("{}\n", path.file_name().unwrap_or_default().to_string_lossy()));
-        let list: String = names.collect();
-        let failed = |error| Error::io("write", &self.path, error);
-        self.file.set_len(0).map_err(failed)?;
-        std::os::unix::fs::FileExt::write_all_at(&self.file, list.as_bytes(), 0).map_err(failed)?;
-        (&self.file).flush().map_err(failed)?;
-        if options.sync { self.file.sync_all().map_err(failed) } else { Ok(()) }
-    }
-}
-
-impl Drop for Journal {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "the journal of a save could not be removed");
-        }
-    }
-}
-
-/// Whether there is no file of this name, as far as the system says for certain.
-fn is_missing(path: &Path) -> bool {
-    path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-}
-
-/// Removes the files of a save that was killed: those that its journal lists, that are named after the index, and that the index
-/// does not list.
-fn remove_left(index: &Path, journal: &str) -> Result<()> {
-    let kept = shards_of(index)?;
-    let listed = journal.lines().map(|name| index.with_file_name(name));
-    for path in listed.filter(|path| index_of_name(path).as_deref() == Some(index) && !kept.contains(path)) {
-        tracing::info!(path = %path.display(), "removing what a killed process left");
-        remove(&path)?;
-    }
-    Ok(())
 }
 
 /// Removes every file that is there, and then tells the first failure.
