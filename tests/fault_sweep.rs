@@ -176,7 +176,7 @@ fn sweep(name: &str, config: Config, work: Work) -> usize {
     attempt("without faults").with_context(|| format!("{name} without faults")).unwrap();
     simulator.assert_clean(0);
     let report = simulator.report();
-    let (calls, before) = (report.calls, files(directory.path()));
+    let calls = report.calls;
     let (mut runs, mut problems) = (1, Vec::new());
     for (function, &count) in &calls {
         let mut kinds = vec![FaultKind::Error(CODE), FaultKind::Delay(2)];
@@ -192,6 +192,7 @@ fn sweep(name: &str, config: Config, work: Work) -> usize {
             tried(count).into_iter().flat_map(|call| kinds.iter().map(move |kind| (call, *kind)))
         {
             let what = format!("{name}: {kind:?} in call {call} of {function}");
+            let before = files(directory.path());
             simulator.set_faults(vec![Fault::once(function, call, kind)]);
             let outcome = attempt(&what);
             // What never ends has to end for everything to come back.

@@ -39,15 +39,23 @@ impl Simulator {
         simulator
     }
 
-    /// The library that was built for the tests, next to them.
+    /// The library that was built for the tests: next to them, or where newer versions of cargo put what a package made.
     ///
     /// # Panics
-    /// When the test does not know where it is.
+    /// When it is in neither place.
     pub fn library() -> PathBuf {
         let name =
             format!("{}safejax_simulator{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         let test = std::env::current_exe().expect("a test has a path");
-        test.with_file_name(name)
+        let beside = test.with_file_name(&name);
+        if beside.exists() {
+            return beside;
+        }
+        let built = test.ancestors().map(|directory| directory.join("build/safejax-simulator"));
+        let built = built.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten().flatten();
+        let built = built.map(|entry| entry.path().join("out").join(&name)).filter(|path| path.exists());
+        let newest = built.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok());
+        newest.expect("the simulator is built with the tests")
     }
 
     /// What the plugin is loaded by.
