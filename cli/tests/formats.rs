@@ -256,7 +256,11 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     let wrong = directory.path().join("model.bin");
     let options = safejax::SaveOptions::default().max_shard_bytes(1);
     assert!(
-        params.save_with(&wrong, &options).unwrap_err().to_string().contains("does not end in .safetensors")
+        params
+            .save_with(&wrong, &options)
+            .unwrap_err()
+            .to_string()
+            .contains("must be UTF-8 and end in .safetensors")
     );
     let out = directory.path().join("cli.safetensors");
     let mut command = safejax();

@@ -121,6 +121,17 @@ fn sweep(name: &str, before: &[(&str, Vec<u8>)], arguments: impl Fn(&Path) -> Ve
                 }
                 // A new file whose last step failed is whole, too.
                 Some(1) if found == old || found == new => {}
+                // What a journal tells of goes with the next.
+                Some(1)
+                    if found.keys().any(|path| path.extension().is_some_and(|ending| ending == "saving")) =>
+                {
+                    let mut command: Command = safejax();
+                    let status = command.args(arguments(directory)).stdout(Stdio::null()).status().unwrap();
+                    if !status.success() || files(directory).len() != after.len() {
+                        problems
+                            .push(format!("{what}: after the next, there are {:?}", files(directory).keys()));
+                    }
+                }
                 _ => problems.push(format!("{what}: left {:?}", found.keys())),
             }
         }

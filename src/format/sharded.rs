@@ -10,7 +10,7 @@ use super::{msgpack, safetensors};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::printable::{Line, Name};
-use crate::store::{Blob, FileBlob, SharedBlob};
+use crate::store::{Blob, FileBlob, SharedBlob, check_replaceable};
 use crate::tree::record;
 
 /// The key of an index that says which tensor is in which file.
@@ -120,12 +120,6 @@ fn index_by_name(path: &Path) -> Option<(PathBuf, u64)> {
     Some((path.with_file_name(format!("{stem}.{extension}.index.json")), count.parse().ok()?))
 }
 
-/// The index that a file's name asks for, whether it is there or not: `STEM.safetensors.index.json` for
-/// `STEM-00001-of-00003.safetensors`.
-pub(crate) fn index_of_name(path: &Path) -> Option<PathBuf> {
-    index_by_name(path).map(|(index, _)| index)
-}
-
 /// The files that an index lists; `None` where what is there is no index.
 ///
 /// # Errors
@@ -140,6 +134,8 @@ fn files_of(index: &Path) -> std::io::Result<Option<BTreeSet<String>>> {
 /// # Errors
 /// [`Error::Io`] when it cannot be read.
 pub(crate) fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
+    // A pipe would be waited for.
+    check_replaceable(index)?;
     let files = match files_of(index) {
         Ok(files) => files.unwrap_or_default(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeSet::new(),
@@ -151,7 +147,9 @@ pub(crate) fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether this is the name of a file in the same directory.
 fn is_name(file: &str) -> bool {
-    Path::new(file).components().count() == 1 && !file.contains('/') && !file.starts_with("..")
+    let mut components = Path::new(file).components();
+    let is_normal = matches!(components.next(), Some(std::path::Component::Normal(_)));
+    is_normal && components.next().is_none() && !file.contains('/')
 }
 
 /// Opens the files that an index lists.

@@ -122,7 +122,7 @@ impl CachedProgram {
                 let content = entry_content(&self.key, &serialized);
                 make_room(self.path.parent().unwrap_or(Path::new(".")), content.len() as u64);
                 // What is lost when the machine stops is made again.
-                write_atomically(&self.path, WriteOptions { sync: false, is_private: true }, |file| {
+                write_atomically(&self.path, WriteOptions::private(), |file| {
                     std::io::Write::write_all(file, &content)
                 })
                 .map_err(|error| error.to_string())

@@ -17,11 +17,25 @@ pub struct WriteOptions {
     pub sync: bool,
     /// Whether only the user may read and write the new file.
     pub(crate) is_private: bool,
+    /// Whether a link of the name is replaced, rather than what it leads to.
+    pub(crate) replaces_links: bool,
+}
+
+impl WriteOptions {
+    /// For a file of the user's alone, which is soon made again if it is lost.
+    pub(crate) fn private() -> WriteOptions {
+        WriteOptions { sync: false, is_private: true, replaces_links: false }
+    }
+
+    /// The same, where a link of the name is replaced.
+    pub(crate) fn replacing_links(self) -> WriteOptions {
+        WriteOptions { replaces_links: true, ..self }
+    }
 }
 
 impl Default for WriteOptions {
     fn default() -> WriteOptions {
-        WriteOptions { sync: true, is_private: false }
+        WriteOptions { sync: true, is_private: false, replaces_links: false }
     }
 }
 
@@ -40,7 +54,7 @@ impl AtomicFile {
     /// [`Error::Io`] when the directory does not exist or cannot be written, or the target is something other than a
     /// regular file.
     pub fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
-        let target = destination(target);
+        let target = if options.replaces_links { target.to_owned() } else { destination(target) };
         check_replaceable(&target)?;
         let existing = target.metadata().ok();
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
@@ -100,6 +114,14 @@ impl AtomicFile {
         } else {
             Ok(())
         }
+    }
+
+    /// What tells the file from others.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn metadata(&self) -> Result<std::fs::Metadata> {
+        self.file.as_file().metadata().map_err(|error| self.failed(error))
     }
 
     /// Gives the file its name, without a word of whether either is on the disk.

@@ -1,26 +1,107 @@
-//! The journal of a checkpoint that replaces another: while files take their names, a file beside them says which. What a killed
-//! process leaves is so known to the next one that saves there.
+//! The journal of a checkpoint that replaces another: while files take and lose their names, a file beside them says which. What a
+//! killed process leaves is so known to the next one that saves there.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use serde::{Deserialize, Serialize};
 
 use super::replace::remove_all;
 use crate::error::{Error, Result};
-use crate::format::{index_of, index_of_name, shards_of};
 use crate::printable::Line;
-use crate::store::WriteOptions;
+use crate::store::{WriteOptions, sha256};
 
-/// The journal of the checkpoint of an index: `.safejax-STEM.safetensors.index.json.saving`. Whoever has it is the only one that
-/// replaces the checkpoint. It goes when it is dropped, and stays when the process is killed.
+/// The journal of the checkpoint of an index: `.safejax-….saving`. Whoever has it is the only one that replaces the checkpoint. It
+/// goes when it is dropped, and stays when the process is killed.
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Whether it tells of a killed process still.
-    is_of_another: bool,
+    /// Whether it is to be there for the next one that saves.
+    is_kept: bool,
+}
+
+/// What a journal says.
+#[derive(Serialize, Deserialize)]
+pub struct Naming {
+    /// The file with which the new checkpoint is there.
+    pub switch: Named,
+    /// The other files that take their names, before it.
+    pub new: Vec<Named>,
+    /// Those that go after it.
+    pub old: Vec<Named>,
+}
+
+/// A file beside the index: its name, and what tells it from any other that has the name later.
+#[derive(Serialize, Deserialize, PartialEq)]
+pub struct Named {
+    name: String,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Named {
+    /// A file of this name, or one that will have it.
+    pub fn new(path: &Path, metadata: &Metadata) -> Named {
+        Named {
+            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+
+    /// The file that is there; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn there(path: &Path) -> Result<Option<Named>> {
+        match path.symlink_metadata() {
+            Ok(metadata) => Ok(Some(Named::new(path, &metadata))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("look at", path, error)),
+        }
+    }
+
+    /// Those of these files that are there still, beside the index. A journal has names alone.
+    ///
+    /// # Errors
+    /// As for [`Named::there`].
+    pub fn paths(files: &[Named], index: &Path) -> Result<Vec<PathBuf>> {
+        let paths = files.iter().map(|file| file.path(index));
+        Ok(paths.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    fn path(&self, index: &Path) -> Result<Option<PathBuf>> {
+        if self.name.contains('/') {
+            return Ok(None);
+        }
+        let path = index.with_file_name(&self.name);
+        Ok((Named::there(&path)?.as_ref() == Some(self)).then_some(path))
+    }
+}
+
+impl Naming {
+    /// Removes what a killed process left, of either checkpoint.
+    fn clean_up(&self, index: &Path) -> Result<()> {
+        let is_there = self.switch.path(index)?.is_some();
+        let left = Named::paths(if is_there { &self.old } else { &self.new }, index)?;
+        for path in &left {
+            tracing::info!(path = %path.display(), "removing what a killed process left");
+        }
+        remove_all(left.iter().map(PathBuf::as_path))
+    }
+}
+
+/// Where the journal of an index's checkpoint is. Its name has a fixed length, so that it is not too long where the index's is not.
+pub fn journal_of(index: &Path) -> PathBuf {
+    let name = index.file_name().unwrap_or_default().as_encoded_bytes();
+    index.with_file_name(format!(".safejax-{:.16}.saving", sha256(name)))
 }
 
 impl Journal {
@@ -29,18 +110,23 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`]; [`Error::InvalidArgument`] when another process is at it.
     pub fn begin(index: &Path) -> Result<Journal> {
-        let name = index.file_name().unwrap_or_default().to_string_lossy();
-        let path = index.with_file_name(format!(".safejax-{name}.saving"));
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = file.map_err(|error| Error::io("write", &path, error))?;
-        // Where there are no locks, nobody can say.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
-            let index = index.display().to_string();
-            return Err(Error::InvalidArgument(format!("another process is saving {}", Line(&index))));
+        let path = journal_of(index);
+        loop {
+            let file = open(&path)?;
+            // Where there are no locks, nobody can say.
+            if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+                let index = index.display().to_string();
+                return Err(Error::InvalidArgument(format!("another process is saving {}", Line(&index))));
+            }
+            // Whoever had it may have removed it before it was locked here.
+            let own = file.metadata().map_err(|error| Error::io("read", &path, error))?;
+            if Named::there(&path)?.is_some_and(|there| (there.device, there.inode) == (own.dev(), own.ino()))
+            {
+                let mut journal = Journal { path, file, is_kept: false };
+                journal.clean_up(index)?;
+                return Ok(journal);
+            }
         }
-        let mut journal = Journal { path, file, is_of_another: false };
-        journal.clean_up(index)?;
-        Ok(journal)
     }
 
     fn failed(&self, error: std::io::Error) -> Error {
@@ -48,14 +134,14 @@ impl Journal {
     }
 
     fn clean_up(&mut self, index: &Path) -> Result<()> {
-        self.is_of_another = self.file.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        self.is_kept = self.file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         let mut left = Vec::new();
         (&self.file).read_to_end(&mut left).map_err(|error| self.failed(error))?;
         // One that was not written to its end is of files none of which has its name yet.
         if let Ok(left) = serde_json::from_slice::<Naming>(&left) {
             left.clean_up(index)?;
         }
-        self.is_of_another = false;
+        self.is_kept = false;
         Ok(())
     }
 
@@ -72,59 +158,34 @@ impl Journal {
         };
         write().map_err(|error| self.failed(error))
     }
+
+    /// Leaves it for the next one that saves, which is to remove what could not be removed.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+/// Opens a journal, which is a file of its own and nothing else that has its name.
+fn open(path: &Path) -> Result<File> {
+    let failed = |error| Error::io("write", path, error);
+    // A pipe would be waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true).custom_flags(flags);
+    let file = options.open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("it exists and is not a regular file")));
+    }
+    Ok(file)
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if self.is_of_another {
+        if self.is_kept {
             return;
         }
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "the journal of a save could not be removed");
         }
     }
-}
-
-/// What a journal says: names of files beside the index.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub struct Naming {
-    /// Those that take their names.
-    new: Vec<String>,
-    /// Those that go when the new ones are the checkpoint.
-    old: Vec<String>,
-}
-
-impl Naming {
-    /// Of these files.
-    pub fn new(new: &[PathBuf], old: &[PathBuf]) -> Naming {
-        let names = |paths: &[PathBuf]| -> Vec<String> {
-            paths
-                .iter()
-                .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
-                .collect()
-        };
-        Naming { new: names(new), old: names(old) }
-    }
-
-    /// Removes what a killed process left, of either checkpoint.
-    fn clean_up(&self, index: &Path) -> Result<()> {
-        let kept = shards_of(index)?;
-        let paths = |names: &[String]| -> Vec<PathBuf> {
-            // A journal has names alone, of this checkpoint's files.
-            let is_name = |name: &&String| !name.contains('/');
-            let paths = names.iter().filter(is_name).map(|name| index.with_file_name(name));
-            paths.filter(|path| is_of(path, index) && !kept.contains(path)).collect()
-        };
-        let has_new = self.new.iter().any(|name| kept.contains(&index.with_file_name(name)));
-        let left = paths(if has_new { &self.old } else { &self.new });
-        for path in &left {
-            tracing::info!(path = %path.display(), "removing what a killed process left");
-        }
-        remove_all(left.iter().map(PathBuf::as_path))
-    }
-}
-
-/// Whether a file is named as one of the checkpoint's of this index, or as the one that would have all of it.
-fn is_of(path: &Path, index: &Path) -> bool {
-    index_of_name(path).as_deref() == Some(index) || index_of(path).as_deref() == Some(index)
 }

@@ -1,10 +1,10 @@
-//! How a checkpoint in several files takes the place of another, so that its name stands for the old one or the new, never for
-//! none or for parts of both: the new files have names that the old ones have not, and the index, which takes the old one's
-//! place in one step, is what makes them the checkpoint.
+//! How a checkpoint takes the place of one in several files, or the other way round, so that its name stands for the old one or
+//! the new, never for none or for parts of both: the new files have names that the old ones have not, and one file, which takes
+//! its name in one step, makes them the checkpoint: the index, or the one file that has all of it.
 
 use std::path::{Path, PathBuf};
 
-use super::journal::{Journal, Naming};
+use super::journal::{Journal, Named, Naming};
 use crate::error::{Error, Result};
 use crate::format::{CheckpointWriter, shards_of};
 use crate::store::{AtomicFile, WriteOptions, sync_directory};
@@ -15,56 +15,98 @@ const ENDING: &str = ".safetensors";
 /// How many digits the numbers in the names have, as the hub has them; one more in a checkpoint that replaces one of those names.
 const DIGITS: usize = 5;
 
-/// A checkpoint of several files that is about to be replaced.
+/// A checkpoint that is about to be replaced.
 pub struct Replacement<'a> {
-    /// The name of the whole, without the ending.
-    pub stem: &'a str,
-    /// The index, which may be there already.
+    /// The index of several files, which may be there already.
     pub index: &'a Path,
-    /// The one file that would have all of it, which may be there already.
+    /// The one file that has all of it, which may be there already.
     pub whole: &'a Path,
     pub options: WriteOptions,
 }
 
 impl Replacement<'_> {
-    /// Gives the files their names, and the checkpoint its index, which `document` makes of those names.
+    /// Gives several files their names, and the checkpoint its index, which `document` makes of those names. A link of the index's
+    /// name is replaced: the files are beside it, and not beside what it leads to.
     ///
     /// # Errors
     /// [`Error::Io`]: before the new index is there, all is as it was; after it, files of the old checkpoint may be left.
     /// [`Error::InvalidArgument`] when another process is at it.
-    pub fn put_in_place(
+    pub fn with_several(
         &self,
+        stem: &str,
         writers: Vec<CheckpointWriter>,
         document: impl FnOnce(&[PathBuf]) -> String,
     ) -> Result<()> {
         // What can fail for want of space or by the disk's fault does so now.
         writers.iter().try_for_each(CheckpointWriter::sync)?;
-        let journal = Journal::begin(self.index)?;
-        let before = shards_of(self.index)?;
-        let paths = self.free_paths(writers.len())?;
-        let index = AtomicFile::create(self.index, self.options)?;
+        let mut journal = Journal::begin(self.index)?;
+        let old = self.old(&[self.whole])?;
+        let paths = self.free_paths(stem, writers.len())?;
+        let index = AtomicFile::create(self.index, self.options.replacing_links())?;
         index.write_at(0, document(&paths).as_bytes())?;
         index.sync()?;
-        let old: Vec<PathBuf> = before.into_iter().chain([self.whole.to_owned()]).collect();
-        journal.write(&Naming::new(&paths, &old), self.options)?;
+        let new = writers.iter().zip(&paths).map(|(writer, path)| Ok(Named::new(path, &writer.metadata()?)));
+        let switch = Named::new(self.index, &index.metadata()?);
+        let naming = Naming { switch, new: new.collect::<Result<_>>()?, old };
+        journal.write(&naming, self.options)?;
         if let Err(error) = self.name(writers, &paths, index) {
-            paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            // They are of no checkpoint.
+            let removed = Named::paths(&naming.new, self.index)
+                .and_then(|named| remove_all(named.iter().map(PathBuf::as_path)));
+            if removed.is_err() {
+                journal.keep();
+            }
             return Err(error);
         }
-        // A failure from here on is no failure of the new checkpoint, which is there; but it must be told. One file of all would
-        // be taken for the checkpoint still.
-        remove_all(old.iter().map(PathBuf::as_path))?;
-        drop(journal);
-        sync_directory(self.index, self.options)
+        self.end(&mut journal, &naming.old)
+    }
+
+    /// Gives the one file its name. `replaces` says whether the files and the index that are there go then.
+    ///
+    /// # Errors
+    /// As for [`Replacement::with_several`].
+    pub fn with_one(&self, writer: CheckpointWriter, replaces: bool) -> Result<()> {
+        writer.sync()?;
+        let mut journal = Journal::begin(self.index)?;
+        let old = if replaces { self.old(&[self.index])? } else { Vec::new() };
+        let switch = Named::new(self.whole, &writer.metadata()?);
+        let naming = Naming { switch, new: Vec::new(), old };
+        journal.write(&naming, self.options)?;
+        writer.finish()?;
+        self.end(&mut journal, &naming.old)
+    }
+
+    /// The files of the checkpoint that is there, and these.
+    fn old(&self, others: &[&Path]) -> Result<Vec<Named>> {
+        let shards = shards_of(self.index)?;
+        // What says that they are the checkpoint goes first.
+        let paths = others.iter().map(|path| path.to_path_buf()).chain(shards);
+        let there = paths.map(|path| Named::there(&path)).collect::<Result<Vec<_>>>()?;
+        Ok(there.into_iter().flatten().collect())
+    }
+
+    /// Removes what was there of the old checkpoint. A failure is none of the new one, which is there; but it must be told, and the
+    /// next one that saves tries again.
+    fn end(&self, journal: &mut Journal, old: &[Named]) -> Result<()> {
+        // Before the old files go: a system that fails now must not have lost both.
+        let ended = sync_directory(self.index, self.options)
+            .and_then(|()| Named::paths(old, self.index))
+            .and_then(|left| remove_all(left.iter().map(PathBuf::as_path)))
+            .and_then(|()| sync_directory(self.index, self.options));
+        if ended.is_err() {
+            journal.keep();
+        }
+        ended
     }
 
     /// Names that no file has.
-    fn free_paths(&self, count: usize) -> Result<Vec<PathBuf>> {
+    fn free_paths(&self, stem: &str, count: usize) -> Result<Vec<PathBuf>> {
         let mut digits = DIGITS;
         loop {
-            let name = |n: usize| format!("{}-{n:0digits$}-of-{count:0digits$}{ENDING}", self.stem);
+            let name = |n: usize| format!("{stem}-{n:0digits$}-of-{count:0digits$}{ENDING}");
             let paths: Vec<PathBuf> = (1..=count).map(|n| self.index.with_file_name(name(n))).collect();
-            if !paths.iter().map(|path| is_there(path)).collect::<Result<Vec<_>>>()?.contains(&true) {
+            let there = paths.iter().map(|path| Named::there(path)).collect::<Result<Vec<_>>>()?;
+            if there.iter().all(Option::is_none) {
                 return Ok(paths);
             }
             digits += 1;
@@ -80,30 +122,14 @@ impl Replacement<'_> {
     }
 }
 
-/// Whether there is something of this name.
-fn is_there(path: &Path) -> Result<bool> {
-    match path.symlink_metadata() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Error::io("look at", path, error)),
-    }
-}
-
 /// Removes every file that is there, and then tells the first failure.
 ///
 /// # Errors
-/// As for [`remove`].
-pub fn remove_all<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
-    paths.map(remove).fold(Ok(()), |first, removed| first.and(removed))
-}
-
-/// Removes a file if it is there.
-///
-/// # Errors
 /// [`Error::Io`].
-pub fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
+pub fn remove_all<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let remove = |path: &Path| match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
-    }
+    };
+    paths.map(remove).fold(Ok(()), |first, removed| first.and(removed))
 }

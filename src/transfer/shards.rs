@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::file::{FilePlan, Written};
+use super::journal::journal_of;
 use super::options::Digests;
-use super::replace::{Replacement, remove, remove_all};
+use super::replace::Replacement;
 use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, index_of, shards_of};
+use crate::format::{CheckpointWriter, index_of};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
 use crate::store::{WriteOptions, check_replaceable};
@@ -91,45 +92,40 @@ impl CheckpointPlan {
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
         let tracker = Tracker::new(monitor, self.total_bytes);
         let (paths, index) = (self.paths(target)?, index_of(target));
-        if paths.len() > 1 {
-            // Both are replaced last, and then it would be too late.
-            index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
-        }
+        // They are replaced last, and then it would be too late.
+        index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
+        let options = if paths.len() > 1 { self.options.write.replacing_links() } else { self.options.write };
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
         for ((file, positions), path) in self.files.iter().zip(&paths) {
             let part = ShardSupply { supply, positions };
-            let (writer, written) = file.write_unnamed(path, self.options.write, &part, &tracker)?;
+            let (writer, written) = file.write_unnamed(path, options, &part, &tracker)?;
             writers.push(writer);
             all.add(written);
         }
-        match (index, stem_of(target)) {
-            (Some(index), Some(stem)) if paths.len() > 1 => {
-                let options = self.options.write;
-                let replacement = Replacement { stem, index: &index, whole: target, options };
-                replacement.put_in_place(writers, |paths| self.index_document(paths))?;
-            }
-            (index, _) => {
-                writers.into_iter().try_for_each(CheckpointWriter::finish)?;
-                self.end_of_index(index.as_deref().filter(|index| index.exists()), target)?;
-            }
-        }
+        self.put_in_place(target, writers)?;
         Ok(all)
     }
 
-    /// One file was written where there is an index of several: it goes where that was to be replaced.
-    fn end_of_index(&self, index: Option<&Path>, target: &Path) -> Result<()> {
-        match index {
-            Some(index) if self.options.max_shard_bytes.is_some() => {
-                let before = shards_of(index)?;
-                remove(index)?;
-                remove_all(before.iter().map(PathBuf::as_path))
-            }
-            Some(index) => {
-                warn_of_index(index, target);
-                Ok(())
-            }
-            None => Ok(()),
+    /// Gives the files their names.
+    fn put_in_place(&self, target: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
+        let Some((index, stem)) = index_of(target).zip(stem_of(target)) else {
+            return writers.into_iter().try_for_each(CheckpointWriter::finish);
+        };
+        let replacement = Replacement { index: &index, whole: target, options: self.options.write };
+        if writers.len() > 1 {
+            return replacement.with_several(stem, writers, |paths| self.index_document(paths));
+        }
+        let Some(writer) = writers.pop() else { return Ok(()) };
+        let replaces = self.options.max_shard_bytes.is_some();
+        if index.exists() && !replaces {
+            warn_of_index(&index, target);
+        }
+        // Where nobody replaces several files, the file is all there is.
+        if replaces || journal_of(&index).exists() {
+            replacement.with_one(writer, replaces)
+        } else {
+            writer.finish()
         }
     }
 
@@ -153,7 +149,9 @@ impl CheckpointPlan {
         }
         let stem = stem_of(target).ok_or_else(|| {
             let target = target.display();
-            Error::InvalidArgument(format!("{target} is to be several files, and does not end in {ENDING}"))
+            Error::InvalidArgument(format!(
+                "{target} is to be several files, so that its name must be UTF-8 and end in {ENDING}"
+            ))
         })?;
         let count = self.files.len();
         Ok((1..=count)

@@ -106,6 +106,14 @@ impl CheckpointWriter {
         self.atomic.sync()
     }
 
+    /// What tells the file from others.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn metadata(&self) -> Result<std::fs::Metadata> {
+        self.atomic.metadata()
+    }
+
     /// Gives the file this name in its directory.
     ///
     /// # Errors
