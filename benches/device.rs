@@ -229,6 +229,8 @@ impl<'a> Soak<'a> {
                 "rounds": self.rounds.load(Ordering::Relaxed),
                 "device_bytes": self.device.memory_stats().ok().map(|stats| stats.in_use_bytes),
                 "host_bytes": anonymous.map(|kib| kib * 1024),
+                "descriptors": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+                "mappings": std::fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
             }),
         );
     }
