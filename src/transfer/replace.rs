@@ -131,5 +131,9 @@ pub fn remove_all<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
         _ => Ok(()),
     };
-    paths.map(remove).fold(Ok(()), |first, removed| first.and(removed))
+    let mut first = Ok(());
+    for path in paths {
+        first = first.and(remove(path));
+    }
+    first
 }
