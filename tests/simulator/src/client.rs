@@ -297,3 +297,94 @@ pub unsafe extern "C" fn error_destroy(args: *mut c::PJRT_Error_Destroy_Args) {
 pub fn address(memory: *const c_void) -> usize {
     memory.expose_provenance()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::ffi::c_void;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::calls::lock;
+
+    /// The caller's store.
+    #[derive(Default)]
+    struct Store(Mutex<HashMap<Vec<u8>, Vec<u8>>>);
+
+    unsafe fn bytes(start: *const c_char, size: usize) -> Vec<u8> {
+        // SAFETY: the plugin's arguments.
+        unsafe { std::slice::from_raw_parts(start.cast(), size) }.to_vec()
+    }
+
+    unsafe extern "C" fn put(args: *mut c::PJRT_KeyValuePutCallback_Args) -> *mut c::PJRT_Error {
+        // SAFETY: the plugin's arguments, and the store that it was given.
+        unsafe {
+            let args = &*args;
+            let store = &*args.user_arg.cast::<Store>();
+            lock(&store.0).insert(bytes(args.key, args.key_size), bytes(args.value, args.value_size));
+        }
+        std::ptr::null_mut()
+    }
+
+    unsafe extern "C" fn get(args: *mut c::PJRT_KeyValueGetCallback_Args) -> *mut c::PJRT_Error {
+        unsafe extern "C" fn free(value: *mut c_char) {
+            // SAFETY: the string that was leaked below.
+            drop(unsafe { std::ffi::CString::from_raw(value) });
+        }
+        // SAFETY: as above.
+        unsafe {
+            let args = &mut *args;
+            let store = &*args.user_arg.cast::<Store>();
+            let Some(value) = lock(&store.0).get(&bytes(args.key, args.key_size)).cloned() else {
+                let message = "there is no such key";
+                let make = (*args.callback_error).unwrap();
+                return make(c::PJRT_Error_Code_NOT_FOUND, message.as_ptr().cast(), message.len());
+            };
+            args.value_size = value.len();
+            args.value = std::ffi::CString::new(value).unwrap().into_raw();
+            args.value_deleter_callback = Some(free);
+        }
+        std::ptr::null_mut()
+    }
+
+    fn create(store: &Store, process: i64) -> Result<*mut c::PJRT_Client> {
+        let option = |name: &'static str, value| c::PJRT_NamedValue {
+            struct_size: size_of::<c::PJRT_NamedValue>(),
+            extension_start: std::ptr::null_mut(),
+            name: name.as_ptr().cast(),
+            name_size: name.len(),
+            type_: c::PJRT_NamedValue_kInt64,
+            __bindgen_anon_1: c::PJRT_NamedValue__bindgen_ty_1 { int64_value: value },
+            value_size: 1,
+        };
+        let options = [option("node_id", process), option("num_nodes", 2)];
+        // SAFETY: numbers, pointers and optional functions.
+        let mut args: c::PJRT_Client_Create_Args = unsafe { std::mem::zeroed() };
+        args.struct_size = size_of::<c::PJRT_Client_Create_Args>();
+        (args.create_options, args.num_options) = (options.as_ptr(), options.len());
+        let argument = std::ptr::from_ref(store).cast_mut().cast::<c_void>();
+        args.kv_get_callback = Some(get);
+        args.kv_put_callback = Some(put);
+        (args.kv_get_user_arg, args.kv_put_user_arg) = (argument, argument);
+        super::create(&mut args, &mut Call { work: None }).map(|()| args.client)
+    }
+
+    #[test]
+    fn processes_find_each_other_by_the_callers_store() {
+        let store = Store::default();
+        // The other has not put its key, and this store does not wait.
+        assert_eq!(create(&store, 0).err().unwrap().code, c::PJRT_Error_Code_NOT_FOUND);
+        let handle = create(&store, 1).unwrap();
+        let made = client(handle).unwrap();
+        assert_eq!((made.all.len(), made.here.len(), made.process), (2, 1, 1));
+        assert!(made.devices[1].is_here && !made.devices[0].is_here);
+        let mut args = c::PJRT_Client_Destroy_Args {
+            struct_size: size_of::<c::PJRT_Client_Destroy_Args>(),
+            extension_start: std::ptr::null_mut(),
+            client: handle,
+        };
+        destroy(&mut args, &mut Call { work: None }).unwrap();
+        assert!(plugin().report().violations.is_empty());
+        assert_eq!(plugin().report().exchanged_keys, 1);
+    }
+}
