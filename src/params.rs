@@ -286,9 +286,9 @@ impl Params {
     /// # Errors
     /// As for [`Params::wait`]; [`crate::Error::TimeLimit`], naming the tensor that was waited for.
     pub fn wait_for(&self, limit: Duration) -> Result<()> {
-        let end = Instant::now() + limit;
+        let started = Instant::now();
         self.iter().try_for_each(|(name, buffer)| {
-            let rest = end.saturating_duration_since(Instant::now());
+            let rest = limit.saturating_sub(started.elapsed());
             buffer.wait_for(rest).map_err(|error| error.after(limit)).for_tensor(name)
         })
     }
