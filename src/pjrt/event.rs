@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use std::task::{self, Poll, Waker};
 use super::api::Api;
 use super::client::Client;
 use super::ffi;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 /// How long a wait asks again and again before it sleeps. Small functions end within it, and to be woken takes several
 /// times as long.
@@ -206,17 +207,22 @@ impl Event {
     /// Keeps host memory that the device is using until the work has ended. Does not block.
     pub(super) fn hold_until_ready(self, memory: impl Send + Sync + 'static) {
         let memory = Arc::new(memory);
-        let held = Arc::clone(&memory);
-        let Err((event, error)) = self.try_on_ready(Box::new(move |_| drop(memory))) else { return };
+        // Freed by hand: what is not known to be over must not free it, whatever becomes of the thread below.
+        let held = ManuallyDrop::new(Arc::clone(&memory));
+        let Err((event, error)) = self.try_on_ready(Box::new(move |_| drop(memory))) else {
+            return drop(ManuallyDrop::into_inner(held));
+        };
         tracing::debug!(%error, "the plugin takes no callback; a thread waits for the end of its work");
         // The memory comes back all the same: others wait for it.
-        std::thread::spawn(move || match event.end() {
-            End::Over(_) => drop(held),
+        let wait = move || match event.end_within(None) {
+            End::Over(_) => drop(ManuallyDrop::into_inner(held)),
             End::Unknown(error) => {
                 tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
-                std::mem::forget(held);
             }
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().spawn(wait) {
+            tracing::warn!(%error, "there is no thread to wait for the device, and host memory stays");
+        }
     }
 }
 
@@ -338,7 +344,13 @@ impl IntoFuture for Event {
         {
             // Where the plugin takes no callback, a thread waits in its place.
             let state = Arc::clone(&shared);
-            std::thread::spawn(move || wake(&state, event.end()));
+            let origin = event.origin;
+            let wait = move || wake(&state, event.end());
+            if let Err(error) = std::thread::Builder::new().spawn(wait) {
+                let message = format!("there is no thread to wait for it: {error}");
+                let code = ErrorCode::ResourceExhausted;
+                wake(&shared, End::Unknown(Error::Pjrt { function: origin, code, message }));
+            }
         }
         EventFuture(shared)
     }

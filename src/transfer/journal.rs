@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::replace::remove_all;
 use crate::error::{Error, Result};
+use crate::format::shards_of;
 use crate::printable::Line;
 use crate::store::{WriteOptions, sha256};
 
@@ -77,6 +78,16 @@ impl Named {
         Ok(paths.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
+    /// Whether it has its name, which can be a link's.
+    fn is_through(&self, index: &Path) -> Result<bool> {
+        let path = index.with_file_name(self.name.replace('/', "_"));
+        match path.metadata() {
+            Ok(metadata) => Ok(Named::new(&path, &metadata) == *self),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("look at", path, error)),
+        }
+    }
+
     fn path(&self, index: &Path) -> Result<Option<PathBuf>> {
         if self.name.contains('/') {
             return Ok(None);
@@ -89,8 +100,14 @@ impl Named {
 impl Naming {
     /// Removes what a killed process left, of either checkpoint.
     fn clean_up(&self, index: &Path) -> Result<()> {
-        let is_there = self.switch.path(index)?.is_some();
-        let left = Named::paths(if is_there { &self.old } else { &self.new }, index)?;
+        let kept = shards_of(index)?;
+        let is_listed = self.new.iter().any(|file| kept.contains(&index.with_file_name(&file.name)));
+        let is_there = is_listed || self.switch.is_through(index)?;
+        let mut left = Named::paths(if is_there { &self.old } else { &self.new }, index)?;
+        // What the index lists goes only with the index.
+        if !left.iter().any(|path| path == index) {
+            left.retain(|path| !kept.contains(path));
+        }
         for path in &left {
             tracing::info!(path = %path.display(), "removing what a killed process left");
         }
@@ -165,6 +182,9 @@ impl Journal {
     }
 }
 
+/// The longest journal, in bytes: of more files than a checkpoint has.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// Opens a journal, which is a file of its own and nothing else that has its name.
 fn open(path: &Path) -> Result<File> {
     let failed = |error| Error::io("write", path, error);
@@ -173,10 +193,18 @@ fn open(path: &Path) -> Result<File> {
     let mut options = File::options();
     options.create(true).truncate(false).read(true).write(true).custom_flags(flags);
     let file = options.open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(std::io::Error::other("it exists and is not a regular file")));
-    }
-    Ok(file)
+    let metadata = file.metadata().map_err(failed)?;
+    let problem = if !metadata.is_file() {
+        "it exists and is not a regular file"
+    } else if metadata.uid() != rustix::process::geteuid().as_raw() {
+        // It says what is removed.
+        "it is another user's; remove it"
+    } else if metadata.len() > MAX_BYTES {
+        "it is too large to be a journal; remove it"
+    } else {
+        return Ok(file);
+    };
+    Err(failed(std::io::Error::other(problem)))
 }
 
 impl Drop for Journal {

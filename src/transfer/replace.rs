@@ -72,7 +72,8 @@ impl Replacement<'_> {
         let switch = Named::new(self.whole, &writer.metadata()?);
         let naming = Naming { switch, new: Vec::new(), old };
         journal.write(&naming, self.options)?;
-        writer.finish()?;
+        // It can have its name all the same, and then the old files are to go.
+        writer.finish().inspect_err(|_| journal.keep())?;
         self.end(&mut journal, &naming.old)
     }
 

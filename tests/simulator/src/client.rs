@@ -168,6 +168,8 @@ pub fn destroy(args: &mut c::PJRT_Client_Destroy_Args, _: &mut Call) -> Result<(
     for device in &client.devices {
         device.close();
     }
+    // What the lanes came to only now.
+    plugin.release();
     let alive = plugin.objects.alive();
     if !alive.contains_key("client") {
         for kind in ["buffer", "loaded executable", "transfer manager"] {
