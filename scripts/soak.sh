@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 for run in "$@"; do
   echo "== $run"
   case $run in
-    # Every call of every function, and every system call on a file, in every way.
+    # Every call of the functions and system calls that are swept, in every way.
     sweeps)
       SAFEJAX_SWEEP=all cargo test --release -p safejax --test fault_sweep
       SAFEJAX_SWEEP=all cargo test --release -p safejax-cli --test system_faults -- --nocapture

@@ -366,10 +366,10 @@ impl Error {
     }
 
     /// Adds to what the plugin said of memory that it does not have.
-    pub(crate) fn with_memory_note(self, note: &str) -> Error {
+    pub(crate) fn with_memory_note(self, note: impl FnOnce() -> String) -> Error {
         match self {
             Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => {
-                Error::Pjrt { function, code, message: message + note }
+                Error::Pjrt { function, code, message: message + &note() }
             }
             Error::Tensor { tensor, source } => {
                 Error::Tensor { tensor, source: Box::new(source.with_memory_note(note)) }

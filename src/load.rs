@@ -51,7 +51,7 @@ pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> 
 /// # Errors
 /// [`Error::DeviceMemory`], naming the first tensor that does not fit.
 pub fn check_room(client: &Client, plan: &LoadPlan, options: &LoadOptions) -> Result<()> {
-    transfer::check_room_now(&placement(client, options)?, plan)
+    transfer::check_room(&placement(client, options)?, plan, Duration::ZERO)
 }
 
 /// Where the options put the buffers.
@@ -154,7 +154,7 @@ impl<'a> PlannedLoad<'a> {
         let sink = Sink::new(&plan, &tracker);
         let stats =
             transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)
-                .map_err(|error| error.with_memory_note(&sink.so_far()))?;
+                .map_err(|error| error.with_memory_note(|| sink.so_far()))?;
         stats.read.warn_of_overflows(&plan);
         let buffers = sink.into_buffers()?;
         let mut report = LoadReport {

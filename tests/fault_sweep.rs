@@ -8,12 +8,12 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::digits;
+use common::{digits, files, read_tensors, swept};
 use safejax::load::{Delivery, Staging};
 use safejax::{Client, Donate, HostArray, LoadOptions, Params, Plugin, Program, SaveOptions};
 use safejax_simulator::{Config, Fault, FaultKind, Simulator};
@@ -41,11 +41,6 @@ fn sum_program() -> Program {
     let text = "module @sim_add {\n  func.func public @main(%arg0: tensor<64x10xf32> {tf.aliasing_output = 0 : i32}, \
                 %arg1: tensor<64x10xf32>) -> (tensor<64x10xf32>) {\n    return %arg0 : tensor<64x10xf32>\n  }\n}\n";
     Program::from_bytes(text.as_bytes().to_vec()).unwrap()
-}
-
-fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
-    let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
-    tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
 }
 
 /// Longer than anything takes that ends.
@@ -148,26 +143,6 @@ fn run(work: Work, plugin: &Path, directory: &Path, what: &str) -> Result<()> {
     }
 }
 
-/// The calls of a function that are tried.
-fn tried(count: u64) -> Vec<u64> {
-    if std::env::var("SAFEJAX_SWEEP").is_ok_and(|sweep| sweep == "all") {
-        return (0..count).collect();
-    }
-    let mut calls: Vec<u64> = (0..count.min(3)).chain(count.checked_sub(1)).collect();
-    calls.dedup();
-    calls
-}
-
-fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut files: Vec<_> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
-        .collect();
-    files.sort();
-    files
-}
-
 /// The sweep over one piece of work; returns how often it was done.
 fn sweep(name: &str, config: Config, work: Work) -> usize {
     let simulator = Simulator::new(config);
@@ -189,7 +164,7 @@ fn sweep(name: &str, config: Config, work: Work) -> usize {
             ]);
         }
         for (call, kind) in
-            tried(count).into_iter().flat_map(|call| kinds.iter().map(move |kind| (call, *kind)))
+            swept(count).into_iter().flat_map(|call| kinds.iter().map(move |kind| (call, *kind)))
         {
             let what = format!("{name}: {kind:?} in call {call} of {function}");
             let before = files(directory.path());

@@ -3,11 +3,10 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::digits;
+use common::{digits, read_tensors};
 use safejax::load::{Delivery, Registration, Staging};
 use safejax::{
     Client, Donate, Error, ErrorCode, HostArray, LoadOptions, Params, Plugin, Program, load, serialize,
@@ -20,11 +19,6 @@ const LAYOUTS: [DeviceLayout; 3] =
 
 fn client(simulator: &Simulator) -> Client {
     Client::from_plugin(simulator.path()).unwrap()
-}
-
-fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
-    let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
-    tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
 }
 
 /// Whether the params are those of this file, by their bytes.

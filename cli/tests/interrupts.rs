@@ -3,6 +3,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -165,25 +166,15 @@ fn a_full_disk_prints_one_error_and_nothing_of_the_libraries_below() {
     }
 }
 
-/// The tensors of a checkpoint, whatever its files.
-fn tensors(path: &Path) -> Option<Vec<(String, Vec<u8>)>> {
-    let read = |path: &Path| -> Option<Vec<(String, Vec<u8>)>> {
-        let bytes = std::fs::read(path).ok()?;
-        let file = safetensors::SafeTensors::deserialize(&bytes).ok()?;
-        Some(file.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect())
-    };
-    let index = path.with_extension("safetensors.index.json");
-    let mut all = if index.exists() {
-        let index: serde_json::Value = serde_json::from_slice(&std::fs::read(&index).ok()?).ok()?;
-        let files: std::collections::BTreeSet<&str> =
-            index["weight_map"].as_object()?.values().filter_map(|file| file.as_str()).collect();
-        let read = files.into_iter().map(|file| read(&path.with_file_name(file)));
-        read.collect::<Option<Vec<_>>>()?.concat()
-    } else {
-        read(path)?
-    };
-    all.sort();
-    Some(all)
+/// The tensors of a checkpoint, whatever its files; `None` where one of them is not there.
+fn tensors(path: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
+    let read = |path: &Path| std::fs::read(path).ok().map(|bytes| common::read_tensors(&bytes));
+    let Ok(index) = std::fs::read(path.with_extension("safetensors.index.json")) else { return read(path) };
+    let index: serde_json::Value = serde_json::from_slice(&index).ok()?;
+    let files: BTreeSet<&str> =
+        index["weight_map"].as_object()?.values().filter_map(|file| file.as_str()).collect();
+    let shards = files.into_iter().map(|file| read(&path.with_file_name(file)));
+    Some(shards.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// Kills saves over an old checkpoint, one after another, each a little later than the one before: what is there is the old

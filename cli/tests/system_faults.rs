@@ -1,4 +1,4 @@
-//! Every system call on a file fails in turn, in every way: the command ends with an error that says what failed, or with the
+//! The system calls that read, write, make, name and remove files (`tracer.rs` lists them) fail in turn, in every way: the command ends with an error that says what failed, or with the
 //! right result; the old file is whole, or the new one is; and nothing else is left.
 //!
 //! The short sweep takes the first calls of each name, and the last. `SAFEJAX_SWEEP=all` takes every call
@@ -15,19 +15,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{digits, safejax};
+use common::{digits, files, safejax, swept};
 use nix::errno::Errno;
 use tracer::{Fault, Kind, Traced};
-
-/// The calls that are tried, of so many.
-fn tried(count: usize) -> Vec<usize> {
-    if std::env::var("SAFEJAX_SWEEP").is_ok_and(|sweep| sweep == "all") {
-        return (0..count).collect();
-    }
-    let mut calls: Vec<usize> = (0..count.min(3)).chain(count.checked_sub(1)).collect();
-    calls.dedup();
-    calls
-}
 
 /// How a call can go wrong.
 fn kinds(name: &str) -> Vec<Kind> {
@@ -53,12 +43,6 @@ fn kinds(name: &str) -> Vec<Kind> {
 
 /// The files that commands read.
 const READ: [&str; 3] = ["in.safetensors", "in.npy", "program.mlir"];
-
-/// The content of every file of a directory.
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
-}
 
 fn restore(directory: &Path, wanted: &BTreeMap<PathBuf, Vec<u8>>) {
     for path in files(directory).keys() {
@@ -94,7 +78,7 @@ fn sweep(name: &str, before: &[(&str, Vec<u8>)], arguments: impl Fn(&Path) -> Ve
     let after = files(directory);
     let (mut runs, mut problems) = (0, Vec::new());
     for (&call_name, &count) in &traced.calls {
-        for (call, kind) in tried(count)
+        for (call, kind) in swept(count)
             .into_iter()
             .flat_map(|call| kinds(call_name).into_iter().map(move |kind| (call, kind)))
         {

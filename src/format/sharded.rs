@@ -19,6 +19,9 @@ const MAP_KEY: &str = "weight_map";
 /// The longest index, in bytes: as long as the longest header of one file.
 const MAX_INDEX_BYTES: usize = 100_000_000;
 
+/// What the name of a safetensors checkpoint ends with.
+pub(crate) const ENDING: &str = ".safetensors";
+
 /// What the name of an index of safetensors files ends with.
 const INDEX_ENDING: &str = ".safetensors.index.json";
 
@@ -85,8 +88,23 @@ pub(super) fn index_in_place_of(path: &Path) -> Option<PathBuf> {
 
 /// What the index of a safetensors checkpoint of this name is called; `None` for another name.
 pub(crate) fn index_of(path: &Path) -> Option<PathBuf> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
-    Some(path.with_file_name(format!("{stem}{INDEX_ENDING}")))
+    Some(path.with_file_name(format!("{}{INDEX_ENDING}", stem_of(path)?)))
+}
+
+/// How many digits the numbers in the names of shards have, as the hub has them.
+pub(crate) const SHARD_DIGITS: usize = 5;
+
+/// What the files of a safetensors checkpoint of this name are called where there are so many, with numbers of so many digits:
+/// `STEM-00001-of-00003.safetensors` for `STEM.safetensors`; `None` for another name.
+pub(crate) fn shard_paths(path: &Path, count: usize, digits: usize) -> Option<Vec<PathBuf>> {
+    let stem = stem_of(path)?;
+    let name = |n: usize| format!("{stem}-{n:0digits$}-of-{count:0digits$}{ENDING}");
+    Some((1..=count).map(|n| path.with_file_name(name(n))).collect())
+}
+
+/// The name of a safetensors checkpoint without its ending; `None` for another name.
+fn stem_of(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_suffix(ENDING)
 }
 
 /// The index of the checkpoint that a file is one of several of; `None` for a file by itself. The files are named
@@ -193,7 +211,7 @@ pub(super) fn open(path: &Path, blob: &dyn Blob, limits: Limits) -> Result<Check
         }
         return Ok(checkpoint);
     }
-    if !all_end_with(".safetensors") {
+    if !all_end_with(ENDING) {
         return Err(malformed(
             "its files are not all .safetensors or all .msgpack; convert those of PyTorch one by one".into(),
         ));

@@ -18,7 +18,7 @@ use super::memory::{Memory, MemoryInfo};
 use super::named_value::NamedValue;
 use super::plugin::Plugin;
 use crate::array::{ArraySpec, HostArray};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 
 /// The most devices that a CPU client is made with here; each has threads of its own.
 const MAX_CPU_DEVICES: i64 = 1024;
@@ -659,12 +659,5 @@ impl RowMajor {
 
 /// Adds what was asked for, and the memory statistics of the devices, to an allocation failure.
 pub(super) fn with_memory_report(error: Error, to: &Placement, bytes: usize) -> Error {
-    match error {
-        Error::Pjrt { function, code: code @ ErrorCode::ResourceExhausted, message } => Error::Pjrt {
-            function,
-            code,
-            message: format!("{message}; {bytes} bytes were asked for{}", to.memory_report()),
-        },
-        other => other,
-    }
+    error.with_memory_note(|| format!("; {bytes} bytes were asked for{}", to.memory_report()))
 }

@@ -134,10 +134,12 @@ pub(super) fn device_count(replicas: usize, partitions: usize, found: usize, hol
     match replicas.checked_mul(partitions) {
         Some(count) if (1..=found).contains(&count) => Ok(count),
         Some(0) | None => Err(Error::InvalidArgument(format!(
-            "a program of {replicas} replicas and {partitions} partitions cannot be: it needs at least one device, and few enough; {holder} has {found}"
+            "a program of {replicas} replicas and {partitions} partitions cannot be: it needs at least one device, and \
+             few enough; {holder} has {found}"
         ))),
         Some(count) => Err(Error::InvalidArgument(format!(
-            "the program runs on {count} devices ({replicas} replicas of {partitions} partitions), and {holder} has {found}"
+            "the program runs on {count} devices ({replicas} replicas of {partitions} partitions), and {holder} has \
+             {found}"
         ))),
     }
 }

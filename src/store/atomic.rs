@@ -129,8 +129,8 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn take_name(self) -> Result<()> {
-        let target = self.target;
-        self.file.persist(&target).map_err(|error| Error::io("replace", &target, error))
+        let target = self.target.clone();
+        self.take_other_name(&target)
     }
 
     /// As [`AtomicFile::take_name`], with another one in the same directory.
@@ -154,6 +154,22 @@ pub fn sync_directory(target: &Path, options: WriteOptions) -> Result<()> {
     File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| Error::io("sync", directory, error))
+}
+
+/// Removes every file that is there, and then tells the first failure.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_all<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let remove = |path: &Path| match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    };
+    let mut first = Ok(());
+    for path in paths {
+        first = first.and(remove(path));
+    }
+    first
 }
 
 /// Gives a new file the owner, where that is allowed, and the mode of the one that it replaces, which the umask would cut.

@@ -61,7 +61,7 @@ impl<'a> ClientDestination<'a> {
         plan: &LoadPlan,
         options: TransferOptions,
     ) -> Result<ClientDestination<'a>> {
-        room::check(to, plan)?;
+        room::check(to, plan, room::PATIENCE)?;
         let (arena, stream) = (Arena::new(plan)?, Stream::new(client, to, plan, options.staging));
         Ok(ClientDestination { client, to, checkpoint, arena, stream })
     }

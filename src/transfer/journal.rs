@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
-use super::replace::remove_all;
 use crate::error::{Error, Result};
 use crate::format::shards_of;
 use crate::printable::Line;
-use crate::store::{WriteOptions, sha256};
+use crate::store::{WriteOptions, remove_all, sha256};
 
 /// The journal of the checkpoint of an index: `.safejax-….saving`. Whoever has it is the only one that replaces the checkpoint. It
 /// goes when it is dropped, and stays when the process is killed.
@@ -69,7 +68,7 @@ impl Named {
         }
     }
 
-    /// Those of these files that are there still, beside the index. A journal has names alone.
+    /// Those of these files that are there still, beside the index.
     ///
     /// # Errors
     /// As for [`Named::there`].
@@ -78,9 +77,14 @@ impl Named {
         Ok(paths.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
+    /// The place of its name. A journal has names alone.
+    fn beside(&self, index: &Path) -> Option<PathBuf> {
+        (!self.name.contains('/')).then(|| index.with_file_name(&self.name))
+    }
+
     /// Whether it has its name, which can be a link's.
     fn is_through(&self, index: &Path) -> Result<bool> {
-        let path = index.with_file_name(self.name.replace('/', "_"));
+        let Some(path) = self.beside(index) else { return Ok(false) };
         match path.metadata() {
             Ok(metadata) => Ok(Named::new(&path, &metadata) == *self),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -89,10 +93,7 @@ impl Named {
     }
 
     fn path(&self, index: &Path) -> Result<Option<PathBuf>> {
-        if self.name.contains('/') {
-            return Ok(None);
-        }
-        let path = index.with_file_name(&self.name);
+        let Some(path) = self.beside(index) else { return Ok(None) };
         Ok((Named::there(&path)?.as_ref() == Some(self)).then_some(path))
     }
 }

@@ -5,15 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, Named, Naming};
-use crate::error::{Error, Result};
-use crate::format::{CheckpointWriter, shards_of};
-use crate::store::{AtomicFile, WriteOptions, sync_directory};
-
-/// What the names of shards end with.
-const ENDING: &str = ".safetensors";
-
-/// How many digits the numbers in the names have, as the hub has them; one more in a checkpoint that replaces one of those names.
-const DIGITS: usize = 5;
+use crate::error::Result;
+use crate::format::{CheckpointWriter, SHARD_DIGITS, shard_paths, shards_of};
+use crate::store::{AtomicFile, WriteOptions, remove_all, sync_directory};
 
 /// A checkpoint that is about to be replaced.
 pub struct Replacement<'a> {
@@ -33,7 +27,6 @@ impl Replacement<'_> {
     /// [`Error::InvalidArgument`] when another process is at it.
     pub fn with_several(
         &self,
-        stem: &str,
         writers: Vec<CheckpointWriter>,
         document: impl FnOnce(&[PathBuf]) -> String,
     ) -> Result<()> {
@@ -41,7 +34,7 @@ impl Replacement<'_> {
         writers.iter().try_for_each(CheckpointWriter::sync)?;
         let mut journal = Journal::begin(self.index)?;
         let old = self.old(&[self.whole])?;
-        let paths = self.free_paths(stem, writers.len())?;
+        let paths = self.free_paths(writers.len())?;
         let index = AtomicFile::create(self.index, self.options.replacing_links())?;
         index.write_at(0, document(&paths).as_bytes())?;
         index.sync()?;
@@ -100,12 +93,11 @@ impl Replacement<'_> {
         ended
     }
 
-    /// Names that no file has.
-    fn free_paths(&self, stem: &str, count: usize) -> Result<Vec<PathBuf>> {
-        let mut digits = DIGITS;
+    /// Names that no file has: with more digits where a checkpoint has those.
+    fn free_paths(&self, count: usize) -> Result<Vec<PathBuf>> {
+        let mut digits = SHARD_DIGITS;
         loop {
-            let name = |n: usize| format!("{stem}-{n:0digits$}-of-{count:0digits$}{ENDING}");
-            let paths: Vec<PathBuf> = (1..=count).map(|n| self.index.with_file_name(name(n))).collect();
+            let paths = shard_paths(self.whole, count, digits).unwrap_or_default();
             let there = paths.iter().map(|path| Named::there(path)).collect::<Result<Vec<_>>>()?;
             if there.iter().all(Option::is_none) {
                 return Ok(paths);
@@ -121,20 +113,4 @@ impl Replacement<'_> {
         sync_directory(self.index, self.options)?;
         index.take_name()
     }
-}
-
-/// Removes every file that is there, and then tells the first failure.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn remove_all<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<()> {
-    let remove = |path: &Path| match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
-    };
-    let mut first = Ok(());
-    for path in paths {
-        first = first.and(remove(path));
-    }
-    first
 }

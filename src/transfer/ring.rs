@@ -106,23 +106,15 @@ impl Ring {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a chunk to come back.
-    ///
-    /// # Errors
-    /// [`Error::TimeLimit`], with the lock.
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-    ) -> Result<MutexGuard<'a, State>, (MutexGuard<'a, State>, Error)> {
+    /// Waits for a chunk to come back; says if the time limit is over.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Option<Error>) {
         let Some(limit) = self.time_limit else {
-            return Ok(self.returned.wait(state).unwrap_or_else(PoisonError::into_inner));
+            return (self.returned.wait(state).unwrap_or_else(PoisonError::into_inner), None);
         };
         let (state, waited) =
             self.returned.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return Err((state, Error::TimeLimit { work: "a transfer from the staging ring", limit }));
-        }
-        Ok(state)
+        let error = Error::TimeLimit { work: "a transfer from the staging ring", limit };
+        (state, waited.timed_out().then_some(error))
     }
 
     /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there are
@@ -153,12 +145,10 @@ impl Ring {
                 return lease.filled(self.chunk(registers));
             }
             state.waiting_for_large += usize::from(is_large);
-            let waited = self.wait(state);
-            let (now, error) =
-                waited.map_or_else(|(state, error)| (state, Some(error)), |state| (state, None));
-            state = now;
+            let over;
+            (state, over) = self.wait(state);
             state.waiting_for_large -= usize::from(is_large);
-            if let Some(error) = error {
+            if let Some(error) = over {
                 return Err(error);
             }
         }
@@ -190,13 +180,12 @@ impl Ring {
                 drop(free);
                 state = self.state();
             } else if state.out > 0 {
-                match self.wait(state) {
-                    Ok(waited) => state = waited,
-                    Err((mut state, error)) => {
-                        tracing::warn!(%error, chunks = state.out, "staging memory stays allocated");
-                        state.is_given_up = true;
-                        return;
-                    }
+                let over;
+                (state, over) = self.wait(state);
+                if let Some(error) = over {
+                    tracing::warn!(%error, chunks = state.out, "staging memory stays allocated");
+                    state.is_given_up = true;
+                    return;
                 }
             } else {
                 return;

@@ -8,25 +8,13 @@ use crate::pjrt::{Device, Placement};
 use crate::plan::{Change, LoadPlan, Step};
 
 /// How long memory that was just dropped may take to come back, while work that uses it ends.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Refuses a plan that takes more than the device has free.
+/// Refuses a plan that takes more than the device has free, or will have after so long.
 ///
 /// # Errors
 /// [`Error::DeviceMemory`], naming the first tensor that does not fit.
-pub fn check(to: &Placement, plan: &LoadPlan) -> Result<()> {
-    check_within(to, plan, PATIENCE)
-}
-
-/// As [`check`], of what is free at this moment.
-///
-/// # Errors
-/// As for [`check`].
-pub fn check_now(to: &Placement, plan: &LoadPlan) -> Result<()> {
-    check_within(to, plan, Duration::ZERO)
-}
-
-fn check_within(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> {
+pub fn check(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> {
     let device = match to {
         Placement::Device(device) => Some(device.clone()),
         // The statistics are those of the memory that the device uses by default.

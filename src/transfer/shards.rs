@@ -14,13 +14,10 @@ use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, index_of};
+use crate::format::{CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, index_of, shard_paths};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
 use crate::store::{WriteOptions, check_replaceable};
-
-/// What the name of a checkpoint in several files must end with.
-const ENDING: &str = ".safetensors";
 
 /// The key of an index's metadata that has the bytes of all tensors.
 const TOTAL_KEY: &str = "total_size";
@@ -109,12 +106,12 @@ impl CheckpointPlan {
 
     /// Gives the files their names.
     fn put_in_place(&self, target: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
-        let Some((index, stem)) = index_of(target).zip(stem_of(target)) else {
+        let Some(index) = index_of(target) else {
             return writers.into_iter().try_for_each(CheckpointWriter::finish);
         };
         let replacement = Replacement { index: &index, whole: target, options: self.options.write };
         if writers.len() > 1 {
-            return replacement.with_several(stem, writers, |paths| self.index_document(paths));
+            return replacement.with_several(writers, |paths| self.index_document(paths));
         }
         let Some(writer) = writers.pop() else { return Ok(()) };
         let replaces = self.options.max_shard_bytes.is_some();
@@ -147,16 +144,12 @@ impl CheckpointPlan {
         if self.files.len() == 1 {
             return Ok(vec![target.to_owned()]);
         }
-        let stem = stem_of(target).ok_or_else(|| {
+        shard_paths(target, self.files.len(), SHARD_DIGITS).ok_or_else(|| {
             let target = target.display();
             Error::InvalidArgument(format!(
-                "{target} is to be several files, so that its name must be UTF-8 and end in {ENDING}"
+                "{target} is to be several files, so that its name must be UTF-8 and end in {SAFETENSORS_ENDING}"
             ))
-        })?;
-        let count = self.files.len();
-        Ok((1..=count)
-            .map(|n| target.with_file_name(format!("{stem}-{n:05}-of-{count:05}{ENDING}")))
-            .collect())
+        })
     }
 
     /// The index of files of these names.
@@ -199,11 +192,6 @@ fn warn_of_index(index: &Path, target: &Path) {
     tracing::warn!(
         "{index} is another checkpoint beside {target}; remove it, and its files, if the new file replaces it"
     );
-}
-
-/// The name of a checkpoint without its ending.
-fn stem_of(target: &Path) -> Option<&str> {
-    target.file_name()?.to_str()?.strip_suffix(ENDING)
 }
 
 /// Some of the tensors of a supply.

@@ -7,6 +7,7 @@
 
 #![allow(dead_code)] // Every test binary uses a part of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -223,6 +224,29 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
             std::task::Poll::Pending => std::thread::park(),
         }
     }
+}
+
+/// The tensors of a safetensors file, by their bytes.
+pub fn read_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+    tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect()
+}
+
+/// The content of every file of a directory.
+pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// Of so many calls of a function, those that a sweep has fail: the first and the last, or all of them with
+/// `SAFEJAX_SWEEP=all` (`scripts/soak.sh`).
+pub fn swept(count: u64) -> Vec<u64> {
+    if std::env::var("SAFEJAX_SWEEP").is_ok_and(|sweep| sweep == "all") {
+        return (0..count).collect();
+    }
+    let mut calls: Vec<u64> = (0..count.min(3)).chain(count.checked_sub(1)).collect();
+    calls.dedup();
+    calls
 }
 
 /// A place in memory for what is logged.

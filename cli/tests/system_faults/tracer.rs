@@ -33,7 +33,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
     pub name: &'static str,
-    pub call: usize,
+    pub call: u64,
     pub kind: Kind,
 }
 
@@ -44,7 +44,7 @@ pub struct Traced {
     pub code: Option<i32>,
     pub signal: Option<Signal>,
     /// How often each call was made on files of the directory's.
-    pub calls: BTreeMap<&'static str, usize>,
+    pub calls: BTreeMap<&'static str, u64>,
 }
 
 /// Where a call says which file it is about, by the number of its argument.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::c_api as c;
 use crate::calls::{Call, WorkFault, lock, plugin};
-use crate::client::{address, client};
+use crate::client::client;
 use crate::config::DeviceLayout;
 use crate::device::{Device, Memory, pointer};
 use crate::dma::Direction;
@@ -182,6 +182,11 @@ impl HostRead {
         }
         bytes
     }
+}
+
+/// Memory that the caller gave, as the number that it is.
+fn address(memory: *const c_void) -> usize {
+    memory.expose_provenance()
 }
 
 /// A copy of bytes of the caller's, which says that they may be read.

@@ -1,6 +1,6 @@
 //! Clients.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -266,38 +266,6 @@ pub fn initialize(_: &mut c::PJRT_Plugin_Initialize_Args, _: &mut Call) -> Resul
 pub fn plugin_attributes(args: &mut c::PJRT_Plugin_Attributes_Args, _: &mut Call) -> Result<()> {
     (args.attributes, args.num_attributes) = (std::ptr::null(), 0);
     Ok(())
-}
-
-pub fn error_get_code(args: &mut c::PJRT_Error_GetCode_Args, _: &mut Call) -> Result<()> {
-    args.code = plugin().objects.get::<Failure>(args.error)?.code;
-    Ok(())
-}
-
-/// The message of an error.
-///
-/// # Safety
-/// `args` points to such a struct.
-pub unsafe extern "C" fn error_message(args: *mut c::PJRT_Error_Message_Args) {
-    // SAFETY: passed on to the caller.
-    let args = unsafe { &mut *args };
-    if let Ok(failure) = plugin().objects.get::<Failure>(args.error) {
-        (args.message, args.message_size) = text(&failure.message);
-    }
-}
-
-/// Takes an error back.
-///
-/// # Safety
-/// `args` points to such a struct.
-pub unsafe extern "C" fn error_destroy(args: *mut c::PJRT_Error_Destroy_Args) {
-    // SAFETY: passed on to the caller.
-    let args = unsafe { &mut *args };
-    let _ = plugin().objects.take::<Failure>(args.error);
-}
-
-/// Memory that the caller gave, as the number that it is.
-pub fn address(memory: *const c_void) -> usize {
-    memory.expose_provenance()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::c_api as c;
 use crate::calls::{Counter, answer, plugin};
 use crate::config::Config;
-use crate::{buffer, client, device, dma, event, executable, manager};
+use crate::{buffer, client, device, dma, event, executable, failure, manager};
 
 /// A table that threads share.
 struct Table {
@@ -70,10 +70,10 @@ impl Table {
             major_version: c::PJRT_API_MAJOR as i32,
             minor_version: config.api_minor,
         };
-        api.PJRT_Error_Destroy = Some(client::error_destroy);
-        api.PJRT_Error_Message = Some(client::error_message);
+        api.PJRT_Error_Destroy = Some(failure::destroy);
+        api.PJRT_Error_Message = Some(failure::message);
         fill! { api, config:
-            PJRT_Error_GetCode(PJRT_Error_GetCode_Args) => client::error_get_code,
+            PJRT_Error_GetCode(PJRT_Error_GetCode_Args) => failure::get_code,
             PJRT_Plugin_Initialize(PJRT_Plugin_Initialize_Args) => client::initialize,
             PJRT_Plugin_Attributes(PJRT_Plugin_Attributes_Args) => client::plugin_attributes,
             PJRT_Event_Destroy(PJRT_Event_Destroy_Args) => event::destroy,
