@@ -338,3 +338,40 @@ fn unregistered_memory_goes_through_the_drivers_copy_and_is_not_locked() {
     drop((params, client));
     simulator.assert_clean(0);
 }
+
+#[test]
+fn a_load_ends_where_a_plugin_will_not_say_when_its_transfers_do() {
+    let functions = ["PJRT_Event_OnReady", "PJRT_Event_Await", "PJRT_Event_IsReady"];
+    for limit in [None, Some(Duration::from_millis(300))] {
+        let faults = functions.map(|function| Fault::always(function, FaultKind::Error(12))).to_vec();
+        let simulator = Simulator::new(Config { faults, ..Config::default() });
+        let builder = Plugin::open(simulator.path()).unwrap().client();
+        let builder = limit.into_iter().fold(builder, |builder, limit| builder.time_limit(limit));
+        let client = builder.build().unwrap();
+        let options = LoadOptions::default().staging(Staging::new(2, 64 << 10));
+        let error = Params::load_with(&client, digits("params.safetensors"), &options).unwrap_err();
+        let Error::Tensor { source, .. } = &error else { panic!("{error:?}") };
+        assert!(source.to_string().starts_with("a transfer from the staging ring"), "{source}");
+        // The device is well again, and what was given up stays so.
+        simulator.set_faults(Vec::new());
+        let (params, _) = Params::load_with(&client, digits("params.safetensors"), &options).unwrap();
+        assert_same(&params, &digits("params.safetensors"));
+        assert!(simulator.report().violations.is_empty(), "{:?}", simulator.report());
+    }
+}
+
+#[test]
+fn a_wait_ends_where_a_plugin_does_not_answer() {
+    let faults = vec![
+        Fault::always("PJRT_Event_IsReady", FaultKind::Error(12)),
+        Fault::always("PJRT_Client_BufferFromHostBuffer", FaultKind::EndlessWork),
+    ];
+    let simulator = Simulator::new(Config { faults, ..Config::default() });
+    let client = client(&simulator);
+    let buffer = client.put(&HostArray::from_slice(&[1], &[1f32]).unwrap()).unwrap();
+    let error = buffer.wait_for(Duration::from_millis(50)).unwrap_err();
+    assert!(error.to_string().starts_with("PJRT_Event_IsReady"), "{error}");
+    simulator.release();
+    drop((buffer, client));
+    simulator.assert_clean(0);
+}

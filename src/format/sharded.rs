@@ -2,6 +2,8 @@
 //! files or of Flax's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, Tensor};
@@ -143,7 +145,10 @@ fn index_by_name(path: &Path) -> Option<(PathBuf, u64)> {
 /// # Errors
 /// The system's.
 fn files_of(index: &Path) -> std::io::Result<Option<BTreeSet<String>>> {
-    let index: Option<Index> = serde_json::from_slice(&std::fs::read(index)?).ok();
+    let mut bytes = Vec::new();
+    File::open(index)?.take(MAX_INDEX_BYTES as u64).read_to_end(&mut bytes)?;
+    // One that is longer is cut, and so is no index here either.
+    let index: Option<Index> = serde_json::from_slice(&bytes).ok();
     Ok(index.map(|index| index.weight_map.into_values().collect()))
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,8 @@ struct ClientInner {
     /// What it was created with.
     options: Vec<(String, NamedValue)>,
     time_limit: Option<Duration>,
+    /// Pieces of host memory that will not come back: see [`Client::lost_memory`].
+    lost_memory: AtomicUsize,
 }
 
 // SAFETY: the C API allows a client, its devices and its memories to be used from any thread; the rest is
@@ -254,6 +257,7 @@ impl Client {
             memories: Vec::new(),
             options,
             time_limit,
+            lost_memory: AtomicUsize::new(0),
         };
         let mut name = ffi::PJRT_Client_PlatformName_Args::new();
         name.client = raw;
@@ -326,6 +330,17 @@ impl Client {
     /// How long anything waits for one piece of work of a device: [`ClientBuilder::time_limit`].
     pub fn time_limit(&self) -> Option<Duration> {
         self.inner.time_limit
+    }
+
+    /// How many pieces of host memory were given up, since the plugin does not say when its work on them ends. Nobody is to wait
+    /// for such a piece.
+    pub(crate) fn lost_memory(&self) -> usize {
+        self.inner.lost_memory.load(Ordering::Relaxed)
+    }
+
+    /// Counts a piece that was given up.
+    pub(super) fn count_lost_memory(&self) {
+        self.inner.lost_memory.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The platform, such as `cpu`, `cuda` or `tpu`.

@@ -1,5 +1,6 @@
 //! Host memory that is registered with the device for direct access.
 
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 use super::client::Client;
@@ -52,14 +53,21 @@ impl AsRef<[u8]> for DmaRegion {
 
 impl Drop for DmaRegion {
     fn drop(&mut self) {
-        let Some(mut memory) = self.memory.take() else { return };
+        let Some(memory) = self.memory.take() else { return };
+        // Freed by hand: memory that is still registered is never freed, be it that there is no thread for what follows.
+        let mut memory = ManuallyDrop::new(memory);
         let client = self.client.clone();
         outside_callback(move || {
             let mut args = ffi::PJRT_Client_DmaUnmap_Args::new();
             args.client = client.raw();
             args.data = memory.as_mut_ptr().cast();
             // SAFETY: the region was mapped by `new`, and is freed only after this.
-            unsafe { client.api().call_in_drop(ffi::PJRT_Client_DmaUnmap, &mut args) };
+            match unsafe { client.api().call(ffi::PJRT_Client_DmaUnmap, &mut args) } {
+                Ok(()) => drop(ManuallyDrop::into_inner(memory)),
+                Err(error) => {
+                    tracing::warn!(%error, "host memory stays, since the plugin does not unregister it");
+                }
+            }
         });
     }
 }

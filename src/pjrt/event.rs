@@ -72,12 +72,15 @@ impl Event {
     /// # Errors
     /// The error that the work ended with.
     pub(super) fn wait_for_good(&self) -> Result<()> {
+        let mut is_told = false;
         loop {
             match self.end_within(None) {
                 End::Over(outcome) => return outcome,
-                End::Unknown(error) => {
-                    tracing::warn!(%error, "the plugin does not say when work ends; asking again")
+                End::Unknown(error) if !is_told => {
+                    tracing::warn!(%error, "the plugin does not say when work ends; asking until it does");
+                    is_told = true;
                 }
+                End::Unknown(_) => {}
             }
             std::thread::sleep(LONGEST_SLEEP);
         }
@@ -96,16 +99,10 @@ impl Event {
         while !self.is_ready().unwrap_or(true) && started.elapsed() < POLLED {
             std::hint::spin_loop();
         }
-        if let Some(limit) = limit {
-            // The C API waits without one.
-            while !self.is_ready().unwrap_or(true) {
-                let waited = started.elapsed();
-                if waited >= limit {
-                    return End::Unknown(Error::TimeLimit { work: self.origin, limit });
-                }
-                let sleep = (waited / 16).clamp(POLLED, LONGEST_SLEEP);
-                std::thread::sleep(sleep.min(limit.saturating_sub(waited)));
-            }
+        if let Some(limit) = limit
+            && let Err(error) = self.poll_until(started, limit)
+        {
+            return End::Unknown(error);
         }
         let mut args = ffi::PJRT_Event_Await_Args::new();
         args.event = self.raw;
@@ -121,6 +118,23 @@ impl Event {
                 Ok(false) => std::thread::sleep(POLL_INTERVAL),
                 Err(_) => return End::Unknown(rename(error, self.origin)),
             }
+        }
+    }
+
+    /// Asks until the work has ended or the time is over, since the C API has no wait that ends by itself.
+    fn poll_until(&self, started: Instant, limit: Duration) -> Result<()> {
+        loop {
+            let is_ready = self.is_ready();
+            if let Ok(true) = is_ready {
+                return Ok(());
+            }
+            let waited = started.elapsed();
+            if waited >= limit {
+                // A plugin that does not answer is not asked to wait, which could be for ever.
+                return is_ready.and(Err(Error::TimeLimit { work: self.origin, limit }));
+            }
+            let sleep = (waited / 16).clamp(POLLED, LONGEST_SLEEP);
+            std::thread::sleep(sleep.min(limit.saturating_sub(waited)));
         }
     }
 
@@ -214,14 +228,17 @@ impl Event {
         };
         tracing::debug!(%error, "the plugin takes no callback; a thread waits for the end of its work");
         // The memory comes back all the same: others wait for it.
+        let client = event.client.clone();
         let wait = move || match event.end_within(None) {
             End::Over(_) => drop(ManuallyDrop::into_inner(held)),
             End::Unknown(error) => {
                 tracing::warn!(%error, "the plugin will not say when it is done with host memory, which stays");
+                event.client.count_lost_memory();
             }
         };
         if let Err(error) = std::thread::Builder::new().spawn(wait) {
             tracing::warn!(%error, "there is no thread to wait for the device, and host memory stays");
+            client.count_lost_memory();
         }
     }
 }
@@ -325,7 +342,8 @@ unsafe fn destroy(api: Api, event: *mut ffi::PJRT_Event) {
     unsafe { api.call_in_drop(ffi::PJRT_Event_Destroy, &mut args) };
 }
 
-/// Waits without blocking, on whatever runtime: the plugin wakes the task.
+/// Waits without blocking, on whatever runtime: the plugin wakes the task. The client's time limit is for threads that wait; a
+/// task has its runtime's own.
 ///
 /// ```no_run
 /// # async fn f(buffer: safejax::Buffer) -> Result<(), safejax::Error> {
@@ -338,61 +356,82 @@ impl IntoFuture for Event {
     type IntoFuture = EventFuture;
 
     fn into_future(self) -> EventFuture {
-        let shared = Arc::new(Mutex::new(Awaited::default()));
+        EventFuture(self.awaited_with(()))
+    }
+}
+
+/// An [`Event`] that is awaited.
+pub struct EventFuture(AwaitedWith<()>);
+
+impl Future for EventFuture {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<()>> {
+        self.0.poll(context)
+    }
+}
+
+/// Work that is awaited, and the host memory that it uses. Whoever tells of its end holds the memory too: it is freed then, if
+/// this is dropped before.
+pub(super) struct AwaitedWith<M>(Arc<Mutex<Awaited<M>>>);
+
+struct Awaited<M> {
+    outcome: Option<Result<M>>,
+    /// Dropped by hand, when the end of the work is known.
+    memory: Option<ManuallyDrop<M>>,
+    waker: Option<Waker>,
+}
+
+impl Event {
+    /// Awaits the end of the work that uses this memory, which comes back with it.
+    pub(super) fn awaited_with<M: Send + 'static>(self, memory: M) -> AwaitedWith<M> {
+        let awaited = Awaited { outcome: None, memory: Some(ManuallyDrop::new(memory)), waker: None };
+        let shared = Arc::new(Mutex::new(awaited));
         let state = Arc::clone(&shared);
         if let Err((event, _)) = self.try_on_ready(Box::new(move |outcome| wake(&state, End::Over(outcome))))
         {
             // Where the plugin takes no callback, a thread waits in its place.
             let state = Arc::clone(&shared);
             let origin = event.origin;
-            let wait = move || wake(&state, event.end());
+            let wait = move || wake(&state, event.end_within(None));
             if let Err(error) = std::thread::Builder::new().spawn(wait) {
                 let message = format!("there is no thread to wait for it: {error}");
                 let code = ErrorCode::ResourceExhausted;
                 wake(&shared, End::Unknown(Error::Pjrt { function: origin, code, message }));
             }
         }
-        EventFuture(shared)
+        AwaitedWith(shared)
     }
 }
 
-/// An [`Event`] that is awaited.
-pub struct EventFuture(Arc<Mutex<Awaited>>);
-
-#[derive(Default)]
-struct Awaited {
-    end: Option<End>,
-    waker: Option<Waker>,
-}
-
 /// Wakes the task that awaits, with this end.
-fn wake(awaited: &Mutex<Awaited>, end: End) {
+fn wake<M>(awaited: &Mutex<Awaited<M>>, end: End) {
     let mut state = awaited.lock().unwrap_or_else(PoisonError::into_inner);
-    state.end = Some(end);
+    let memory = state.memory.take();
+    state.outcome = match end {
+        End::Over(outcome) => {
+            let memory = memory.map(ManuallyDrop::into_inner);
+            outcome.map(|()| memory).transpose()
+        }
+        // The device may use the memory still: it stays.
+        End::Unknown(error) => Some(Err(error)),
+    };
     if let Some(waker) = state.waker.take() {
         waker.wake();
     }
 }
 
-impl EventFuture {
-    /// As [`Future::poll`]; says whether the work is known to be over.
-    pub(super) fn poll_end(&self, context: &task::Context<'_>) -> Poll<End> {
+impl<M> AwaitedWith<M> {
+    /// As [`Future::poll`].
+    pub(super) fn poll(&self, context: &task::Context<'_>) -> Poll<Result<M>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match state.end.take() {
-            Some(end) => Poll::Ready(end),
+        match state.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
             None => {
                 state.waker = Some(context.waker().clone());
                 Poll::Pending
             }
         }
-    }
-}
-
-impl Future for EventFuture {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<()>> {
-        self.poll_end(context).map(End::outcome)
     }
 }
 

@@ -4,10 +4,11 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{self, Poll};
 
-use super::event::{End, Event, EventFuture};
+use super::event::{AwaitedWith, Event};
 use crate::error::Result;
 
-/// A copy to the host under way. Dropping it blocks until the device has stopped writing.
+/// A copy to the host under way. Dropping it blocks until the device has stopped writing, or the client's time limit is over
+/// ([`super::ClientBuilder::time_limit`]): then the memory stays until the device has.
 pub struct HostTransfer {
     data: Vec<u8>,
     event: Option<Event>,
@@ -45,55 +46,35 @@ impl HostTransfer {
     }
 }
 
-/// Waits without blocking, on whatever runtime: the plugin wakes the task.
+/// Waits without blocking, on whatever runtime: the plugin wakes the task. As for [`Event`], a time limit is the runtime's.
 impl IntoFuture for HostTransfer {
     type Output = Result<Vec<u8>>;
     type IntoFuture = HostTransferFuture;
 
     fn into_future(mut self) -> HostTransferFuture {
-        let event = self.event.take().map(Event::into_future);
-        HostTransferFuture { data: std::mem::take(&mut self.data), event }
+        let data = std::mem::take(&mut self.data);
+        HostTransferFuture(match self.event.take() {
+            Some(event) => Awaited::Event(event.awaited_with(data)),
+            None => Awaited::Over(data),
+        })
     }
 }
 
-/// A [`HostTransfer`] that is awaited. Dropping it before it is ready gives its memory up, since the device may still
-/// write there.
-pub struct HostTransferFuture {
-    data: Vec<u8>,
-    event: Option<EventFuture>,
+/// A [`HostTransfer`] that is awaited. Its memory is freed once the device has stopped writing, also if this is dropped before.
+pub struct HostTransferFuture(Awaited);
+
+enum Awaited {
+    Event(AwaitedWith<Vec<u8>>),
+    Over(Vec<u8>),
 }
 
 impl Future for HostTransferFuture {
     type Output = Result<Vec<u8>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Result<Vec<u8>>> {
-        let mut data = Vec::new();
-        if let Some(event) = &self.event {
-            let end = std::task::ready!(event.poll_end(context));
-            self.event = None;
-            data = std::mem::take(&mut self.data);
-            give_up_unless_over(end, &mut data)?;
-        }
-        Poll::Ready(Ok(data))
-    }
-}
-
-/// The outcome of a copy to this memory. Where the plugin does not say when the copy ends, the memory stays allocated for
-/// good, since the device may still write there.
-fn give_up_unless_over(end: End, data: &mut Vec<u8>) -> Result<()> {
-    match end {
-        End::Over(outcome) => outcome,
-        End::Unknown(error) => {
-            std::mem::forget(std::mem::take(data));
-            Err(error)
-        }
-    }
-}
-
-impl Drop for HostTransferFuture {
-    fn drop(&mut self) {
-        if self.event.is_some() {
-            std::mem::forget(std::mem::take(&mut self.data));
+        match &mut self.0 {
+            Awaited::Event(event) => event.poll(context),
+            Awaited::Over(data) => Poll::Ready(Ok(std::mem::take(data))),
         }
     }
 }

@@ -54,9 +54,17 @@ impl AtomicFile {
     /// [`Error::Io`] when the directory does not exist or cannot be written, or the target is something other than a
     /// regular file.
     pub fn create(target: &Path, options: WriteOptions) -> Result<AtomicFile> {
+        AtomicFile::create_like(target, None, options)
+    }
+
+    /// As [`AtomicFile::create`]. Where no file has the name yet, the owner and mode are those of the model.
+    ///
+    /// # Errors
+    /// As for [`AtomicFile::create`].
+    pub fn create_like(target: &Path, model: Option<&Path>, options: WriteOptions) -> Result<AtomicFile> {
         let target = if options.replaces_links { target.to_owned() } else { destination(target) };
         check_replaceable(&target)?;
-        let existing = target.metadata().ok();
+        let existing = target.metadata().ok().or_else(|| model.and_then(|model| model.metadata().ok()));
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
         let directory = directory_of(&target);
         let file = TemporaryFile::create(directory, mode).map_err(|error| {

@@ -93,6 +93,11 @@ pub fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> T) -> T {
 }
 
 impl<'a> BlockReader<'a> {
+    /// The tensor that a piece is of.
+    pub fn name_of(&self, piece: &Piece) -> &'a str {
+        &self.plan.steps[piece.step].name
+    }
+
     pub fn new(
         plan: &'a LoadPlan,
         sources: &'a [TensorSource<'a>],

@@ -75,18 +75,20 @@ impl FilePlan {
         &self.layout
     }
 
-    /// Writes the file from several threads. It has no name until it is finished.
+    /// Writes the file from several threads. It has no name until it is finished. Where no file has the target's name yet, it takes
+    /// its owner and mode from the model, if there is one.
     ///
     /// # Errors
     /// The first failure of any thread.
     pub fn write_unnamed(
         &self,
         target: &Path,
+        model: Option<&Path>,
         options: WriteOptions,
         supply: &dyn Supply,
         tracker: &Tracker<'_>,
     ) -> Result<(CheckpointWriter, Written)> {
-        let writer = CheckpointWriter::create(target, self.layout.clone(), options)?;
+        let writer = CheckpointWriter::create_like(target, model, self.layout.clone(), options)?;
         let sink = |placed: usize, start: usize, bytes: &[u8]| writer.write_at(placed, start, bytes);
         let written = self.run(supply, tracker, MAX_THREADS, &sink)?;
         if let Some(head) = self.head_with(&written)? {

@@ -5,13 +5,13 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::shards_of;
-use crate::printable::Line;
 use crate::store::{WriteOptions, remove_all, sha256};
 
 /// The journal of the checkpoint of an index: `.safejax-….saving`. Whoever has it is the only one that replaces the checkpoint. It
@@ -123,18 +123,23 @@ pub fn journal_of(index: &Path) -> PathBuf {
 }
 
 impl Journal {
-    /// Starts one, for which nobody else may be at it, and removes what a killed process left.
+    /// Starts one, once nobody else is at it, and removes what a killed process left.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::InvalidArgument`] when another process is at it.
+    /// [`Error::Io`], also when another process is at it for longer than that can take.
     pub fn begin(index: &Path) -> Result<Journal> {
         let path = journal_of(index);
+        let since = Instant::now();
         loop {
             let file = open(&path)?;
             // Where there are no locks, nobody can say.
             if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
-                let index = index.display().to_string();
-                return Err(Error::InvalidArgument(format!("another process is saving {}", Line(&index))));
+                if since.elapsed() < PATIENCE {
+                    std::thread::sleep(ASKED_EVERY);
+                    continue;
+                }
+                let busy = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another process is saving it");
+                return Err(Error::io("replace", index, busy));
             }
             // Whoever had it may have removed it before it was locked here.
             let own = file.metadata().map_err(|error| Error::io("read", &path, error))?;
@@ -182,6 +187,12 @@ impl Journal {
         self.is_kept = true;
     }
 }
+
+/// The longest that anybody waits for another process to give files their names, which takes it milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often that is asked.
+const ASKED_EVERY: Duration = Duration::from_millis(5);
 
 /// The longest journal, in bytes: of more files than a checkpoint has.
 const MAX_BYTES: u64 = 64 << 20;

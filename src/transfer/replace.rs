@@ -9,70 +9,77 @@ use crate::error::Result;
 use crate::format::{CheckpointWriter, SHARD_DIGITS, shard_paths, shards_of};
 use crate::store::{AtomicFile, WriteOptions, remove_all, sync_directory};
 
-/// A checkpoint that is about to be replaced.
-pub struct Replacement<'a> {
+/// A checkpoint that is about to be replaced, by nobody else at the same time.
+pub struct Replacement {
     /// The index of several files, which may be there already.
-    pub index: &'a Path,
+    index: PathBuf,
     /// The one file that has all of it, which may be there already.
-    pub whole: &'a Path,
-    pub options: WriteOptions,
+    whole: PathBuf,
+    options: WriteOptions,
+    journal: Journal,
 }
 
-impl Replacement<'_> {
+impl Replacement {
+    /// Starts one of the checkpoint with this index, or in this one file; and removes what a killed process left.
+    ///
+    /// # Errors
+    /// As for [`Journal::begin`].
+    pub fn begin(index: &Path, whole: &Path, options: WriteOptions) -> Result<Replacement> {
+        let journal = Journal::begin(index)?;
+        Ok(Replacement { index: index.into(), whole: whole.into(), options, journal })
+    }
+
     /// Gives several files their names, and the checkpoint its index, which `document` makes of those names. A link of the index's
     /// name is replaced: the files are beside it, and not beside what it leads to.
     ///
     /// # Errors
     /// [`Error::Io`]: before the new index is there, all is as it was; after it, files of the old checkpoint may be left.
-    /// [`Error::InvalidArgument`] when another process is at it.
     pub fn with_several(
-        &self,
+        &mut self,
         writers: Vec<CheckpointWriter>,
         document: impl FnOnce(&[PathBuf]) -> String,
     ) -> Result<()> {
         // What can fail for want of space or by the disk's fault does so now.
         writers.iter().try_for_each(CheckpointWriter::sync)?;
-        let mut journal = Journal::begin(self.index)?;
-        let old = self.old(&[self.whole])?;
+        let old = self.old(&[&self.whole])?;
         let paths = self.free_paths(writers.len())?;
-        let index = AtomicFile::create(self.index, self.options.replacing_links())?;
+        let index = AtomicFile::create(&self.index, self.options.replacing_links())?;
         index.write_at(0, document(&paths).as_bytes())?;
         index.sync()?;
         let new = writers.iter().zip(&paths).map(|(writer, path)| Ok(Named::new(path, &writer.metadata()?)));
-        let switch = Named::new(self.index, &index.metadata()?);
+        let switch = Named::new(&self.index, &index.metadata()?);
         let naming = Naming { switch, new: new.collect::<Result<_>>()?, old };
-        journal.write(&naming, self.options)?;
+        self.journal.write(&naming, self.options)?;
         if let Err(error) = self.name(writers, &paths, index) {
             // They are of no checkpoint.
-            let removed = Named::paths(&naming.new, self.index)
+            let removed = Named::paths(&naming.new, &self.index)
                 .and_then(|named| remove_all(named.iter().map(PathBuf::as_path)));
             if removed.is_err() {
-                journal.keep();
+                self.journal.keep();
             }
             return Err(error);
         }
-        self.end(&mut journal, &naming.old)
+        self.end(&naming.old)
     }
 
     /// Gives the one file its name. `replaces` says whether the files and the index that are there go then.
     ///
     /// # Errors
     /// As for [`Replacement::with_several`].
-    pub fn with_one(&self, writer: CheckpointWriter, replaces: bool) -> Result<()> {
+    pub fn with_one(&mut self, writer: CheckpointWriter, replaces: bool) -> Result<()> {
         writer.sync()?;
-        let mut journal = Journal::begin(self.index)?;
-        let old = if replaces { self.old(&[self.index])? } else { Vec::new() };
-        let switch = Named::new(self.whole, &writer.metadata()?);
+        let old = if replaces { self.old(&[&self.index])? } else { Vec::new() };
+        let switch = Named::new(&self.whole, &writer.metadata()?);
         let naming = Naming { switch, new: Vec::new(), old };
-        journal.write(&naming, self.options)?;
+        self.journal.write(&naming, self.options)?;
         // It can have its name all the same, and then the old files are to go.
-        writer.finish().inspect_err(|_| journal.keep())?;
-        self.end(&mut journal, &naming.old)
+        writer.finish().inspect_err(|_| self.journal.keep())?;
+        self.end(&naming.old)
     }
 
     /// The files of the checkpoint that is there, and these.
     fn old(&self, others: &[&Path]) -> Result<Vec<Named>> {
-        let shards = shards_of(self.index)?;
+        let shards = shards_of(&self.index)?;
         // What says that they are the checkpoint goes first.
         let paths = others.iter().map(|path| path.to_path_buf()).chain(shards);
         let there = paths.map(|path| Named::there(&path)).collect::<Result<Vec<_>>>()?;
@@ -81,14 +88,14 @@ impl Replacement<'_> {
 
     /// Removes what was there of the old checkpoint. A failure is none of the new one, which is there; but it must be told, and the
     /// next one that saves tries again.
-    fn end(&self, journal: &mut Journal, old: &[Named]) -> Result<()> {
+    fn end(&mut self, old: &[Named]) -> Result<()> {
         // Before the old files go: a system that fails now must not have lost both.
-        let ended = sync_directory(self.index, self.options)
-            .and_then(|()| Named::paths(old, self.index))
+        let ended = sync_directory(&self.index, self.options)
+            .and_then(|()| Named::paths(old, &self.index))
             .and_then(|left| remove_all(left.iter().map(PathBuf::as_path)))
-            .and_then(|()| sync_directory(self.index, self.options));
+            .and_then(|()| sync_directory(&self.index, self.options));
         if ended.is_err() {
-            journal.keep();
+            self.journal.keep();
         }
         ended
     }
@@ -97,7 +104,7 @@ impl Replacement<'_> {
     fn free_paths(&self, count: usize) -> Result<Vec<PathBuf>> {
         let mut digits = SHARD_DIGITS;
         loop {
-            let paths = shard_paths(self.whole, count, digits).unwrap_or_default();
+            let paths = shard_paths(&self.whole, count, digits).unwrap_or_default();
             let there = paths.iter().map(|path| Named::there(path)).collect::<Result<Vec<_>>>()?;
             if there.iter().all(Option::is_none) {
                 return Ok(paths);
@@ -110,7 +117,7 @@ impl Replacement<'_> {
         for (writer, path) in writers.into_iter().zip(paths) {
             writer.take_name(path)?;
         }
-        sync_directory(self.index, self.options)?;
+        sync_directory(&self.index, self.options)?;
         index.take_name()
     }
 }

@@ -3,9 +3,9 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::pjrt::{Client, StagingMemory};
 
 /// How much host memory a load through a staging ring uses, and what kind.
@@ -56,12 +56,15 @@ impl Staging {
     }
 }
 
+/// How often a thread that waits for a chunk asks whether it can still come back.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
 /// The chunks of one load.
 pub struct Ring {
     staging: Staging,
     client: Option<Client>,
-    /// The longest that a thread waits for a chunk to come back.
-    time_limit: Option<Duration>,
+    /// What the client had lost of host memory before.
+    lost_before: usize,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -83,10 +86,9 @@ struct State {
 }
 
 impl Ring {
-    /// A ring whose chunks are registered with the client, if one is given; its time limit is the ring's.
+    /// A ring for transfers to this client, which registers its chunks and whose time limit is the ring's; or for none.
     pub fn new(client: Option<&Client>, staging: Staging) -> Arc<Ring> {
-        let time_limit = client.and_then(Client::time_limit);
-        let client = client.filter(|_| staging.registration == Registration::Auto);
+        let lost_before = client.map_or(0, Client::lost_memory);
         // The fields are open to everybody.
         let staging = Staging::new(staging.chunks, staging.chunk_bytes).registration(staging.registration);
         let state = State {
@@ -95,36 +97,46 @@ impl Ring {
             out: 0,
             large: 0,
             waiting_for_large: 0,
-            registers: None,
+            registers: (staging.registration == Registration::Never).then_some(false),
             is_given_up: false,
         };
         let (client, state) = (client.cloned(), Mutex::new(state));
-        Arc::new(Ring { staging, client, time_limit, state, returned: Condvar::new() })
+        Arc::new(Ring { staging, client, lost_before, state, returned: Condvar::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a chunk to come back; says if the time limit is over.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, Option<Error>) {
-        let Some(limit) = self.time_limit else {
-            return (self.returned.wait(state).unwrap_or_else(PoisonError::into_inner), None);
-        };
-        let (state, waited) =
-            self.returned.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner);
-        let error = Error::TimeLimit { work: "a transfer from the staging ring", limit };
-        (state, waited.timed_out().then_some(error))
+    /// Waits for a chunk to come back.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let waited = self.returned.wait_timeout(state, ASKED_EVERY);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Why a thread that has waited since then waits no longer, if it does not.
+    fn patience(&self, since: Instant) -> Result<()> {
+        const WORK: &str = "a transfer from the staging ring";
+        let Some(client) = &self.client else { return Ok(()) };
+        if client.lost_memory() > self.lost_before {
+            let message = "the plugin does not say when its transfers end, so that their host memory is given up";
+            return Err(Error::Pjrt { function: WORK, code: ErrorCode::Internal, message: message.into() });
+        }
+        match client.time_limit() {
+            Some(limit) if since.elapsed() >= limit => Err(Error::TimeLimit { work: WORK, limit }),
+            _ => Ok(()),
+        }
     }
 
     /// A chunk of at least this many bytes. Blocks until one is free; of those larger than the ring's own, there are
     /// as many as a further ring has bytes, or one.
     ///
     /// # Errors
-    /// [`Error::HostMemory`]; [`Error::TimeLimit`] when none came back.
+    /// [`Error::HostMemory`]; [`Error::TimeLimit`] when none came back; [`Error::Pjrt`] when none will.
     pub fn take(self: &Arc<Ring>, bytes: usize) -> Result<Lease> {
         let is_large = bytes > self.staging.chunk_bytes;
         let most = self.staging.chunk_bytes.saturating_mul(self.staging.chunks);
+        let since = Instant::now();
         let mut state = self.state();
         loop {
             if is_large && (state.large == 0 || state.large + bytes <= most) {
@@ -144,13 +156,10 @@ impl Ring {
                 // Without the lock: to lock memory takes longer than to fill it, and several threads do it at once.
                 return lease.filled(self.chunk(registers));
             }
+            self.patience(since)?;
             state.waiting_for_large += usize::from(is_large);
-            let over;
-            (state, over) = self.wait(state);
+            state = self.wait(state);
             state.waiting_for_large -= usize::from(is_large);
-            if let Some(error) = over {
-                return Err(error);
-            }
         }
     }
 
@@ -172,6 +181,7 @@ impl Ring {
     /// Blocks until every chunk has come back, and frees each as it does: here, since the last to hold the ring can be a
     /// thread of the plugin's. Those that are not back when the time limit is over are freed if they ever come back.
     pub fn drain(&self) {
+        let since = Instant::now();
         let mut state = self.state();
         loop {
             let free = std::mem::take(&mut state.free);
@@ -179,16 +189,14 @@ impl Ring {
                 drop(state);
                 drop(free);
                 state = self.state();
-            } else if state.out > 0 {
-                let over;
-                (state, over) = self.wait(state);
-                if let Some(error) = over {
-                    tracing::warn!(%error, chunks = state.out, "staging memory stays allocated");
-                    state.is_given_up = true;
-                    return;
-                }
-            } else {
+            } else if state.out == 0 {
                 return;
+            } else if let Err(error) = self.patience(since) {
+                tracing::warn!(%error, chunks = state.out, "staging memory stays allocated");
+                state.is_given_up = true;
+                return;
+            } else {
+                state = self.wait(state);
             }
         }
     }

@@ -14,7 +14,7 @@ use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, index_of, shard_paths};
+use crate::format::{CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, index_of, shard_paths, shards_of};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
 use crate::store::{WriteOptions, check_replaceable};
@@ -92,38 +92,36 @@ impl CheckpointPlan {
         // They are replaced last, and then it would be too late.
         index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
         let options = if paths.len() > 1 { self.options.write.replacing_links() } else { self.options.write };
+        let model = index.as_deref().map(|index| model_of(target, index)).transpose()?.flatten();
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
         for ((file, positions), path) in self.files.iter().zip(&paths) {
             let part = ShardSupply { supply, positions };
-            let (writer, written) = file.write_unnamed(path, options, &part, &tracker)?;
+            let (writer, written) = file.write_unnamed(path, model.as_deref(), options, &part, &tracker)?;
             writers.push(writer);
             all.add(written);
         }
-        self.put_in_place(target, writers)?;
+        match index {
+            Some(index) => self.put_in_place(target, &index, writers)?,
+            None => writers.into_iter().try_for_each(CheckpointWriter::finish)?,
+        }
         Ok(all)
     }
 
     /// Gives the files their names.
-    fn put_in_place(&self, target: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
-        let Some(index) = index_of(target) else {
-            return writers.into_iter().try_for_each(CheckpointWriter::finish);
-        };
-        let replacement = Replacement { index: &index, whole: target, options: self.options.write };
+    fn put_in_place(&self, target: &Path, index: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
+        // Only now: of two that save at the same time, the one that ends last is there.
+        let begin = || Replacement::begin(index, target, self.options.write);
         if writers.len() > 1 {
-            return replacement.with_several(writers, |paths| self.index_document(paths));
+            return begin()?.with_several(writers, |paths| self.index_document(paths));
         }
         let Some(writer) = writers.pop() else { return Ok(()) };
         let replaces = self.options.max_shard_bytes.is_some();
         if index.exists() && !replaces {
-            warn_of_index(&index, target);
+            warn_of_index(index, target);
         }
         // Where nobody replaces several files, the file is all there is.
-        if replaces || journal_of(&index).exists() {
-            replacement.with_one(writer, replaces)
-        } else {
-            writer.finish()
-        }
+        if replaces || journal_of(index).exists() { begin()?.with_one(writer, replaces) } else { writer.finish() }
     }
 
     /// The file in memory; of one that would be several, an error.
@@ -183,6 +181,15 @@ fn share(sizes: &[u64], most: Option<u64>) -> Vec<Vec<usize>> {
         }
     }
     shares
+}
+
+/// The file whose owner and mode new files take: one of the checkpoint that is there.
+///
+/// # Errors
+/// [`Error::Io`].
+fn model_of(target: &Path, index: &Path) -> Result<Option<PathBuf>> {
+    let candidates = [target.to_path_buf()].into_iter().chain(shards_of(index)?);
+    Ok(candidates.into_iter().find(|path| path.exists()))
 }
 
 /// A file was written beside several of the same name, which may be the checkpoint that it was made of.

@@ -274,7 +274,11 @@ pub fn pass_on<B>(
 /// # Errors
 /// As for [`BlockReader::fill`].
 fn read_chunk(ring: &Arc<Ring>, block: &Block, reader: &mut BlockReader<'_>) -> Result<Bytes> {
-    let mut lease = timed(&mut reader.stats.spent.wait, || ring.take(block.bytes))?;
+    let lease = timed(&mut reader.stats.spent.wait, || ring.take(block.bytes));
+    let mut lease = match block.pieces.first() {
+        Some(piece) => lease.for_tensor(reader.name_of(piece))?,
+        None => lease?,
+    };
     reader.fill(block, &mut places(&mut lease, block))?;
     Ok(Bytes::from_owner(lease))
 }

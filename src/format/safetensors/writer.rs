@@ -28,7 +28,17 @@ impl CheckpointWriter {
         layout: Layout,
         options: WriteOptions,
     ) -> Result<CheckpointWriter> {
-        let atomic = AtomicFile::create(target.as_ref(), options)?;
+        CheckpointWriter::create_like(target.as_ref(), None, layout, options)
+    }
+
+    /// As [`CheckpointWriter::create`]. Where no file has the name yet, the owner and mode are those of the model.
+    pub(crate) fn create_like(
+        target: &Path,
+        model: Option<&Path>,
+        layout: Layout,
+        options: WriteOptions,
+    ) -> Result<CheckpointWriter> {
+        let atomic = AtomicFile::create_like(target, model, options)?;
         atomic.reserve(layout.file_bytes)?;
         atomic.write_at(0, &layout.head)?;
         Ok(CheckpointWriter { atomic, layout, next: 0, written: AtomicUsize::new(0) })

@@ -111,7 +111,7 @@ impl Fault {
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultKind {
-    /// The call does nothing and returns an error of this code.
+    /// The call does nothing and returns an error of this code; one that gives something back does, and says that it failed.
     Error(u32),
     /// The call waits so many milliseconds before it does what it should.
     Delay(u64),

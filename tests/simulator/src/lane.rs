@@ -1,20 +1,24 @@
 //! A lane: work of one kind on one device, which is done one after another by a thread, and takes its time.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::c_api as c;
 use crate::calls::{WorkFault, lock, plugin};
 use crate::event::{Signal, when_all};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+
+pub type Work = Box<dyn FnOnce(Result<()>) -> Result<()> + Send>;
 
 /// Work for a lane.
 pub struct Job {
     /// What the device takes for it.
     pub takes: Duration,
     /// Does it, at the end of its time; given the first failure of what it waits for, which it must pass on.
-    pub run: Box<dyn FnOnce(Result<()>) -> Result<()> + Send>,
+    pub run: Work,
     pub fault: Option<WorkFault>,
     /// Ended with it.
     pub done: Arc<Signal>,
@@ -56,7 +60,7 @@ impl Lane {
             let mut state = lock(&queue.state);
             if state.is_closed {
                 drop(state);
-                job.done.end(Err(crate::failure::Failure::lost()));
+                job.done.end(Err(Failure::lost()));
                 return;
             }
             state.jobs.push_back((job, outcome));
@@ -75,6 +79,14 @@ impl Lane {
         }
         thread.join().is_ok()
     }
+}
+
+/// Runs a job. A mistake of the simulator's own fails the test, and leaves nobody waiting.
+fn run(job: Work, after: Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(|| job(after))).unwrap_or_else(|_| {
+        plugin().violation("the simulator panicked in a job");
+        Err(Failure::new(c::PJRT_Error_Code_INTERNAL, "the simulator panicked"))
+    })
 }
 
 impl Queue {
@@ -109,12 +121,12 @@ impl Queue {
                     lock(&plugin().endless).push(Job { fault: None, ..job });
                     continue;
                 }
-                Some(WorkFault::Fails(failure)) => (job.run)(Err(failure)),
+                Some(WorkFault::Fails(failure)) => run(job.run, Err(failure)),
                 Some(WorkFault::IsLate(by)) => {
                     std::thread::sleep(by);
-                    (job.run)(after)
+                    run(job.run, after)
                 }
-                None => (job.run)(after),
+                None => run(job.run, after),
             };
             job.done.end(outcome);
         }
