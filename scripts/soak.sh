@@ -11,7 +11,7 @@ for run in "$@"; do
     # Every call of the functions and system calls that are swept, in every way.
     sweeps)
       SAFEJAX_SWEEP=all cargo test --release -p safejax --test fault_sweep
-      SAFEJAX_SWEEP=all cargo test --release -p safejax-cli --test system_faults -- --nocapture
+      SAFEJAX_NO_SKIPS=1 SAFEJAX_SWEEP=all cargo test --release -p safejax-cli --test system_faults -- --nocapture
       ;;
     # Saves that are killed, to one file and to several.
     kills) SAFEJAX_KILLS=${KILLS:-300} cargo test --release -p safejax-cli --test interrupts killed -- --nocapture ;;

@@ -206,6 +206,51 @@ fn a_selection_reads_only_its_bytes() {
 }
 
 #[test]
+fn the_files_of_a_checkpoint_keep_their_mode_however_they_are_named_and_many() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("model.safetensors");
+    let params = Params::load(client(), digits("params.safetensors")).unwrap();
+    let save = |most: u64| {
+        params.save_with(&target, &safejax::SaveOptions::default().max_shard_bytes(most)).unwrap();
+        let entries = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.file_name().to_str().unwrap().ends_with(".safetensors"));
+        let modes = files.map(|entry| (entry.path(), entry.metadata().unwrap().permissions().mode() & 0o777));
+        modes.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    for path in save(40_000).keys() {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    for most in [40_000, 40_000, 1 << 30, 80_000, 40_000] {
+        let modes = save(most);
+        assert!(modes.values().all(|mode| *mode == 0o640), "{most}: {modes:?}");
+    }
+}
+
+#[test]
+fn of_several_that_save_to_several_files_at_the_same_time_the_last_one_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("model.safetensors");
+    let host = Params::load(client(), digits("params.safetensors")).unwrap();
+    std::thread::scope(|scope| {
+        for most in [30_000, 40_000, 50_000, 1 << 30] {
+            let (host, target) = (&host, &target);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let options = safejax::SaveOptions::default().max_shard_bytes(most);
+                    host.save_with(target, &options).unwrap();
+                }
+            });
+        }
+    });
+    let saved = Params::load(client(), &target).unwrap();
+    assert_eq!(saved.to_host().unwrap(), host.to_host().unwrap());
+    let files = Checkpoint::open(&target).unwrap().files().len();
+    let index = usize::from(files > 1);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), files + index);
+}
+
+#[test]
 fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let target = directory.path().join("model.safetensors");

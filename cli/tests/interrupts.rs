@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -177,67 +177,99 @@ fn tensors(path: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
     Some(shards.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
+/// Saves of one of two checkpoints to the same place, each in its own way.
+struct Saves {
+    directory: tempfile::TempDir,
+    /// What is saved.
+    from: [PathBuf; 2],
+    /// How each is.
+    options: [&'static [&'static str]; 2],
+    target: PathBuf,
+}
+
+impl Saves {
+    fn new(options: [&'static [&'static str]; 2]) -> Saves {
+        let directory = common::directory_on_disk();
+        let from = [1u8, 2].map(|content| {
+            let file = directory.path().join(format!("{content}.safetensors"));
+            let data = vec![content; 2 << 20];
+            let views = (0..6).map(|index| {
+                let view =
+                    safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![data.len()], &data);
+                (format!("t{index}"), view.unwrap())
+            });
+            safetensors::serialize_to_file(views, None, &file).unwrap();
+            file
+        });
+        let saved = directory.path().join("saved");
+        std::fs::create_dir(&saved).unwrap();
+        Saves { directory, from, options, target: saved.join("out.safetensors") }
+    }
+
+    fn names(&self) -> Vec<String> {
+        names(&self.directory.path().join("saved"))
+    }
+
+    /// Saves the first, or the second.
+    fn command(&self, which: usize) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("convert").args([&self.from[which], &self.target]).args(self.options[which]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Saves one, and returns how many files that makes.
+    fn save(&self, which: usize) -> usize {
+        assert!(self.command(which).status().unwrap().success());
+        self.names().len()
+    }
+}
+
 /// Kills saves over an old checkpoint, one after another, each a little later than the one before: what is there is the old
 /// checkpoint or the new one, and after the next save there is that one and nothing else. `SAFEJAX_KILLS` says how many
 /// (`scripts/soak.sh`).
-fn kill_saves(options: &[&str]) {
+fn kill_saves(options: [&'static [&'static str]; 2]) {
     let kills: u32 = std::env::var("SAFEJAX_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(30);
-    let directory = common::directory_on_disk();
-    let contents = [1u8, 2].map(|content| {
-        let file = directory.path().join(format!("{content}.safetensors"));
-        let data = vec![content; 2 << 20];
-        let views = (0..6).map(|index| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![data.len()], &data);
-            (format!("t{index}"), view.unwrap())
-        });
-        safetensors::serialize_to_file(views, None, &file).unwrap();
-        file
-    });
-    let saved = directory.path().join("saved");
-    std::fs::create_dir(&saved).unwrap();
-    let target = saved.join("out.safetensors");
-    let save = |from: &Path| {
-        let mut command = Command::new(binary());
-        command
-            .arg("convert")
-            .args([from, &target])
-            .args(options)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command
-    };
+    let saves = Saves::new(options);
     let started = Instant::now();
-    assert!(save(&contents[0]).status().unwrap().success());
-    let took = started.elapsed();
-    let whole = contents.each_ref().map(|file| tensors(file).unwrap());
-    let count = names(&saved).len();
+    let counts = [1, 0].map(|which| saves.save(which));
+    let (counts, took) = ([counts[1], counts[0]], started.elapsed() / 2);
+    let whole = saves.from.each_ref().map(|file| tensors(file).unwrap());
     let (mut old, mut ended) = (0, [0, 0]);
     for kill in 0..kills {
         let new = 1 - old;
-        let mut child = save(&contents[new]).spawn().unwrap();
+        let mut child = saves.command(new).spawn().unwrap();
         std::thread::sleep(took.mul_f64(1.2 * f64::from(kill) / f64::from(kills)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let found = tensors(&target)
-            .unwrap_or_else(|| panic!("after kill {kill} there is none: {:?}", names(&saved)));
+        let found = tensors(&saves.target)
+            .unwrap_or_else(|| panic!("after kill {kill} there is none: {:?}", saves.names()));
         let which = whole.iter().position(|tensors| *tensors == found);
         let which = which.unwrap_or_else(|| panic!("after kill {kill} it is neither"));
         ended[usize::from(which == new)] += 1;
         // What the killed one left goes with the next.
-        assert!(save(&contents[which]).status().unwrap().success());
-        assert_eq!(tensors(&target).unwrap(), whole[which]);
-        assert_eq!(names(&saved).len(), count, "after kill {kill}: {:?}", names(&saved));
+        assert_eq!(saves.save(which), counts[which], "after kill {kill}: {:?}", saves.names());
+        assert_eq!(tensors(&saves.target).unwrap(), whole[which]);
         old = which;
     }
     println!("{kills} kills of {options:?}: the old one {} times, the new one {} times", ended[0], ended[1]);
 }
 
+/// The options with which a checkpoint is several files, and one, each in the place of the other.
+const SEVERAL: &[&str] = &["--max-shard-size", "5MB"];
+const ONE: &[&str] = &["--max-shard-size", "1GB"];
+
 #[test]
 fn a_save_that_is_killed_leaves_the_old_file_or_the_new_one() {
-    kill_saves(&[]);
+    kill_saves([&[], &[]]);
 }
 
 #[test]
 fn a_save_to_shards_that_is_killed_leaves_the_old_checkpoint_or_the_new_one() {
-    kill_saves(&["--max-shard-size", "5MB"]);
+    kill_saves([SEVERAL, SEVERAL]);
+}
+
+#[test]
+fn a_save_to_shards_or_to_one_file_in_their_place_that_is_killed_leaves_the_old_checkpoint_or_the_new_one() {
+    kill_saves([SEVERAL, ONE]);
 }

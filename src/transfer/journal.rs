@@ -138,7 +138,8 @@ impl Journal {
                     std::thread::sleep(ASKED_EVERY);
                     continue;
                 }
-                let busy = std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another process is saving it");
+                let busy =
+                    std::io::Error::new(std::io::ErrorKind::ResourceBusy, "another process is saving it");
                 return Err(Error::io("replace", index, busy));
             }
             // Whoever had it may have removed it before it was locked here.

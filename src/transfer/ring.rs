@@ -119,7 +119,8 @@ impl Ring {
         const WORK: &str = "a transfer from the staging ring";
         let Some(client) = &self.client else { return Ok(()) };
         if client.lost_memory() > self.lost_before {
-            let message = "the plugin does not say when its transfers end, so that their host memory is given up";
+            let message =
+                "the plugin does not say when its transfers end, so that their host memory is given up";
             return Err(Error::Pjrt { function: WORK, code: ErrorCode::Internal, message: message.into() });
         }
         match client.time_limit() {

@@ -121,7 +121,11 @@ impl CheckpointPlan {
             warn_of_index(index, target);
         }
         // Where nobody replaces several files, the file is all there is.
-        if replaces || journal_of(index).exists() { begin()?.with_one(writer, replaces) } else { writer.finish() }
+        if replaces || journal_of(index).exists() {
+            begin()?.with_one(writer, replaces)
+        } else {
+            writer.finish()
+        }
     }
 
     /// The file in memory; of one that would be several, an error.

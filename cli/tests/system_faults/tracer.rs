@@ -45,18 +45,21 @@ pub struct Traced {
     pub signal: Option<Signal>,
     /// How often each call was made on files of the directory's.
     pub calls: BTreeMap<&'static str, u64>,
+    /// Whether the call that was to go wrong was made.
+    pub has_failed: bool,
 }
 
 /// Where a call says which file it is about, by the number of its argument.
 #[derive(Clone, Copy)]
 enum About {
     Descriptor(usize),
+    /// With a descriptor before, which it is about where the name is empty.
     Name(usize),
 }
 
 /// The calls that are followed: their numbers on x86-64 (`arch/x86/entry/syscalls/syscall_64.tbl`), and whether half of what
 /// the third argument says can be done.
-const CALLS: [(c_long, &str, About, bool); 22] = [
+const CALLS: [(c_long, &str, About, bool); 25] = [
     (0, "read", About::Descriptor(0), true),
     (1, "write", About::Descriptor(0), true),
     (5, "fstat", About::Descriptor(0), false),
@@ -64,12 +67,15 @@ const CALLS: [(c_long, &str, About, bool); 22] = [
     (17, "pread64", About::Descriptor(0), true),
     (18, "pwrite64", About::Descriptor(0), true),
     (20, "writev", About::Descriptor(0), false),
+    (73, "flock", About::Descriptor(0), false),
     (74, "fsync", About::Descriptor(0), false),
     (75, "fdatasync", About::Descriptor(0), false),
     (77, "ftruncate", About::Descriptor(0), false),
     (82, "rename", About::Name(1), false),
     (87, "unlink", About::Name(0), false),
     (91, "fchmod", About::Descriptor(0), false),
+    (93, "fchown", About::Descriptor(0), false),
+    (217, "getdents64", About::Descriptor(0), false),
     (257, "openat", About::Name(1), false),
     (262, "newfstatat", About::Name(1), false),
     (263, "unlinkat", About::Name(1), false),
@@ -98,43 +104,17 @@ pub fn run(command: &mut Command, directory: &Path, fault: Option<Fault>) -> std
     let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(root, options)?;
     ptrace::syscall(root, None)?;
-    let mut tracer = Tracer {
-        directory: directory.canonicalize()?,
-        fault,
-        traced: Traced { code: None, signal: None, calls: BTreeMap::new() },
-        inside: BTreeMap::new(),
-    };
+    let traced = Traced { code: None, signal: None, calls: BTreeMap::new(), has_failed: false };
+    let directory = directory.canonicalize()?;
+    let mut tracer = Tracer { root, directory, fault, traced, inside: BTreeMap::new() };
     // Only what this thread traces: other tests have children of their own.
     let any = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
-    loop {
-        match waitpid(None, Some(any))? {
-            WaitStatus::Exited(process, code) if process == root => tracer.traced.code = Some(code),
-            WaitStatus::Signaled(process, signal, _) if process == root => {
-                tracer.traced.signal = Some(signal)
-            }
-            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => continue,
-            WaitStatus::PtraceSyscall(process) => {
-                tracer.at_call(process);
-                let _ = ptrace::syscall(process, None);
-                continue;
-            }
-            // A new thread begins with a stop.
-            WaitStatus::Stopped(process, Signal::SIGSTOP | Signal::SIGTRAP)
-            | WaitStatus::PtraceEvent(process, ..) => {
-                let _ = ptrace::syscall(process, None);
-                continue;
-            }
-            WaitStatus::Stopped(process, signal) => {
-                let _ = ptrace::syscall(process, Some(signal));
-                continue;
-            }
-            _ => continue,
-        }
-        return Ok(tracer.traced);
-    }
+    while !tracer.follow(waitpid(None, Some(any))?) {}
+    Ok(tracer.traced)
 }
 
 struct Tracer {
+    root: Pid,
     directory: PathBuf,
     fault: Option<Fault>,
     traced: Traced,
@@ -143,6 +123,32 @@ struct Tracer {
 }
 
 impl Tracer {
+    /// Sees what happened to a thread, and lets it go on. Says whether the command has ended.
+    fn follow(&mut self, status: WaitStatus) -> bool {
+        let (process, signal) = match status {
+            WaitStatus::Exited(process, code) if process == self.root => {
+                self.traced.code = Some(code);
+                return true;
+            }
+            WaitStatus::Signaled(process, signal, _) if process == self.root => {
+                self.traced.signal = Some(signal);
+                return true;
+            }
+            WaitStatus::PtraceSyscall(process) => {
+                self.at_call(process);
+                (process, None)
+            }
+            // A new thread begins with a stop.
+            WaitStatus::Stopped(process, Signal::SIGSTOP | Signal::SIGTRAP)
+            | WaitStatus::PtraceEvent(process, ..) => (process, None),
+            WaitStatus::Stopped(process, signal) => (process, Some(signal)),
+            _ => return false,
+        };
+        // One that has just ended is told of next.
+        let _ = ptrace::syscall(process, signal);
+        false
+    }
+
     /// A thread enters a call, or leaves one.
     fn at_call(&mut self, process: Pid) {
         if let Some(told) = self.inside.remove(&process) {
@@ -164,6 +170,7 @@ impl Tracer {
         let call = *count;
         *count += 1;
         let fault = self.fault.filter(|fault| fault.name == name && fault.call == call)?;
+        self.traced.has_failed = true;
         match fault.kind {
             Kind::Error(errno) => {
                 // A call that there is not.
@@ -200,6 +207,10 @@ impl Tracer {
                 let mut name = vec![0; NAME_BYTES];
                 let read = memory.read_at(&mut name, arguments[argument]).ok()?;
                 let end = name[..read].iter().position(|byte| *byte == 0)?;
+                if end == 0 {
+                    // With `AT_EMPTY_PATH`, it is the descriptor before.
+                    return self.file(process, registers, About::Descriptor(argument - 1));
+                }
                 PathBuf::from(String::from_utf8(name[..end].to_vec()).ok()?)
             }
         };
