@@ -14,7 +14,7 @@ use crate::store::{FileBlob, MemoryBlob, SharedBlob};
 /// # Errors
 /// As for [`Checkpoint::open`].
 pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
-    let checkpoint = open_unchecked(path, limits)?;
+    let checkpoint = open_as_it_is(path, limits)?;
     // Tensors may share what is stored, or repeat it.
     let expanded = checkpoint.tensors().iter().try_fold(0u64, |sum, tensor| {
         Ok::<_, Error>(sum.saturating_add(tensor.spec.packed_bytes().for_tensor(&tensor.name)? as u64))
@@ -25,6 +25,24 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
         problem,
     })?;
     Ok(checkpoint)
+}
+
+/// How often a checkpoint in several files is opened whose files go while it is: one that others replace all the time.
+const ATTEMPTS: usize = 4;
+
+/// Opens a checkpoint. Where a file of it is gone, it may have been replaced since its index was read: then the new one is opened.
+fn open_as_it_is(path: &Path, limits: Limits) -> Result<Checkpoint> {
+    let is_gone = |error: &Error| {
+        let Error::Io { path: gone, source, .. } = error else { return false };
+        source.kind() == std::io::ErrorKind::NotFound && gone != path
+    };
+    for _ in 1..ATTEMPTS {
+        match open_unchecked(path, limits) {
+            Err(error) if is_gone(&error) => tracing::debug!(%error, "opening the checkpoint again"),
+            opened => return opened,
+        }
+    }
+    open_unchecked(path, limits)
 }
 
 fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {

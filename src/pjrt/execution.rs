@@ -125,10 +125,6 @@ impl LoadedExecutable {
         Ok(execution)
     }
 
-    fn check_loaded(&self) -> Result<()> {
-        Ok(())
-    }
-
     fn wrong_lists(&self, counts: &[usize]) -> Error {
         Error::InvalidArgument(format!(
             "`{}` runs on {} devices and takes one equally long list of arguments for each, but was given lists of \
@@ -146,7 +142,6 @@ impl LoadedExecutable {
     }
 
     fn check_arguments(&self, arguments: &[Vec<Input<'_>>]) -> Result<()> {
-        self.check_loaded()?;
         if arguments.len() != self.devices().len()
             || arguments.iter().any(|list| list.len() != arguments[0].len())
         {
