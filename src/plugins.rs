@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub use cache::{home_dir, install_dir};
-pub use discover::{Found, FoundIn, discover, find, find_first};
+pub use discover::{Found, FoundIn, discover, family, find, find_first};
 pub use hardware::{Accelerator, accelerators};
 pub(crate) use hardware::{has_tpu, waits_for_tpu};
 pub(crate) use install::library_digest;

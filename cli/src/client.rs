@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use safejax::pjrt::NamedValue;
-use safejax::plugins::{accelerators, find, from_environment, library};
+use safejax::plugins::{accelerators, family, find, from_environment, library};
 use safejax::{Client, Device};
 
 use crate::probe;
@@ -14,7 +14,7 @@ use crate::progress::InstallBar;
 /// Which plugin, which device, and with which options.
 #[derive(Args)]
 pub struct ClientArgs {
-    /// The plugin: a name (cpu, cuda13, cuda12, rocm, tpu; gpu or cuda for what is installed of these) or the path of a
+    /// The plugin: a name (cpu, cuda13, cuda12, rocm, rocm10, oneapi, tpu, tt; gpu or cuda for what is installed of these) or the path of a
     /// library [default: $SAFEJAX_PLUGIN, or the best that there is: TPU, GPU, CPU]
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,
@@ -114,8 +114,10 @@ impl ClientArgs {
             },
             // The variable decides, and the device's platform is compared with what comes of it.
             (None, Some(_)) if from_environment().is_some() => vec![None],
-            (None, Some("gpu" | "cuda")) => vec![Some("cuda13"), Some("cuda12"), Some("rocm")],
-            (None, Some(platform)) => vec![Some(platform)],
+            (None, Some(platform)) => match family(platform) {
+                Some(members) => members.iter().copied().map(Some).collect(),
+                None => vec![Some(platform)],
+            },
         };
         let mut errors = Vec::new();
         for request in requests {
@@ -172,7 +174,7 @@ impl DeviceArgs {
 /// Whether the client is of this platform; `gpu` is any vendor's.
 fn is_platform(client: &Client, platform: &str) -> bool {
     let name = client.platform_name();
-    name == platform || (platform == "gpu" && matches!(name, "cuda" | "rocm"))
+    name == platform || (platform == "gpu" && matches!(name, "cuda" | "rocm" | "sycl" | "oneapi"))
 }
 
 #[cfg(test)]

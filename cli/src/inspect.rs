@@ -31,7 +31,7 @@ pub struct Inspect {
     file: PathBuf,
 
     /// Also say whether this plugin reads the program's version of StableHLO, and which arguments it donates to which
-    /// outputs: a name (cpu, cuda13, cuda12, rocm, tpu) or
+    /// outputs: a name (cpu, cuda13, …; `safejax plugin list` has them all) or
     /// the path of a library
     #[arg(long, value_name = "NAME|PATH")]
     plugin: Option<String>,

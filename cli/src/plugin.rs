@@ -28,7 +28,7 @@ pub struct List {
 
 #[derive(Args)]
 pub struct Name {
-    /// cpu, cuda13, cuda13-compiler, cuda12, rocm or tpu
+    /// cpu, cuda13, cuda13-compiler, cuda12, rocm, rocm10, oneapi, tpu or tt
     name: String,
 
     #[command(flatten)]

@@ -18,16 +18,20 @@ const PROBE_TIME: Duration = Duration::from_secs(60);
 /// Set in the process that tries a plugin: it does not try it in another one.
 const PROBE_VARIABLE: &str = "SAFEJAX_PROBE";
 
-/// Tries a plugin that was not used before, and remembers one that works. The pinned ones are known to.
+/// The pinned plugins that are known to work, or to say what is missing (`docs/plugins.md`).
+const KNOWN: [&str; 5] = ["cpu", "cuda13", "cuda13-compiler", "cuda12", "tpu"];
+
+/// Tries a plugin that was not used before, and remembers one that works.
 ///
 /// # Errors
 /// When its process ended, or did not in time. What a plugin reports as an error is none here: it is told where the plugin
 /// is used.
 pub fn try_if_new(library: &Path) -> Result<()> {
     let is_probe = std::env::var_os(PROBE_VARIABLE).is_some();
-    let is_pinned =
-        plugins::discover().iter().any(|found| found.path == library && found.source == FoundIn::Cache);
-    let Some(mark) = mark(library).filter(|mark| !is_probe && !is_pinned && !mark.exists()) else {
+    let is_known = plugins::discover().iter().any(|found| {
+        found.path == library && found.source == FoundIn::Cache && KNOWN.contains(&found.name.as_str())
+    });
+    let Some(mark) = mark(library).filter(|mark| !is_probe && !is_known && !mark.exists()) else {
         return Ok(());
     };
     tracing::info!(library = %File(library), "trying a new plugin in a process of its own");

@@ -48,17 +48,23 @@ pub fn discover() -> Vec<Found> {
 }
 
 /// Names that stand for several plugins, of which the first that is on the machine counts.
-const FAMILIES: [(&str, &[&str]); 2] =
-    [("gpu", &["cuda13", "cuda12", "rocm"]), ("cuda", &["cuda13", "cuda12"])];
+const FAMILIES: [(&str, &[&str]); 3] = [
+    ("gpu", &["cuda13", "cuda12", "rocm", "rocm10", "oneapi"]),
+    ("cuda", &["cuda13", "cuda12"]),
+    ("rocm", &["rocm", "rocm10"]),
+];
+
+/// The plugins that a family's name stands for, the preferred first; `None` for the name of one plugin.
+pub fn family(name: &str) -> Option<&'static [&'static str]> {
+    FAMILIES.iter().find(|(family, _)| *family == name).map(|(_, members)| *members)
+}
 
 /// The plugin of this name; `gpu` and `cuda` are the first of these that is there.
 ///
 /// # Errors
 /// [`Error::PluginNotFound`] listing every place that was looked at and the command that helps.
 pub fn find(name: &str) -> Result<Found> {
-    let Some((_, members)) = FAMILIES.iter().find(|(family, _)| *family == name) else {
-        return find_member(name);
-    };
+    let Some(members) = family(name) else { return find_member(name) };
     find_first(members).map_err(|error| match error {
         Error::PluginNotFound { searched, remedy, .. } => {
             Error::PluginNotFound { name: name.to_owned(), searched, remedy }

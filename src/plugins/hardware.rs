@@ -22,7 +22,7 @@ pub fn accelerators() -> Vec<Accelerator> {
     vec![
         Accelerator { name: "tpu", plugins: &["tpu"], present: look_for_tpu() },
         kind("gpu (NVIDIA)", &["cuda13", "cuda12"][..], &NVIDIA_FILES),
-        kind("gpu (AMD)", &["rocm"][..], &AMD_FILES),
+        kind("gpu (AMD)", &["rocm", "rocm10"][..], &AMD_FILES),
     ]
 }
 

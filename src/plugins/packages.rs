@@ -1,6 +1,6 @@
 //! The packages that plugins come from: pinned versions, with the sha256 of every wheel.
 //!
-//! The pins are for Linux on x86_64, the only system that all of these are built for.
+//! The pins are for Linux: on x86_64, for which all of these are built, and on aarch64, for which one is.
 
 /// A plugin as a package client installs it.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ impl Package {
     pub fn all() -> Vec<Package> {
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             with_compiler(linux_x86_64())
+        } else if cfg!(all(target_os = "linux", target_arch = "aarch64")) {
+            linux_aarch64()
         } else {
             Vec::new()
         }
@@ -161,6 +163,36 @@ fn linux_x86_64() -> Vec<Package> {
             disk_bytes: Some(592_500_000),
         },
         Package {
+            name: "rocm10",
+            summary: "AMD GPUs, ROCm 10 (its libraries come with the system)",
+            wheels: vec![
+                wheel("jax-rocm10-pjrt", "0.12.0", "45ee7b471b71a582ce165dd63069b10d1d8923d849b61b6fa8783f1d13294edb"),
+            ],
+            library: "jax_plugins/xla_rocm10/xla_rocm_plugin.so",
+            python_version: None,
+            disk_bytes: Some(593_100_000),
+        },
+        Package {
+            name: "oneapi",
+            summary: "Intel GPUs (oneAPI's libraries come with the system)",
+            wheels: vec![
+                wheel("jax-oneapi-pjrt", "0.11.2", "ae7250c5d4459dcfedf4de1bf683edfef0502861e44b6e9bfaa7d8133b4292c1"),
+            ],
+            library: "jax_plugins/xla_oneapi/xla_oneapi_plugin.so",
+            python_version: None,
+            disk_bytes: Some(656_600_000),
+        },
+        Package {
+            name: "tt",
+            summary: "Tenstorrent's accelerators",
+            wheels: vec![
+                wheel("jax-tt-plugin", "0.1.3", "10f2fe2f77b3f0d25a68a9fbf53dab713b1edd854f1ab50bf973783c9be9da83"),
+            ],
+            library: "jax_plugins/libtt/libtt.so",
+            python_version: None,
+            disk_bytes: Some(226_100_000),
+        },
+        Package {
             name: "tpu",
             summary: "Google TPUs",
             wheels: vec![
@@ -173,9 +205,25 @@ fn linux_x86_64() -> Vec<Package> {
     ]
 }
 
+/// The pins for aarch64. The package's wheels for x86_64 are tested.
+fn linux_aarch64() -> Vec<Package> {
+    vec![Package {
+        name: "cpu",
+        summary: "XLA on the host's processors",
+        wheels: vec![wheel(
+            "xla-cpu-pjrt",
+            "0.0.1",
+            "8f613be6e891858f40d64f9799319502fff42689661944fc18a6ffd8210b30c9",
+        )],
+        library: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+        python_version: None,
+        disk_bytes: Some(262_400_000),
+    }]
+}
+
 /// Where plugins lie within installed Python packages, by the name that users call them by. More
 /// packages than are pinned: whatever is installed already is used.
-pub(super) const KNOWN_LIBRARIES: [(&str, &str); 8] = [
+pub(super) const KNOWN_LIBRARIES: [(&str, &str); 11] = [
     ("cpu", "lammps_jax_pjrt_cpu/pjrt_c_api_cpu_plugin.so"),
     ("cpu", "fastatomstruct_xla_cpu/libpjrt_cpu.so"),
     ("cpu", "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so"),
@@ -183,7 +231,10 @@ pub(super) const KNOWN_LIBRARIES: [(&str, &str); 8] = [
     ("cuda13-compiler", "jax_plugins/xla_cuda13/xla_cuda_plugin.so"),
     ("cuda12", "jax_plugins/xla_cuda12/xla_cuda_plugin.so"),
     ("rocm", "jax_plugins/xla_rocm7/xla_rocm_plugin.so"),
+    ("rocm10", "jax_plugins/xla_rocm10/xla_rocm_plugin.so"),
+    ("oneapi", "jax_plugins/xla_oneapi/xla_oneapi_plugin.so"),
     ("tpu", "libtpu/libtpu.so"),
+    ("tt", "jax_plugins/libtt/libtt.so"),
 ];
 
 #[cfg(test)]
@@ -192,7 +243,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_a_whole_sha256() {
-        for package in with_compiler(linux_x86_64()) {
+        for package in with_compiler(linux_x86_64()).into_iter().chain(linux_aarch64()) {
             for wheel in &package.wheels {
                 let is_hex = wheel.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
                 assert!(wheel.sha256.len() == 64 && is_hex, "{}", wheel.package);
