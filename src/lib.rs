@@ -39,6 +39,7 @@ pub mod printable;
 pub mod program;
 pub mod save;
 mod serialize;
+pub mod sharding;
 pub mod store;
 mod sub_byte;
 mod targets;

@@ -34,6 +34,5 @@ pub use compiled_output::{CompiledOutput, Layout};
 pub use executable_file::{EXECUTABLES_KEY, Entry, ExecutableFile};
 pub use exported::{Aval, Dim, Exported};
 pub use outputs::OutputTransfer;
-pub use sharding::{Mesh, Sharding};
 pub use signature::{ArgumentKey, ArgumentTree, Parameter, Signature};
 pub use stablehlo::MatrixWork;

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::hlo::{self, HloModule, LayoutMessage, Shape};
-use super::sharding::Sharding;
+use super::sharding;
 use crate::array::ArraySpec;
 use crate::pjrt::OptimizedProgram;
+use crate::sharding::Sharding;
 
 /// An output of a compiled program, on one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ fn layouts(module: &HloModule) -> Vec<Option<Layout>> {
 }
 
 fn shardings(module: &HloModule) -> Vec<Option<Sharding>> {
-    let sharding = |proto| Sharding::of_op(proto).ok();
+    let sharding = |proto| sharding::of_op(proto).ok();
     module.spmd_output_sharding.as_ref().map_or_else(Vec::new, |proto| match &proto.tuple_shardings[..] {
         [] => vec![sharding(proto)],
         outputs => outputs.iter().map(sharding).collect(),

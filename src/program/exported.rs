@@ -11,9 +11,10 @@ use bytes::Bytes;
 
 use super::dim;
 use super::flatbuffer::{Budget, Problem, Table};
-use super::sharding::{self, Sharding};
+use super::sharding;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
+use crate::sharding::{Mesh, Sharding};
 use crate::tree::{DictKey, Key, LeafKind, MAX_DEPTH, TreeDef};
 
 /// An exported function.
@@ -231,7 +232,7 @@ fn read(table: Table<'_>, depth: usize) -> Result<Exported, Problem> {
         let name = |effect: Table<'_>| Ok(effect.string(0)?.unwrap_or_default().to_owned());
         table.tables(slot)?.into_iter().map(name).collect()
     };
-    let meshes: Vec<sharding::Mesh> =
+    let meshes: Vec<Mesh> =
         table.tables(20)?.into_iter().map(sharding::read_mesh).collect::<Result<_, _>>()?;
     let named = table.tables(21)?;
     let shardings = |indices_slot: usize, own_slot: usize| -> Result<Vec<Option<Sharding>>, Problem> {

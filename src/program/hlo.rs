@@ -23,6 +23,8 @@ pub struct HloModule {
     pub input_output_alias: Option<InputOutputAlias>,
     #[prost(message, optional, tag = "12")]
     pub spmd_output_sharding: Option<OpSharding>,
+    #[prost(message, repeated, tag = "14")]
+    pub spmd_parameters_shardings: Vec<OpSharding>,
 }
 
 /// `xla.ProgramShapeProto`.
@@ -73,8 +75,18 @@ pub struct OpSharding {
     pub kind: i32,
     #[prost(int64, repeated, tag = "3")]
     pub tile_assignment_dimensions: Vec<i64>,
+    #[prost(int64, repeated, tag = "4")]
+    pub tile_assignment_devices: Vec<i64>,
     #[prost(message, repeated, tag = "5")]
     pub tuple_shardings: Vec<OpSharding>,
+    #[prost(bool, tag = "6")]
+    pub replicate_on_last_tile_dim: bool,
+    #[prost(int32, repeated, tag = "8")]
+    pub last_tile_dims: Vec<i32>,
+    #[prost(int64, repeated, tag = "9")]
+    pub iota_reshape_dims: Vec<i64>,
+    #[prost(int32, repeated, tag = "10")]
+    pub iota_transpose_perm: Vec<i32>,
 }
 
 /// `xla.HloInputOutputAliasProto`.

@@ -1,109 +1,55 @@
 //! How arguments and outputs are laid over devices, as an artifact says it.
 //!
-//! New versions of jax write a mesh and a partition spec. Old ones write `xla.OpSharding`, whose tiles are read here.
-
-use std::fmt;
+//! New versions of jax write a mesh and a partition spec. Old ones write `xla.OpSharding`.
 
 use prost::Message;
 
 use super::flatbuffer::{Problem, Table};
 use super::hlo::OpSharding;
-
-/// How one array is laid over the devices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Sharding {
-    /// Each dimension is split over axes of a mesh.
-    Named {
-        /// The mesh.
-        mesh: Mesh,
-        /// For each dimension the axes that it is split over; none for one that is whole. Dimensions after these are
-        /// whole.
-        spec: Vec<Vec<String>>,
-        /// The axes that it is the same along, having been summed over them.
-        reduced: Vec<String>,
-        /// The axes along which it is still to be summed.
-        unreduced: Vec<String>,
-        /// The kind of memory, if the artifact names one.
-        memory_kind: Option<String>,
-    },
-    /// Every device has all of it.
-    Replicated,
-    /// Each dimension is split into this many tiles; a last one more than the array has stands for copies.
-    Tiled(Vec<usize>),
-    /// One of the kinds that are not split by dimension, by its number in `xla.OpSharding.Type`.
-    Other(i32),
-}
-
-/// The axes that devices are arranged along.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Mesh {
-    /// Name and number of devices of each axis.
-    pub axes: Vec<(String, usize)>,
-}
-
-impl Sharding {
-    /// How many different parts the array is split into; the devices beyond these have copies.
-    pub fn part_count(&self) -> usize {
-        match self {
-            Sharding::Named { mesh, spec, .. } => {
-                let size = |axis: &String| {
-                    mesh.axes.iter().find(|(name, _)| name == axis).map_or(1, |(_, size)| *size)
-                };
-                spec.iter().flatten().map(size).fold(1, usize::saturating_mul).max(1)
-            }
-            Sharding::Tiled(tiles) => tiles.iter().copied().fold(1, usize::saturating_mul).max(1),
-            Sharding::Replicated | Sharding::Other(_) => 1,
-        }
-    }
-}
-
-impl Sharding {
-    /// Reads the older form.
-    pub(super) fn of_op(proto: &OpSharding) -> Result<Sharding, Problem> {
-        let tiles = proto.tile_assignment_dimensions.iter().map(|&tiles| usize::try_from(tiles));
-        Ok(match proto.kind {
-            kind::REPLICATED => Sharding::Replicated,
-            kind::OTHER => Sharding::Tiled(
-                tiles.collect::<Result<_, _>>().map_err(|error| format!("a sharding: {error}"))?,
-            ),
-            other => Sharding::Other(other),
-        })
-    }
-}
-
-impl fmt::Display for Sharding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dimension = |axes: &Vec<String>| match &axes[..] {
-            [] => "None".to_owned(),
-            [axis] => format!("'{axis}'"),
-            axes => format!("('{}')", axes.join("', '")),
-        };
-        match self {
-            Sharding::Named { mesh, spec, reduced, unreduced, memory_kind } => {
-                let axes: Vec<String> =
-                    mesh.axes.iter().map(|(name, size)| format!("{name}={size}")).collect();
-                let spec: Vec<String> = spec.iter().map(dimension).collect();
-                write!(f, "P({}) over {}", spec.join(", "), axes.join(", "))?;
-                for (what, axes) in [("reduced", reduced), ("unreduced", unreduced)] {
-                    if !axes.is_empty() {
-                        write!(f, ", {what} over {}", axes.join(", "))?;
-                    }
-                }
-                memory_kind.as_ref().map_or(Ok(()), |kind| write!(f, " in {kind}"))
-            }
-            Sharding::Replicated => write!(f, "on every device"),
-            Sharding::Tiled(tiles) => write!(f, "in tiles {tiles:?}"),
-            Sharding::Other(kind) => write!(f, "sharded by OpSharding of type {kind}"),
-        }
-    }
-}
+use crate::sharding::{Devices, Mesh, NamedSharding, PartitionSpec, Sharding, TileAssignment};
 
 /// `xla.OpSharding.Type`.
 mod kind {
     pub const REPLICATED: i32 = 0;
     pub const OTHER: i32 = 3;
+}
+
+/// Reads the older form: `xla.OpSharding`.
+pub(super) fn of_op(proto: &OpSharding) -> Result<Sharding, Problem> {
+    let numbers = |numbers: &[i64]| -> Result<Vec<usize>, Problem> {
+        let numbers = numbers.iter().map(|&number| usize::try_from(number));
+        numbers.collect::<Result<_, _>>().map_err(|error| format!("a sharding: {error}"))
+    };
+    match proto.kind {
+        kind::REPLICATED => return Ok(Sharding::Replicated),
+        kind::OTHER => {}
+        other => return Ok(Sharding::Other(other)),
+    }
+    // Dimensions after the array's are of devices with copies, or of devices that the program itself tells apart.
+    if let Some(&other) = proto.last_tile_dims.iter().find(|&&kind| kind != kind::REPLICATED) {
+        return Ok(Sharding::Other(other));
+    }
+    let mut tiles = numbers(&proto.tile_assignment_dimensions)?;
+    let extra = usize::from(proto.replicate_on_last_tile_dim).max(proto.last_tile_dims.len());
+    tiles.truncate(tiles.len().saturating_sub(extra));
+    let devices = match (&proto.tile_assignment_devices[..], &proto.iota_reshape_dims[..]) {
+        // All on one device, or on all of them.
+        ([], []) if tiles.iter().all(|&tiles| tiles == 1) => return Ok(Sharding::Replicated),
+        ([], shape) => Devices::Counted {
+            shape: numbers(shape)?,
+            permutation: numbers(
+                &proto.iota_transpose_perm.iter().map(|&one| one.into()).collect::<Vec<_>>(),
+            )?,
+        },
+        (listed, _) => Devices::Listed(numbers(listed)?),
+    };
+    TileAssignment::new(tiles, devices).map(Sharding::Tiled).map_err(|error| error.to_string())
+}
+
+/// Reads a serialised `xla.OpSharding`.
+pub(super) fn of_op_bytes(bytes: &[u8]) -> Result<Sharding, Problem> {
+    let proto = OpSharding::decode(bytes).map_err(|error| format!("a sharding cannot be read: {error}"))?;
+    of_op(&proto)
 }
 
 /// `AxisType`: the last that is known, after missing, auto and explicit.
@@ -121,9 +67,8 @@ pub(super) fn read_mesh(table: Table<'_>) -> Result<Mesh, Problem> {
             return Err(format!("an axis of a mesh is of type {axis_type}, which is not known"));
         }
     }
-    Ok(Mesh {
-        axes: names.into_iter().map(str::to_owned).zip(sizes.into_iter().map(|size| size as usize)).collect(),
-    })
+    Mesh::new(names.into_iter().zip(sizes.into_iter().map(|size| size as usize)))
+        .map_err(|error| error.to_string())
 }
 
 /// Reads a table `NamedSharding`, whose mesh is one of `meshes`.
@@ -144,13 +89,10 @@ pub(super) fn read_named(table: Table<'_>, meshes: &[Mesh]) -> Result<Sharding, 
     let axes = |dimension: Table<'_>| -> Result<Vec<String>, Problem> {
         Ok(dimension.strings(0)?.into_iter().map(str::to_owned).collect())
     };
-    Ok(Sharding::Named {
-        mesh: mesh.clone(),
-        spec: partitions.into_iter().map(axes).collect::<Result<_, _>>()?,
-        reduced: names(1)?,
-        unreduced: names(2)?,
-        memory_kind,
-    })
+    let spec = PartitionSpec(partitions.into_iter().map(axes).collect::<Result<_, _>>()?);
+    let mut sharding = NamedSharding::new(mesh.clone(), spec).map_err(|error| error.to_string())?;
+    (sharding.reduced, sharding.unreduced, sharding.memory_kind) = (names(1)?, names(2)?, memory_kind);
+    Ok(Sharding::Named(sharding))
 }
 
 /// Reads a table `Sharding`; `None` where it says nothing.
@@ -159,6 +101,31 @@ pub(super) fn read(table: Table<'_>, meshes: &[Mesh]) -> Result<Option<Sharding>
         return read_named(named, meshes).map(Some);
     }
     let Some(proto) = table.bytes(1)? else { return Ok(None) };
-    let proto = OpSharding::decode(proto).map_err(|error| format!("a sharding cannot be read: {error}"))?;
-    Sharding::of_op(&proto).map(Some)
+    of_op_bytes(proto).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_form_gives_the_slices_that_jax_has() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/shardings.json");
+        let cases: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let mut checked = 0;
+        for case in cases.as_array().unwrap() {
+            let Some(op) = case["op"].as_str() else { continue };
+            let bytes: Vec<u8> =
+                (0..op.len()).step_by(2).map(|at| u8::from_str_radix(&op[at..at + 2], 16).unwrap()).collect();
+            let shape: Vec<usize> = serde_json::from_value(case["shape"].clone()).unwrap();
+            let slices: Vec<Vec<(usize, usize)>> = serde_json::from_value(case["slices"].clone()).unwrap();
+            let layout = of_op_bytes(&bytes).unwrap().layout(&shape, slices.len()).unwrap();
+            for (device, slice) in slices.iter().enumerate() {
+                let ranges: Vec<_> = slice.iter().map(|&(start, end)| start..end).collect();
+                assert_eq!(layout.slice(device), ranges, "{case}");
+            }
+            checked += 1;
+        }
+        assert!(checked > 250);
+    }
 }

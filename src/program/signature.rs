@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use super::exported::{Aval, Exported};
 use super::hlo::{self, HloModule};
-use super::sharding::Sharding;
 use crate::pjrt::Executable;
+use crate::sharding::Sharding;
 use crate::tree::{KeyPath, TreeDef};
 
 /// The arguments of a function.

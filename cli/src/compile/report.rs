@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
 use safejax::printable::{File, Line};
-use safejax::program::{Aval, CompiledOutput, MatrixWork, Sharding};
+use safejax::program::{Aval, CompiledOutput, MatrixWork};
+use safejax::sharding::Sharding;
 use safejax::{
     Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, ExecutableFile, Program, Target, TreeDef,
 };

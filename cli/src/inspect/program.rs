@@ -7,7 +7,8 @@ use anyhow::Result;
 use safejax::Plugin;
 use safejax::printable::{File, Line};
 use safejax::program::Aval;
-use safejax::program::{Bucket, Bundle, Exported, Parameter, Sharding};
+use safejax::program::{Bucket, Bundle, Exported, Parameter};
+use safejax::sharding::Sharding;
 use safejax::{Client, Function, Program, plugins};
 use serde_json::{Value, json};
 
