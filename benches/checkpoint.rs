@@ -89,7 +89,7 @@ fn bare(client: &Client, file: &str) -> Result<Params> {
         let bytes: Bytes = checkpoint.bytes(&tensor.name)?;
         Ok((tensor.name.clone(), client.buffer_from_host(&tensor.spec, bytes, &to, HostSemantics::Copy)?))
     });
-    let params = Params::from_buffers(buffers.collect::<Result<Vec<_>>>()?)?;
+    let params = Params::from_arrays(buffers.collect::<Result<Vec<_>>>()?)?;
     params.wait()?;
     Ok(params)
 }

@@ -69,7 +69,8 @@ fn call_the_function(bencher: Bencher) {
 fn call_the_executable(bencher: Bencher) {
     let Model { function, params, images } = &*MODEL;
     bencher.bench(|| {
-        let inputs = params.buffers().iter().chain([images]).map(Input::Borrow).collect();
+        let params = params.arrays().iter().map(|array| array.buffer().unwrap());
+        let inputs = params.chain([images]).map(Input::Borrow).collect();
         let execution = function.executable().unwrap().execute(&[inputs]).unwrap();
         execution.outputs[0][0].wait().unwrap();
     });

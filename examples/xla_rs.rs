@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let forward = client.compile(&cnn(&input, dims[0], &weights)?.build()?)?;
 
     let images = client.buffer_from_host_buffer(&images.to_vec::<f32>()?, &shape, None)?;
-    let arguments: Vec<&PjRtBuffer> = params.buffers().iter().map(|leaf| &**leaf).chain([&images]).collect();
+    let arguments: Vec<&PjRtBuffer> = params.arrays().iter().map(|leaf| &**leaf).chain([&images]).collect();
     let logits = forward.execute_b(&arguments)?[0][0].to_literal_sync()?.to_vec::<f32>()?;
 
     score::report(&logits, &jax, &labels)?;

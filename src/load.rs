@@ -13,10 +13,11 @@ pub use options::Verification;
 pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
 
+use crate::device_array::{Array, DeviceArray};
 use crate::error::{Error, Result};
 use crate::format::{Checkpoint, Format, Tensor};
 use crate::monitor::Tracker;
-use crate::params::{DeviceArray, ParamTree, Params};
+use crate::params::{ParamTree, Params};
 use crate::pjrt::{Client, Placement};
 use crate::plan::{Abilities, Selected, Wanted, select};
 use crate::store::{Digest, Io, SharedBlob};
@@ -99,7 +100,9 @@ impl Params {
         let to = placement(client, options)?;
         let planned =
             PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
-        planned.carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))
+        let (params, report) = planned
+            .carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))?;
+        Ok((params.try_convert(|buffer| Ok(Array::from(buffer)))?, report))
     }
 }
 
@@ -108,7 +111,7 @@ impl<A: DeviceArray> ParamTree<A> {
     pub fn template(&self) -> Template {
         Template::new(
             self.keys().def().clone(),
-            self.buffers().iter().map(|buffer| buffer.spec().clone()).collect(),
+            self.arrays().iter().map(|array| array.spec().clone()).collect(),
         )
     }
 }

@@ -5,43 +5,32 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::array::{ArraySpec, HostArray};
+use crate::array::HostArray;
+use crate::device_array::{Array, DeviceArray};
 use crate::error::{Context, Result};
-use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
+use crate::pjrt::{Client, HostSemantics, Placement};
 use crate::tree::{Framework, KeyMap, KeyPath, Leaf, Node, Tree};
 
 /// A tree of arrays on devices of a [`Client`], in JAX's order.
 ///
-/// Cheap to clone: clones share their buffers.
-pub type Params = ParamTree<Buffer>;
-
-/// An array on a device, of whatever client. Cheap to clone.
-pub trait DeviceArray: Clone {
-    /// Its type and shape.
-    fn spec(&self) -> &ArraySpec;
-}
-
-impl DeviceArray for Buffer {
-    fn spec(&self) -> &ArraySpec {
-        Buffer::spec(self)
-    }
-}
+/// Cheap to clone: clones share their arrays.
+pub type Params = ParamTree<Array>;
 
 /// A tree of arrays on devices, in JAX's order: [`Params`] for a safejax [`Client`], and with the feature `xla`,
 /// `XlaParams` for one of the `xla` crate's.
 #[derive(Clone)]
 pub struct ParamTree<A> {
     keys: KeyMap,
-    buffers: Vec<A>,
+    arrays: Vec<A>,
     metadata: BTreeMap<String, String>,
     framework: Framework,
 }
 
 impl<A> ParamTree<A> {
-    /// A key map and the buffers of its leaves, in its order.
-    pub(crate) fn from_parts(keys: KeyMap, buffers: Vec<A>) -> ParamTree<A> {
-        assert_eq!(keys.len(), buffers.len(), "a tree has a buffer for each leaf");
-        ParamTree { keys, buffers, ..ParamTree::default() }
+    /// A key map and the arrays of its leaves, in its order.
+    pub(crate) fn from_parts(keys: KeyMap, arrays: Vec<A>) -> ParamTree<A> {
+        assert_eq!(keys.len(), arrays.len(), "a tree has an array for each leaf");
+        ParamTree { keys, arrays, ..ParamTree::default() }
     }
 
     pub(crate) fn with_metadata(
@@ -54,29 +43,29 @@ impl<A> ParamTree<A> {
         self
     }
 
-    /// The tree of what `array` makes of every buffer.
+    /// The tree of what `convert` makes of every array.
     ///
     /// # Errors
-    /// The first error of `array`, naming its leaf.
-    #[cfg(feature = "xla")]
-    pub(crate) fn try_convert<B>(self, array: impl Fn(A) -> Result<B>) -> Result<ParamTree<B>> {
-        let leaves = self.keys.leaves().iter().zip(self.buffers);
-        let buffers = leaves.map(|(leaf, buffer)| array(buffer).for_tensor(&leaf.name));
-        let buffers = buffers.collect::<Result<_>>()?;
-        Ok(ParamTree { keys: self.keys, buffers, metadata: self.metadata, framework: self.framework })
+    /// The first error of `convert`, naming its leaf.
+    pub(crate) fn try_convert<B>(self, convert: impl Fn(A) -> Result<B>) -> Result<ParamTree<B>> {
+        let leaves = self.keys.leaves().iter().zip(self.arrays);
+        let arrays = leaves.map(|(leaf, array)| convert(array).for_tensor(&leaf.name));
+        let arrays = arrays.collect::<Result<_>>()?;
+        Ok(ParamTree { keys: self.keys, arrays, metadata: self.metadata, framework: self.framework })
     }
 }
 
 impl<A: DeviceArray> ParamTree<A> {
-    /// The tree of nested dictionaries of these buffers, named by their paths joined with `.`.
+    /// The tree of nested dictionaries of these arrays, named by their paths joined with `.`.
     ///
     /// # Errors
     /// [`crate::Error::Tree`] when the names do not form a tree.
-    pub fn from_buffers(buffers: impl IntoIterator<Item = (String, A)>) -> Result<ParamTree<A>> {
-        let (names, buffers): (Vec<String>, Vec<A>) = buffers.into_iter().unzip();
+    pub fn from_arrays<I: Into<A>>(arrays: impl IntoIterator<Item = (String, I)>) -> Result<ParamTree<A>> {
+        let arrays = arrays.into_iter().map(|(name, array)| (name, array.into()));
+        let (names, arrays): (Vec<String>, Vec<A>) = arrays.unzip();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (keys, order) = KeyMap::place_names(Framework::Plain, &names)?;
-        Ok(ParamTree::from_parts(keys, order.iter().map(|&position| buffers[position].clone()).collect()))
+        Ok(ParamTree::from_parts(keys, order.iter().map(|&position| arrays[position].clone()).collect()))
     }
 
     /// The parameters of this tree.
@@ -84,38 +73,39 @@ impl<A: DeviceArray> ParamTree<A> {
     /// # Errors
     /// [`crate::Error::Tree`] when two leaves would have one name on disk.
     pub fn from_tree(tree: Tree<A>) -> Result<ParamTree<A>> {
-        let (def, buffers) = tree.flatten();
-        Ok(ParamTree::from_parts(KeyMap::new(def)?, buffers))
+        let (def, arrays) = tree.flatten();
+        Ok(ParamTree::from_parts(KeyMap::new(def)?, arrays))
     }
 
-    /// The buffer of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as
+    /// The array of a leaf, by its name on disk, such as `params.Dense_0.kernel`, or by its path, such as
     /// `['params']['Dense_0']['kernel']`.
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] with the names that look alike.
     pub fn get(&self, name: &str) -> Result<&A> {
-        self.keys.index(name).map(|index| &self.buffers[index])
+        self.keys.index(name).map(|index| &self.arrays[index])
     }
 
-    /// The buffer of a leaf, to be replaced by another.
+    /// The array of a leaf, to be replaced by another.
     ///
     /// # Errors
     /// [`crate::Error::NotFound`] with the names that look alike.
     pub fn get_mut(&mut self, name: &str) -> Result<&mut A> {
-        self.keys.index(name).map(|index| &mut self.buffers[index])
+        self.keys.index(name).map(|index| &mut self.arrays[index])
     }
 
-    /// Puts a buffer at a name: in the place of the leaf that has it, whose old buffer is returned, or at a
+    /// Puts an array at a name: in the place of the leaf that has it, whose old array is returned, or at a
     /// new place in nested dictionaries.
     ///
     /// # Errors
     /// [`crate::Error::Tree`] when the name is that of a node, leads through a leaf, or would have to add to a list
     /// or another node that is not a dictionary.
-    pub fn insert(&mut self, name: &str, buffer: A) -> Result<Option<A>> {
+    pub fn insert(&mut self, name: &str, array: impl Into<A>) -> Result<Option<A>> {
+        let array = array.into();
         if let Ok(index) = self.keys.index(name) {
-            return Ok(Some(std::mem::replace(&mut self.buffers[index], buffer)));
+            return Ok(Some(std::mem::replace(&mut self.arrays[index], array)));
         }
-        let added = ParamTree::from_buffers([(name.to_owned(), buffer)])?;
+        let added = ParamTree::from_arrays([(name.to_owned(), array)])?;
         *self = self.merge(&added)?;
         Ok(None)
     }
@@ -127,10 +117,10 @@ impl<A: DeviceArray> ParamTree<A> {
     /// [`crate::Error::NotFound`] with the names that look alike.
     pub fn remove(&mut self, name: &str) -> Result<A> {
         let index = self.keys.index(name)?;
-        let buffer = self.buffers[index].clone();
-        let keep: Vec<bool> = (0..self.buffers.len()).map(|other| other != index).collect();
+        let array = self.arrays[index].clone();
+        let keep: Vec<bool> = (0..self.arrays.len()).map(|other| other != index).collect();
         *self = self.keep(&keep)?;
-        Ok(buffer)
+        Ok(array)
     }
 
     /// The tree below a node, by its name or path; its names are shorter by that much.
@@ -139,7 +129,7 @@ impl<A: DeviceArray> ParamTree<A> {
     /// [`crate::Error::NotFound`] when there is nothing there.
     pub fn subtree(&self, name: &str) -> Result<ParamTree<A>> {
         let (keys, range) = self.keys.subtree(name)?;
-        Ok(ParamTree::from_parts(keys, self.buffers[range].to_vec()))
+        Ok(ParamTree::from_parts(keys, self.arrays[range].to_vec()))
     }
 
     /// The leaves for which `predicate` holds, and the others. What becomes empty goes, as for
@@ -151,13 +141,13 @@ impl<A: DeviceArray> ParamTree<A> {
         &self,
         mut predicate: impl FnMut(&str, &A) -> bool,
     ) -> Result<(ParamTree<A>, ParamTree<A>)> {
-        let keep: Vec<bool> = self.iter().map(|(name, buffer)| predicate(name, buffer)).collect();
+        let keep: Vec<bool> = self.iter().map(|(name, array)| predicate(name, array)).collect();
         let others: Vec<bool> = keep.iter().map(|keep| !keep).collect();
         Ok((self.keep(&keep)?, self.keep(&others)?))
     }
 
     fn keep(&self, keep: &[bool]) -> Result<ParamTree<A>> {
-        let kept = self.buffers.iter().zip(keep).filter(|(_, keep)| **keep).map(|(buffer, _)| buffer.clone());
+        let kept = self.arrays.iter().zip(keep).filter(|(_, keep)| **keep).map(|(array, _)| array.clone());
         let params = ParamTree::from_parts(self.keys.filter(keep)?, kept.collect());
         Ok(params.with_metadata(self.metadata.clone(), self.framework))
     }
@@ -168,32 +158,32 @@ impl<A: DeviceArray> ParamTree<A> {
     /// [`crate::Error::Tree`] naming the first path at which both have something that cannot be joined.
     pub fn merge(&self, other: &ParamTree<A>) -> Result<ParamTree<A>> {
         let keys = KeyMap::new(self.keys.def().merge(other.keys.def())?)?;
-        let leaves = self.keys.leaves().iter().zip(&self.buffers);
+        let leaves = self.keys.leaves().iter().zip(&self.arrays);
         let by_path: HashMap<&KeyPath, &A> = leaves
-            .chain(other.keys.leaves().iter().zip(&other.buffers))
-            .map(|(leaf, buffer)| (&leaf.path, buffer))
+            .chain(other.keys.leaves().iter().zip(&other.arrays))
+            .map(|(leaf, array)| (&leaf.path, array))
             .collect();
-        let buffers = keys.leaves().iter().map(|leaf| by_path[&leaf.path].clone()).collect();
-        Ok(ParamTree::from_parts(keys, buffers).with_metadata(self.metadata.clone(), self.framework))
+        let arrays = keys.leaves().iter().map(|leaf| by_path[&leaf.path].clone()).collect();
+        Ok(ParamTree::from_parts(keys, arrays).with_metadata(self.metadata.clone(), self.framework))
     }
 
-    /// The tree of what `map` makes of every buffer, by name.
+    /// The tree of what `map` makes of every array, by name.
     ///
     /// # Errors
     /// The first error of `map`, naming its leaf.
     pub fn map(&self, mut map: impl FnMut(&str, &A) -> Result<A>) -> Result<ParamTree<A>> {
-        let buffers = self.iter().map(|(name, buffer)| map(name, buffer).for_tensor(name));
-        Ok(ParamTree { buffers: buffers.collect::<Result<_>>()?, ..self.clone() })
+        let arrays = self.iter().map(|(name, array)| map(name, array).for_tensor(name));
+        Ok(ParamTree { arrays: arrays.collect::<Result<_>>()?, ..self.clone() })
     }
 
     /// The leaves, in JAX's order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &A)> {
-        self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(&self.buffers)
+        self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(&self.arrays)
     }
 
-    /// The buffers, in JAX's order.
-    pub fn buffers(&self) -> &[A] {
-        &self.buffers
+    /// The arrays, in JAX's order.
+    pub fn arrays(&self) -> &[A] {
+        &self.arrays
     }
 
     /// Which leaf is where and called what.
@@ -208,12 +198,12 @@ impl<A: DeviceArray> ParamTree<A> {
 
     /// The number of leaves.
     pub fn len(&self) -> usize {
-        self.buffers.len()
+        self.arrays.len()
     }
 
     /// Whether there are no leaves.
     pub fn is_empty(&self) -> bool {
-        self.buffers.is_empty()
+        self.arrays.is_empty()
     }
 
     /// The framework whose names these are.
@@ -233,7 +223,7 @@ impl<A: DeviceArray> ParamTree<A> {
 
     /// The tree with the sums over its nodes.
     pub fn tree(&self) -> Node {
-        Node::build(self.keys.def(), &mut self.buffers.iter().map(DeviceArray::spec))
+        Node::build(self.keys.def(), &mut self.arrays.iter().map(DeviceArray::spec))
     }
 }
 
@@ -258,10 +248,11 @@ impl Params {
         let keys = KeyMap::new(def)?;
         let upload = |(leaf, array): (&Leaf, HostArray)| {
             let bytes = array.bytes().clone();
-            client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy).for_tensor(&leaf.name)
+            let buffer = client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy);
+            buffer.map(Array::from).for_tensor(&leaf.name)
         };
-        let buffers = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
-        Ok(Params::from_parts(keys, buffers))
+        let arrays = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
+        Ok(Params::from_parts(keys, arrays))
     }
 
     /// The arrays on the host, in the same tree. Blocks until they are there.
@@ -269,16 +260,16 @@ impl Params {
     /// # Errors
     /// The first failure, naming its leaf.
     pub fn to_host(&self) -> Result<Tree<HostArray>> {
-        let arrays = self.iter().map(|(name, buffer)| buffer.to_host().for_tensor(name));
+        let arrays = self.iter().map(|(name, array)| array.to_host().for_tensor(name));
         Tree::unflatten(self.keys.def().clone(), arrays.collect::<Result<Vec<_>>>()?)
     }
 
-    /// Blocks until every buffer's content is there.
+    /// Blocks until every array's content is there.
     ///
     /// # Errors
     /// The first failure, naming its tensor.
     pub fn wait(&self) -> Result<()> {
-        self.iter().try_for_each(|(name, buffer)| buffer.wait().for_tensor(name))
+        self.iter().try_for_each(|(name, array)| array.wait().for_tensor(name))
     }
 
     /// As [`Params::wait`], for so long at most.
@@ -287,9 +278,9 @@ impl Params {
     /// As for [`Params::wait`]; [`crate::Error::TimeLimit`], naming the tensor that was waited for.
     pub fn wait_for(&self, limit: Duration) -> Result<()> {
         let started = Instant::now();
-        self.iter().try_for_each(|(name, buffer)| {
+        self.iter().try_for_each(|(name, array)| {
             let rest = limit.saturating_sub(started.elapsed());
-            buffer.wait_for(rest).map_err(|error| error.after(limit)).for_tensor(name)
+            array.wait_for(rest).map_err(|error| error.after(limit)).for_tensor(name)
         })
     }
 
@@ -299,7 +290,7 @@ impl Params {
     /// The first failure, naming its leaf.
     pub fn copy_to(&self, to: impl Into<Placement>) -> Result<Params> {
         let to = to.into();
-        self.map(|_, buffer| buffer.copy_to(&to))
+        self.map(|_, array| array.copy_to(&to))
     }
 }
 
@@ -307,7 +298,7 @@ impl<A> Default for ParamTree<A> {
     fn default() -> ParamTree<A> {
         ParamTree {
             keys: KeyMap::default(),
-            buffers: Vec::new(),
+            arrays: Vec::new(),
             metadata: BTreeMap::new(),
             framework: Framework::default(),
         }

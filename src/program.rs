@@ -19,6 +19,7 @@ mod hlo;
 pub(crate) mod outputs;
 mod pad;
 mod padding;
+mod partitioned;
 mod recent;
 mod sharding;
 mod signature;
@@ -27,6 +28,7 @@ mod symbolic;
 mod version;
 
 pub use argument::{ArrayArgument, LeafArgument};
+pub use bind::Resharding;
 pub use bundle::{BUNDLE_KEY, Bucket, Bundle};
 pub use cache::{CACHE_VARIABLE, cache_dir};
 pub use compilation::{Compilation, DevicesIdentity, Identity, PluginIdentity};

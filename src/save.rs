@@ -12,9 +12,10 @@ pub(crate) use options::SaveOptions;
 
 use crate::array::ArraySpec;
 use crate::cast::cast_dtype;
+use crate::device_array::DeviceArray;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::params::{DeviceArray, ParamTree, Params};
+use crate::params::{ParamTree, Params};
 use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Supply};
 use crate::tree::{KeyMap, record};
 
@@ -125,6 +126,6 @@ impl Params {
     }
 
     fn supply(&self, dtypes: Vec<DType>, options: &SaveOptions) -> DeviceSupply<'_> {
-        DeviceSupply::new(self.buffers(), dtypes, options.registration)
+        DeviceSupply::new(self.arrays(), dtypes, options.registration)
     }
 }

@@ -3,11 +3,13 @@
 
 mod layout;
 mod mesh;
+mod runs;
 mod spec;
 mod tiles;
 
 pub use layout::ShardLayout;
 pub use mesh::Mesh;
+pub use runs::Runs;
 pub use spec::PartitionSpec;
 pub use tiles::{Devices, TileAssignment};
 
@@ -105,7 +107,9 @@ impl fmt::Display for NamedSharding {
                 write!(f, ", {what} over {}", axes.join(", "))?;
             }
         }
-        self.memory_kind.as_ref().map_or(Ok(()), |kind| write!(f, " in {kind}"))
+        // A device's own memory is what everybody expects.
+        let kind = self.memory_kind.as_deref().filter(|kind| *kind != "device");
+        kind.map_or(Ok(()), |kind| write!(f, " in {kind}"))
     }
 }
 

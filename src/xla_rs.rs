@@ -18,7 +18,7 @@
 //! let dense = client.compile(&y.build()?)?;
 //!
 //! let x = client.buffer_from_host_buffer(&[0f32; 64], &[1, 64], None)?;
-//! let arguments: Vec<&xla::PjRtBuffer> = params.buffers().iter().map(|leaf| &**leaf).chain([&x]).collect();
+//! let arguments: Vec<&xla::PjRtBuffer> = params.arrays().iter().map(|leaf| &**leaf).chain([&x]).collect();
 //! let outputs = dense.execute_b(&arguments)?;
 //!
 //! params.save("copy.safetensors")?;
@@ -166,7 +166,7 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        let buffers = self.buffers();
+        let buffers = self.arrays();
         self.write_from(path.as_ref(), options, |dtypes| XlaSupply { buffers, dtypes })
     }
 
@@ -175,7 +175,7 @@ impl XlaParams {
     /// # Errors
     /// As for [`XlaParams::save`].
     pub fn serialize(&self) -> Result<Vec<u8>> {
-        let buffers = self.buffers();
+        let buffers = self.arrays();
         self.bytes_from(&SaveOptions::default(), |dtypes| XlaSupply { buffers, dtypes })
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::{digits, files, read_tensors, swept};
 use safejax::load::{Delivery, Staging};
-use safejax::{Client, Donate, HostArray, LoadOptions, Params, Plugin, Program, SaveOptions};
+use safejax::{Array, Client, Donate, HostArray, LoadOptions, Params, Plugin, Program, SaveOptions};
 use safejax_simulator::{Config, Fault, FaultKind, Simulator};
 
 /// What is done, from the client to its end, in a directory of its own.
@@ -117,14 +117,14 @@ fn bind_and_call(plugin: &Path, _: &Path) -> Result<()> {
     let sum = client.compile(&sum_program())?;
     let one = HostArray::from_slice(&[64, 10], &[1f32; 640])?;
     let right = client.put(&one)?;
-    let mut total = client.put(&one)?;
+    let mut total = Array::from(client.put(&one)?);
     // The sum of the same two arguments, of which the first is fixed here.
     let total_and_one = sum.bind(&[&right])?;
     ensure!(total_and_one.call(&[&right])?.single()?.to_vec::<f32>()? == [2f32; 640], "the sum is another");
     for _ in 0..3 {
         total = sum.call(&[&Donate(total), &right])?.single()?.clone();
     }
-    ensure!(total.start_to_host()?.wait()?.len() == 2560);
+    ensure!(total.start_to_host()?.wait()?.bytes().len() == 2560);
     ensure!(total.to_vec::<f32>()? == [4f32; 640], "the sum is another");
     Ok(())
 }

@@ -94,7 +94,7 @@ fn buffers_outlive_the_file_and_the_checkpoint_that_they_came_from() {
     let (loaded, report) = Params::load_with(client(), &path, &LoadOptions::default()).unwrap();
     assert_eq!(report.aliased_tensors > 0, is_cpu());
     // Saving over the file that is mapped replaces it, and leaves the mapped one whole.
-    let zeros = Params::from_buffers([("x".into(), loaded.buffers()[0].clone())]).unwrap();
+    let zeros = Params::from_arrays([("x".into(), loaded.arrays()[0].clone())]).unwrap();
     zeros.save(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let kernel = loaded.get("params.Dense_0.kernel").unwrap().clone();
@@ -109,12 +109,12 @@ fn params_go_to_the_device_and_memory_that_are_asked_for() {
     let last = client().addressable_devices().pop().unwrap();
     let options = LoadOptions::default().to(&last);
     let (params, _) = Params::load_with(client(), digits("params.safetensors"), &options).unwrap();
-    assert!(params.buffers().iter().all(|buffer| buffer.device().unwrap() == last));
+    assert!(params.arrays().iter().all(|buffer| buffer.device().unwrap() == last));
     let pinned = last.memory("pinned_host").unwrap();
     let moved = params.copy_to(&pinned).unwrap();
     moved.wait().unwrap();
-    for (a, b) in params.buffers().iter().zip(moved.buffers()) {
-        assert_eq!(b.memory().unwrap().as_ref(), Some(&pinned));
+    for (a, b) in params.arrays().iter().zip(moved.arrays()) {
+        assert_eq!(b.buffer().unwrap().memory().unwrap().as_ref(), Some(&pinned));
         assert_eq!(a.to_host().unwrap(), b.to_host().unwrap());
     }
 }

@@ -105,11 +105,11 @@ fn a_buffer_over_host_memory_is_donated_in_place() {
     };
     assert!(is_in_place(&x));
     let lent = function.call(&[&x]).unwrap();
-    assert!(!is_in_place(lent.single().unwrap()));
+    assert!(!is_in_place(lent.single().unwrap().buffer().unwrap()));
     assert_eq!(x.to_vec::<f32>().unwrap(), [2.0; 8]);
     let outputs = function.call(&[&Donate(x)]).unwrap();
     let y = outputs.single().unwrap();
-    assert!(is_in_place(y));
+    assert!(is_in_place(y.buffer().unwrap()));
     assert_eq!(y.to_vec::<f32>().unwrap(), [5.0; 8]);
 }
 
@@ -162,11 +162,11 @@ fn of_threads_that_donate_one_buffer_at_once_one_gets_it() {
 #[test]
 fn outputs_feed_the_next_call_without_leaving_the_device() {
     let function = client().compile(&Program::from_bytes(SQUARE).unwrap()).unwrap();
-    let mut x = upload(&[0.5; 8]);
+    let mut x = safejax::Array::from(upload(&[0.5; 8]));
     let mut expected = 0.5f32;
     for _ in 0..5 {
         let outputs = function.call(&[&Donate(x)]).unwrap();
-        x = outputs.into_buffers().remove(0);
+        x = outputs.into_arrays().remove(0);
         expected = expected * expected + 1.0;
     }
     assert_eq!(x.to_vec::<f32>().unwrap(), [expected; 8]);
@@ -539,5 +539,5 @@ fn a_scalar_is_one_item_and_shared_trees_are_arguments() {
     let def = safejax::TreeDef::List(vec![safejax::TreeDef::LEAF; 3]);
     let tree = std::sync::Arc::new(safejax::Tree::unflatten(def, arrays).unwrap());
     let outputs = affine.call(&[&tree]).unwrap();
-    assert_eq!(outputs.to_params().buffers()[1].to_vec::<f32>().unwrap()[..2], [9.0, 12.0]);
+    assert_eq!(outputs.to_params().arrays()[1].to_vec::<f32>().unwrap()[..2], [9.0, 12.0]);
 }

@@ -66,7 +66,7 @@ fn what_is_loaded_comes_back_from_every_layout_by_every_route() {
                 let (params, _) = Params::load_with(&client, &file, &options).unwrap();
                 assert_same(&params, &file);
                 let row_major = layout == DeviceLayout::RowMajor;
-                let kernel = params.get("params.Dense_0.kernel").unwrap();
+                let kernel = params.get("params.Dense_0.kernel").unwrap().buffer().unwrap();
                 assert_eq!(kernel.is_row_major().unwrap(), row_major);
                 assert!(!kernel.is_on_cpu().unwrap());
                 drop((params, client));

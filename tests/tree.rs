@@ -91,7 +91,7 @@ fn a_single_leaf_is_a_tree() {
     let params = on_device(Tree::unflatten(TreeDef::LEAF, [scalar(2.5)]).unwrap());
     let again = safejax::deserialize(client(), &safejax::serialize(&params).unwrap()).unwrap();
     assert_eq!(again.keys().def(), &TreeDef::LEAF);
-    assert_eq!(again.buffers()[0].to_vec::<f32>().unwrap(), [2.5]);
+    assert_eq!(again.arrays()[0].to_vec::<f32>().unwrap(), [2.5]);
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn a_template_and_an_exported_function_know_names_that_are_split_otherwise() {
     let digits = |name: &str| common::digits(name);
     let whole = Params::load(client(), digits("params.safetensors")).unwrap();
     let slashed = whole.iter().map(|(name, buffer)| (name.replace('.', "/"), buffer.clone()));
-    let slashed = Params::from_buffers(slashed).unwrap();
+    let slashed = Params::from_arrays(slashed).unwrap();
     assert_eq!(slashed.keys().def().children().len(), 8, "names without dots are one level");
     let checkpoint = Checkpoint::from_bytes(safejax::serialize(&slashed).unwrap()).unwrap();
     let options = LoadOptions::default().template(whole.template());

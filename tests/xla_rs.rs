@@ -132,7 +132,7 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     assert_eq!(report.cast_tensors, 1);
     let names: Vec<&str> = params.iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["model.Dense_0.bias", "model.Dense_0.kernel", "step"]);
-    assert_eq!(params.buffers()[1].spec().dtype, DType::BF16);
+    assert_eq!(params.arrays()[1].spec().dtype, DType::BF16);
     assert_eq!(params.framework(), Framework::Flax);
     assert!(params.get("model.Dense_0").is_err());
     let error = params.in_order(["step", "model.Dense_0.kernal"]).err().unwrap().to_string();
@@ -144,7 +144,7 @@ fn casts_names_digests_and_monitors_work_as_elsewhere() {
     params.save_with(&saved, &SaveOptions::default().digests(Digests::Sha256).dtype(DType::F32)).unwrap();
     let checks = LoadOptions::default().verification(Verification::Digests);
     let (again, _) = XlaParams::load_with(client(), None, &saved, &checks).unwrap();
-    assert_eq!(again.buffers()[1].spec().dtype, DType::F32);
+    assert_eq!(again.arrays()[1].spec().dtype, DType::F32);
     let mut damaged = std::fs::read(&saved).unwrap();
     let start =
         Checkpoint::open(&saved).unwrap().tensor("model.Dense_0.kernel").unwrap().extents()[0].range.start;
@@ -186,14 +186,14 @@ fn trees_keep_their_structure_and_computations_take_their_leaves() {
     let y = (x.matmul(&leaves["0.0.w"]).unwrap() + bias).unwrap();
     let executable = client().compile(&y.build().unwrap()).unwrap();
     let x = upload(&[1.0, 10.0], &[1, 2]);
-    let arguments: Vec<&XlaBuffer> = [&x].into_iter().chain(params.buffers()).collect();
+    let arguments: Vec<&XlaBuffer> = [&x].into_iter().chain(params.arrays()).collect();
     let outputs = executable.execute_b(&arguments).unwrap().remove(0);
     let named = outputs.into_iter().map(|buffer| ("y".to_owned(), XlaBuffer::new(buffer).unwrap()));
-    let outputs = XlaParams::from_buffers(named).unwrap();
+    let outputs = XlaParams::from_arrays(named).unwrap();
     let y: Vec<f32> = outputs.get("y").unwrap().to_literal_sync().unwrap().to_vec().unwrap();
     assert_eq!(y, [31.5, 41.0]);
     let odd = ("a\0b".to_owned(), upload(&[1.0], &[1]));
-    let error = XlaParams::from_buffers([odd]).unwrap().declare(&builder, 0).err().unwrap();
+    let error = XlaParams::from_arrays([odd]).unwrap().declare(&builder, 0).err().unwrap();
     assert!(error.source().unwrap().to_string().contains("cannot hold a NUL byte"), "{error}");
     let layer = params.subtree("0.0").unwrap();
     let (left, taken) = layer.partition(|name, _| name.ends_with('w')).unwrap();

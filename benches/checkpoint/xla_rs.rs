@@ -24,7 +24,7 @@ pub fn load(mode: &str, file: &str, reduces: bool) -> Result<()> {
     let reduce = reduces.then(|| reduction(&client, file, &order)).transpose()?;
     match mode {
         "xla" => run(|| by_hand(&client, file), reduce, |buffers| buffers.as_slice()),
-        "ours-xla" => run(|| Ok(XlaParams::load(&client, file)?), reduce, |params| params.buffers()),
+        "ours-xla" => run(|| Ok(XlaParams::load(&client, file)?), reduce, |params| params.arrays()),
         _ => bail!("there is no mode {mode}"),
     }
 }

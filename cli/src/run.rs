@@ -158,13 +158,13 @@ impl Loaded {
         let named = match self {
             Loaded::Array(array) => {
                 let buffer = device.client().buffer_from_slice(array.spec(), array.bytes(), device)?;
-                vec![(path.to_owned(), buffer)]
+                vec![(path.to_owned(), safejax::Array::from(buffer))]
             }
             Loaded::Tree(params) => {
-                params.iter().map(|(name, buffer)| (format!("{path}.{name}"), buffer.clone())).collect()
+                params.iter().map(|(name, array)| (format!("{path}.{name}"), array.clone())).collect()
             }
         };
-        Ok(Params::from_buffers(named)?)
+        Ok(Params::from_arrays(named)?)
     }
 }
 

@@ -105,10 +105,10 @@ fn params_go_to_pinned_memory_of_the_host_and_from_there_to_the_device() {
     params.wait().unwrap();
     let moved = params.copy_to(&device.default_memory().unwrap()).unwrap();
     for (name, buffer) in params.iter() {
-        assert_eq!(buffer.memory().unwrap().as_ref(), Some(&pinned));
+        assert_eq!(buffer.buffer().unwrap().memory().unwrap().as_ref(), Some(&pinned));
         assert!(buffer.to_host().unwrap().bytes() == &original.bytes(name).unwrap(), "{name}");
         let there = moved.get(name).unwrap();
-        assert_eq!(there.memory().unwrap().unwrap().kind(), "device");
+        assert_eq!(there.buffer().unwrap().memory().unwrap().unwrap().kind(), "device");
         assert!(there.to_host().unwrap().bytes() == &original.bytes(name).unwrap(), "{name}");
     }
     let saved = directory.path().join("saved.safetensors");

@@ -108,7 +108,7 @@ fn an_executable_that_was_loaded_is_a_function_as_any_other() {
     let mut arguments: Vec<&dyn Argument> = vec![&given];
     arguments.extend(rest.iter().map(|params| params as &dyn Argument));
     function.call(&arguments).unwrap();
-    assert!(state.buffers().iter().any(|buffer| buffer.is_deleted().unwrap()));
+    assert!(state.arrays().iter().any(|buffer| buffer.is_deleted().unwrap()));
     // What is no artifact takes a list.
     let affine = opened("affine.mlir");
     let function = load(&written(directory.path(), &affine, false)).unwrap();

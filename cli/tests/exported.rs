@@ -68,7 +68,7 @@ fn arguments(recorded: &Params, root: &str) -> Vec<(String, Params)> {
 }
 
 #[track_caller]
-fn assert_close(ours: &safejax::Buffer, theirs: &safejax::Buffer, what: &str) {
+fn assert_close(ours: &safejax::Array, theirs: &safejax::Array, what: &str) {
     assert_eq!(ours.spec(), theirs.spec(), "{what}");
     let (ours, theirs) = (ours.to_host().unwrap(), theirs.to_host().unwrap());
     let tolerance = match ours.spec().dtype {
@@ -90,7 +90,7 @@ fn assert_close(ours: &safejax::Buffer, theirs: &safejax::Buffer, what: &str) {
 fn assert_outputs(ours: &Params, theirs: &Params, case: &str) {
     assert_eq!(ours.len(), theirs.len(), "{case}");
     if ours.len() == 1 {
-        return assert_close(&ours.buffers()[0], &theirs.buffers()[0], case);
+        return assert_close(&ours.arrays()[0], &theirs.arrays()[0], case);
     }
     for (name, buffer) in theirs.iter() {
         assert_close(ours.get(name).unwrap(), buffer, &format!("{case}: {name}"));
@@ -285,8 +285,8 @@ fn what_the_function_donates_is_used_up_only_if_it_is_given_away() {
         }
         let given = (Donate(params.clone()), Donate(state.clone()));
         assert_outputs(&step.call(&[&given.0, &given.1, &grads]).unwrap().to_params(), &expected, &case);
-        assert!(params.buffers().iter().chain(state.buffers()).all(|buffer| buffer.is_deleted().unwrap()));
-        assert!(!grads.buffers()[0].is_deleted().unwrap());
+        assert!(params.arrays().iter().chain(state.arrays()).all(|buffer| buffer.is_deleted().unwrap()));
+        assert!(!grads.arrays()[0].is_deleted().unwrap());
         let error = step.call(&[&params, &state, &grads]).unwrap_err().to_string();
         assert!(error.contains("args[0]['b']") && error.contains("donated"), "{error}");
     }
@@ -325,7 +325,7 @@ fn bound_arguments_need_not_be_given_again() {
     let function = client().compile(&Program::open(file(&newest("mlp.jaxexport"))).unwrap()).unwrap();
     let recorded = recorded(&newest("mlp"));
     let (params, x) = (recorded.subtree("args.0").unwrap(), recorded.get("args.1").unwrap());
-    let expected = &recorded.subtree("out").unwrap().buffers()[0].clone();
+    let expected = &recorded.subtree("out").unwrap().arrays()[0].clone();
     let by_params = function.bind(&[&params]).unwrap();
     let by_x = function.bind_with(&[None, Some(x)], &[]).unwrap();
     for _ in 0..3 {
@@ -347,7 +347,7 @@ fn a_fixed_leaf_that_was_used_up_elsewhere_is_named_by_its_path() {
     let function = client().compile(&program).unwrap();
     let args = arguments(&recorded, "args");
     let bound = function.bind(&[&args[0].1]).unwrap();
-    args[0].1.buffers()[0].delete().unwrap();
+    args[0].1.arrays()[0].delete().unwrap();
     let error = bound.call(&[&args[1].1]).unwrap_err().to_string();
     assert!(error.contains("args[0]") && error.contains("was deleted"), "{error}");
 }
@@ -358,7 +358,7 @@ fn several_threads_call_one_function() {
     let recorded = recorded(&newest("mlp"));
     let bound = function.bind(&[&recorded.subtree("args.0").unwrap()]).unwrap();
     let (x, expected) =
-        (recorded.get("args.1").unwrap(), &recorded.subtree("out").unwrap().buffers()[0].clone());
+        (recorded.get("args.1").unwrap(), &recorded.subtree("out").unwrap().arrays()[0].clone());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -382,7 +382,7 @@ fn other_types_are_refused_or_converted_as_asked() {
     assert_close(&ours[0], &function.call(&[&params, &twos]).unwrap()[0], "converted");
     // What is not donated by the program is not used up.
     function.call(&[&Donate(params.clone()), x]).unwrap();
-    assert!(!params.buffers()[0].is_deleted().unwrap());
+    assert!(!params.arrays()[0].is_deleted().unwrap());
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn run_binds_files_by_position_name_and_path() {
     let (a, b) = (format!("0.layer_0={layer_0}"), format!("0={layer_1}"));
     succeeds(&mut run(&[&a, &b, &x]));
     let ours = Params::load(client(), &out).unwrap();
-    assert_close(&ours.buffers()[0], params.get("out").unwrap(), "mlp");
+    assert_close(&ours.arrays()[0], params.get("out").unwrap(), "mlp");
     let error = fails(&mut run(&[&a, &x]));
     assert!(error.contains("args[0]['layer_1']['kernel']: float32[8,3] was expected"), "{error}");
     assert!(

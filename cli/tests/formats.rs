@@ -13,7 +13,7 @@ use safejax::{Checkpoint, LoadOptions, Params};
 fn through_a_device(path: &Path, options: &LoadOptions) -> Vec<(String, String, Vec<u8>)> {
     let (params, report) = Params::load_with(client(), path, options).unwrap();
     assert_eq!(report.tensors, params.len());
-    let array = |(name, buffer): (&str, &safejax::Buffer)| {
+    let array = |(name, buffer): (&str, &safejax::Array)| {
         let array = buffer.to_host().unwrap();
         (name.to_owned(), array.spec().to_string(), array.bytes().to_vec())
     };
@@ -263,8 +263,7 @@ fn a_checkpoint_is_saved_in_several_files_and_is_the_same() {
     let target = directory.path().join("model.safetensors");
     let index = directory.path().join("model.safetensors.index.json");
     let params = Params::load(client(), data("pickles/train_state.pkl")).unwrap();
-    let largest =
-        params.buffers().iter().map(|buffer| buffer.to_host().unwrap().bytes().len()).max().unwrap();
+    let largest = params.arrays().iter().map(|buffer| buffer.to_host().unwrap().bytes().len()).max().unwrap();
     let options = safejax::SaveOptions::default()
         .max_shard_bytes(largest as u64)
         .digests(safejax::save::Digests::Sha256);
@@ -354,7 +353,7 @@ fn arrays_of_every_order_are_made_native_on_their_way_and_cast() {
     let array = Params::load(client(), data("orders/big_fortran.npy")).unwrap();
     let whole = Params::load(client(), &native).unwrap();
     assert_eq!(
-        array.buffers()[0].to_vec::<f64>().unwrap(),
+        array.arrays()[0].to_vec::<f64>().unwrap(),
         whole.get("big_fortran").unwrap().to_vec::<f64>().unwrap()
     );
 }

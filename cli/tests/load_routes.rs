@@ -122,7 +122,7 @@ fn every_way_casts_on_the_way_in() {
         for (way, options) in ways() {
             let options = options.exclude("e.*").dtype("*", to).verification(Verification::Digests);
             let (params, report) = Params::load_with(client(), &path, &options).unwrap();
-            assert!(params.buffers().iter().all(|buffer| [to, DType::U8].contains(&buffer.dtype())));
+            assert!(params.arrays().iter().all(|buffer| [to, DType::U8].contains(&buffer.dtype())));
             assert!(report.cast_tensors >= 2, "{report:?}");
             let found = safejax::serialize(&params).unwrap();
             let expected = expected.get_or_insert_with(|| {

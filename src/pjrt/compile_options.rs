@@ -22,8 +22,12 @@ pub struct CompileOptions {
     pub replicas: usize,
     /// Devices that one copy of the program is split over; 1 for a program that is not sharded.
     pub partitions: usize,
-    /// Whether the sharding annotations are Shardy's (`sdy.mesh` in the module) rather than GSPMD's.
-    pub use_shardy: bool,
+    /// Whether the sharding annotations are Shardy's (`sdy.mesh` in the module) rather than GSPMD's. Without it, the module tells:
+    /// the compiler aborts the process over the wrong one.
+    pub use_shardy: Option<bool>,
+    /// Of each output, whether the compiler may choose how it is laid over the devices
+    /// (`allow_spmd_sharding_propagation_to_output`); none may where this is empty.
+    pub free_outputs: Vec<bool>,
     /// The device ids to run on, one row a replica, one id a partition; the client's default if `None`.
     pub device_assignment: Option<Vec<Vec<i32>>>,
     /// XLA debug options to override by name, such as `xla_cpu_enable_fast_math`.
@@ -42,7 +46,8 @@ impl Default for CompileOptions {
         CompileOptions {
             replicas: 1,
             partitions: 1,
-            use_shardy: false,
+            use_shardy: None,
+            free_outputs: Vec::new(),
             device_assignment: None,
             xla_options: BTreeMap::new(),
             kept_sizes: DEFAULT_KEPT_SIZES,
@@ -96,7 +101,8 @@ impl CompileOptions {
                 num_partitions: self.partitions as i64,
                 use_spmd_partitioning: self.partitions > 1,
                 device_assignment: self.device_assignment()?,
-                use_shardy_partitioner: self.use_shardy,
+                allow_spmd_sharding_propagation_to_output: self.free_outputs.clone(),
+                use_shardy_partitioner: self.use_shardy.unwrap_or(false),
             }),
             env_option_overrides: self
                 .xla_options
@@ -177,6 +183,8 @@ struct ExecutableBuildOptionsProto {
     use_spmd_partitioning: bool,
     #[prost(message, optional, tag = "9")]
     device_assignment: Option<DeviceAssignmentProto>,
+    #[prost(bool, repeated, tag = "12")]
+    allow_spmd_sharding_propagation_to_output: Vec<bool>,
     #[prost(bool, tag = "19")]
     use_shardy_partitioner: bool,
 }

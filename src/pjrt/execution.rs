@@ -78,6 +78,19 @@ impl LoadedExecutable {
         Ok(execution.outputs.into_iter().next().unwrap_or_default())
     }
 
+    /// Starts the program on all of its devices, and leaves it to the outputs to say when it has ended: a list a device.
+    ///
+    /// # Errors
+    /// As for [`LoadedExecutable::execute`].
+    pub(crate) fn execute_on_all(&self, arguments: &[Vec<Input<'_>>]) -> Result<Vec<Vec<Buffer>>> {
+        let is_bare = self.outputs().is_empty();
+        let execution = self.start(arguments, is_bare)?;
+        if is_bare {
+            execution.done.iter().try_for_each(Event::wait)?;
+        }
+        Ok(execution.outputs)
+    }
+
     /// Starts the program; without events, [`Execution::done`] is empty.
     fn start(&self, arguments: &[Vec<Input<'_>>], with_events: bool) -> Result<Execution> {
         self.check_arguments(arguments)?;

@@ -1,6 +1,7 @@
 //! What a call is given: arrays on the device or the host, and trees of them.
 
 use crate::array::{ArraySpec, HostArray};
+use crate::device_array::Array;
 use crate::error::Error;
 use crate::params::Params;
 use crate::pjrt::{Buffer, Device};
@@ -30,6 +31,8 @@ pub struct LeafArgument<'a> {
 pub enum ArrayArgument<'a> {
     /// On a device.
     Device(&'a Buffer),
+    /// On several devices.
+    Sharded(&'a Array),
     /// On the host: each call copies it to the device first.
     Host(&'a HostArray),
 }
@@ -38,6 +41,12 @@ impl<'a> LeafArgument<'a> {
     /// A buffer without a name.
     pub fn buffer(buffer: &'a Buffer) -> LeafArgument<'a> {
         LeafArgument { name: None, array: ArrayArgument::Device(buffer), is_donated: false }
+    }
+
+    /// An array without a name.
+    pub fn array(array: &'a Array) -> LeafArgument<'a> {
+        let place = array.as_one().map_or(ArrayArgument::Sharded(array), ArrayArgument::Device);
+        LeafArgument { name: None, array: place, is_donated: false }
     }
 
     /// The same leaf under a name.
@@ -49,6 +58,7 @@ impl<'a> LeafArgument<'a> {
     pub fn spec(&self) -> &'a ArraySpec {
         match self.array {
             ArrayArgument::Device(buffer) => buffer.spec(),
+            ArrayArgument::Sharded(array) => array.spec(),
             ArrayArgument::Host(array) => array.spec(),
         }
     }
@@ -57,6 +67,7 @@ impl<'a> LeafArgument<'a> {
     pub(super) fn gone(&self) -> Option<Error> {
         match self.array {
             ArrayArgument::Device(buffer) => buffer.check_alive().err(),
+            ArrayArgument::Sharded(array) => array.check_alive().err(),
             ArrayArgument::Host(_) => None,
         }
     }
@@ -85,7 +96,7 @@ impl Argument for HostArray {
 
 impl Argument for Params {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.iter().map(|(name, buffer)| LeafArgument::buffer(buffer).named(name)));
+        leaves.extend(self.iter().map(|(name, array)| LeafArgument::array(array).named(name)));
     }
 }
 
@@ -106,6 +117,31 @@ impl Argument for Tree<HostArray> {
 impl Argument for Tree<Buffer> {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
         leaves.extend(self.leaves().iter().map(LeafArgument::buffer));
+    }
+}
+
+impl Argument for Array {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        leaves.push(LeafArgument::array(self));
+    }
+}
+
+/// The leaves are bound by their order.
+impl Argument for Tree<Array> {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        leaves.extend(self.leaves().iter().map(LeafArgument::array));
+    }
+}
+
+impl Argument for [Array] {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        leaves.extend(self.iter().map(LeafArgument::array));
+    }
+}
+
+impl Argument for Vec<Array> {
+    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
+        self.as_slice().append_leaves(leaves);
     }
 }
 

@@ -25,6 +25,17 @@ pub enum Conversion {
     Convert,
 }
 
+/// What to do with arguments that lie on devices otherwise than the function takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Resharding {
+    /// They are errors, which say how they are to lie.
+    #[default]
+    Refuse,
+    /// Each call moves what is not where it should be.
+    Allow,
+}
+
 /// The sizes of symbolic dimensions, as the arguments have them.
 pub type Sizes<'a> = BTreeMap<&'a str, usize>;
 
@@ -213,6 +224,16 @@ impl<'s, 'a> Binding<'s, 'a> {
         }
     }
 
+    /// What the parameter at this position is called in a message.
+    pub fn place(&self, index: usize) -> String {
+        let parameter = &self.signature.parameters[index];
+        match given(&self.slots[index]).and_then(|leaf| leaf.name) {
+            // A plain list has only numbers, which the names of the tree make readable.
+            Some(name) if self.signature.arguments.is_empty() => format!("{} (`{name}`)", parameter.place),
+            _ => parameter.place.clone(),
+        }
+    }
+
     /// Compares what was given for these parameters with what they are, and with the device. Learns the sizes of
     /// symbolic dimensions if they are wanted, which must then agree.
     pub fn check(
@@ -227,23 +248,16 @@ impl<'s, 'a> Binding<'s, 'a> {
             else {
                 continue;
             };
-            let place = || match leaf.name {
-                // A plain list has only numbers, which the names of the tree make readable.
-                Some(name) if self.signature.arguments.is_empty() => {
-                    format!("{} (`{name}`)", parameter.place)
-                }
-                _ => parameter.place.clone(),
-            };
             if let Some(problem) = mismatch(&parameter.aval, leaf.spec(), conversion, sizes.as_deref_mut()) {
-                self.problems.push(format!("{}: {problem}", place()));
+                self.problems.push(format!("{}: {problem}", self.place(index)));
             }
             if let Some(error) = leaf.gone() {
-                self.problems.push(format!("{}: {error}", place()));
+                self.problems.push(format!("{}: {error}", self.place(index)));
             }
             if let Some(device) = device
                 && let Some(other) = leaf.other_device(device)
             {
-                self.problems.push(format!("{}: {}", place(), elsewhere(&other, device)));
+                self.problems.push(format!("{}: {}", self.place(index), elsewhere(&other, device)));
             }
         }
     }

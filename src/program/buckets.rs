@@ -9,8 +9,9 @@ use super::compile::compile_static;
 use super::compiled::{Compiled, cut_back};
 use super::exported::Exported;
 use super::signature::Signature;
+use crate::device_array::Array;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, CompileOptions};
+use crate::pjrt::{Client, CompileOptions};
 
 /// The buckets of a bundle, each compiled when it is first needed.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Buckets {
         slots: &[Slot<'_>],
         sizes: &Sizes<'_>,
         signature: Option<&Signature>,
-    ) -> Result<Vec<Buffer>> {
+    ) -> Result<Vec<Array>> {
         let refuse = |problems: Vec<String>| Error::Arguments {
             program: self.bundle.signature.function_name.clone(),
             problems,

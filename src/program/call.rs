@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use super::argument::{Argument, LeafArgument};
-use super::bind::{Binding, Conversion, Sizes, Slot};
+use super::bind::{Binding, Conversion, Resharding, Sizes, Slot};
 use super::buckets::Buckets;
 use super::compiled::{Compiled, prepare};
 use super::exported::{Aval, Exported};
 use super::outputs::Outputs;
+use super::partitioned::Partitioned;
 use super::signature::Signature;
 use super::symbolic::Symbolic;
+use crate::device_array::Array;
 use crate::error::{Context, Error, Result};
-use crate::pjrt::{Buffer, Client, Device, Input, LoadedExecutable};
+use crate::pjrt::{Client, Device, Input, LoadedExecutable};
 use crate::tree::{KeyMap, TreeDef};
 
 /// A compiled program that can be called. Cheap to clone; calls from several threads at once run side by side.
@@ -19,6 +21,7 @@ use crate::tree::{KeyMap, TreeDef};
 pub struct Function {
     inner: Arc<Inner>,
     conversion: Conversion,
+    resharding: Resharding,
 }
 
 #[derive(Debug)]
@@ -65,7 +68,7 @@ impl Function {
         let out_keys = out_keys(exported.as_deref(), outputs.len())?;
         let code = Code::One(compiled);
         let inner = Inner { name, client, exported, signature, outputs, out_keys, code };
-        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact, resharding: Resharding::Refuse })
     }
 
     /// A bundle. Its smallest bucket is compiled.
@@ -81,7 +84,7 @@ impl Function {
             exported: Some(exported),
             code: Code::Buckets(buckets),
         };
-        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact, resharding: Resharding::Refuse })
     }
 
     /// A function with symbolic dimensions. Nothing is compiled before sizes are known.
@@ -95,12 +98,17 @@ impl Function {
             exported: Some(exported),
             code: Code::Symbolic(Box::new(symbolic)),
         };
-        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact })
+        Ok(Function { inner: Arc::new(inner), conversion: Conversion::Exact, resharding: Resharding::Refuse })
     }
 
     /// The same function with another way to treat arguments whose element type is not its own.
     pub fn with_conversion(&self, conversion: Conversion) -> Function {
-        Function { inner: self.inner.clone(), conversion }
+        Function { conversion, ..self.clone() }
+    }
+
+    /// The same function with another way to treat arguments that lie on devices otherwise than it takes them.
+    pub fn with_resharding(&self, resharding: Resharding) -> Function {
+        Function { resharding, ..self.clone() }
     }
 
     /// The function's name.
@@ -143,6 +151,17 @@ impl Function {
             Code::One(compiled) => compiled.device(),
             Code::Buckets(buckets) => buckets.compiled(0).ok().and_then(Compiled::device),
             Code::Symbolic(symbolic) => symbolic.device(),
+        }
+    }
+
+    /// The devices that the function runs on, in the order of its own mesh.
+    pub fn devices(&self) -> Vec<Device> {
+        match &self.inner.code {
+            Code::One(compiled) => compiled.executable.devices().to_vec(),
+            Code::Buckets(buckets) => buckets
+                .compiled(0)
+                .map_or_else(|_| Vec::new(), |compiled| compiled.executable.devices().to_vec()),
+            Code::Symbolic(symbolic) => symbolic.device().cloned().into_iter().collect(),
         }
     }
 
@@ -238,8 +257,22 @@ impl Function {
         binding.add(&open, &arguments, named);
         binding.finish();
         let all = 0..signature.parameters.len();
-        binding.check(all, self.device(), self.conversion, self.checked_sizes(sizes));
+        binding.check(all.clone(), self.device(), self.conversion, self.checked_sizes(sizes));
+        self.check_layouts(&mut binding, all);
         self.complete(binding)
+    }
+
+    /// Compares where what was given for these parameters lies with where the function takes it.
+    fn check_layouts(&self, binding: &mut Binding<'_, '_>, indices: impl IntoIterator<Item = usize>) {
+        let Some(partitioned) = self.partitioned() else { return };
+        for index in indices {
+            if let Some(leaf) = super::bind::given(&binding.slots[index])
+                && let Some(problem) = partitioned.mismatch(index, &leaf, self.resharding)
+            {
+                let place = binding.place(index);
+                binding.problems.push(format!("{place}: {problem}"));
+            }
+        }
     }
 
     /// Fixes the first positional arguments, so that calls need not be given them, nor look for their leaves or
@@ -270,6 +303,7 @@ impl Function {
             self.conversion,
             self.checked_sizes(&mut Sizes::new()),
         );
+        self.check_layouts(&mut binding, 0..signature.parameters.len());
         let slots = self.complete(binding)?;
         let is_open = |&index: &usize| {
             let leaves = signature.arguments[index].leaves.clone();
@@ -278,11 +312,14 @@ impl Function {
         };
         let open: Vec<usize> = all.into_iter().filter(is_open).collect();
         let open_leaves = open.iter().flat_map(|&index| signature.arguments[index].leaves.clone()).collect();
-        let fix = |(slot, parameter): (&Slot<'_>, &super::signature::Parameter)| match slot {
-            Slot::Given(leaf) => self.fix(*leaf, &parameter.aval).for_tensor(&parameter.place).map(Some),
+        let fix = |(index, (slot, parameter)): (usize, (&Slot<'_>, &super::signature::Parameter))| match slot
+        {
+            Slot::Given(leaf) => {
+                self.fix(index, *leaf, &parameter.aval).for_tensor(&parameter.place).map(Some)
+            }
             Slot::Open | Slot::Missing => Ok(None),
         };
-        let fixed = slots.iter().zip(&signature.parameters).map(fix).collect::<Result<_>>()?;
+        let fixed = slots.iter().zip(&signature.parameters).enumerate().map(fix).collect::<Result<_>>()?;
         Ok(BoundFunction { function: self.clone(), fixed, open, open_leaves })
     }
 
@@ -305,23 +342,39 @@ impl Function {
         let fix = |(position, leaf): (usize, &LeafArgument<'_>)| {
             let aval =
                 parameters.get(position).map_or_else(|| Aval::from(leaf.spec()), |known| known.aval.clone());
-            self.fix(*leaf, &aval).map(Some)
+            self.fix(position, *leaf, &aval).map(Some)
         };
         let fixed = leaves.iter().enumerate().map(fix).collect::<Result<_>>()?;
         Ok(BoundFunction { function: self.clone(), fixed, open: Vec::new(), open_leaves: Vec::new() })
     }
 
-    /// The leaf as a buffer that calls can use again and again.
-    fn fix(&self, leaf: LeafArgument<'_>, aval: &Aval) -> Result<Buffer> {
+    /// The leaf as an array that calls can use again and again.
+    fn fix(&self, index: usize, leaf: LeafArgument<'_>, aval: &Aval) -> Result<Array> {
+        let leaf = LeafArgument { is_donated: false, ..leaf };
+        if let Some(partitioned) = self.partitioned() {
+            return partitioned.fix(index, leaf);
+        }
         let Some(device) = self.device() else {
-            return Err(Error::InvalidArgument(format!("`{}` runs on several devices", self.name())));
+            return Err(Error::InvalidArgument(format!(
+                "`{}` has symbolic dimensions and runs on several devices, so that its arguments cannot be bound before \
+                 their sizes are known",
+                self.name()
+            )));
         };
         // A symbolic dimension keeps its own size, and is padded by the call.
         let mut wanted = leaf.spec().clone();
         wanted.dtype = aval.dtype;
-        match prepare(LeafArgument { is_donated: false, ..leaf }, &wanted, device)? {
-            Input::Borrow(buffer) => Ok(buffer.clone()),
-            Input::Donate(buffer) => Ok(buffer),
+        match prepare(leaf, &wanted, device)? {
+            Input::Borrow(buffer) => Ok(Array::from(buffer)),
+            Input::Donate(buffer) => Ok(Array::from(buffer)),
+        }
+    }
+
+    /// How the function's arrays lie on its devices, if these are several and its shapes are known.
+    fn partitioned(&self) -> Option<&Partitioned> {
+        match &self.inner.code {
+            Code::One(compiled) => compiled.partitioned.as_ref(),
+            Code::Buckets(_) | Code::Symbolic(_) => None,
         }
     }
 
@@ -348,12 +401,12 @@ impl Function {
     /// The leaves for a program that takes a plain list: those that are fixed, then those given.
     fn flat_slots<'a>(
         &self,
-        fixed: &'a [Option<Buffer>],
+        fixed: &'a [Option<Array>],
         arguments: &[Option<&'a dyn Argument>],
         named: &[(&str, &'a dyn Argument)],
     ) -> Result<Vec<Slot<'a>>> {
         self.refuse_names(named)?;
-        let mut leaves: Vec<LeafArgument<'a>> = fixed.iter().flatten().map(LeafArgument::buffer).collect();
+        let mut leaves: Vec<LeafArgument<'a>> = fixed.iter().flatten().map(LeafArgument::array).collect();
         arguments.iter().flatten().for_each(|argument| argument.append_leaves(&mut leaves));
         self.check_flat(&leaves, true)?;
         Ok(leaves.into_iter().map(Slot::Given).collect())
@@ -368,6 +421,7 @@ impl Function {
             *slot = Slot::Given(*leaf);
         }
         binding.check(0..count.min(leaves.len()), self.device(), self.conversion, None);
+        self.check_layouts(&mut binding, 0..count.min(leaves.len()));
         for (position, leaf) in leaves.iter().enumerate().skip(count) {
             binding.problems.push(format!(
                 "argument {position}: there is no such parameter, the program takes {count}; {} was given",
@@ -383,12 +437,12 @@ impl Function {
 
     fn run(&self, slots: &[Slot<'_>], sizes: &Sizes<'_>) -> Result<Outputs> {
         let signature = self.inner.signature.as_ref();
-        let buffers = match &self.inner.code {
+        let arrays = match &self.inner.code {
             Code::One(compiled) => compiled.run(slots, signature)?,
             Code::Buckets(buckets) => buckets.run(slots, sizes, signature)?,
             Code::Symbolic(symbolic) => symbolic.run(slots, signature)?,
         };
-        Ok(Outputs::new(buffers, self.inner.out_keys.clone()))
+        Ok(Outputs::new(arrays, self.inner.out_keys.clone()))
     }
 }
 
@@ -397,7 +451,7 @@ impl Function {
 pub struct BoundFunction {
     function: Function,
     /// The fixed leaves, by their position among the parameters.
-    fixed: Vec<Option<Buffer>>,
+    fixed: Vec<Option<Array>>,
     /// The arguments that calls give.
     open: Vec<usize>,
     /// Their leaves.
@@ -432,8 +486,8 @@ impl BoundFunction {
         };
         let mut binding = Binding::new(signature);
         for (slot, fixed) in binding.slots.iter_mut().zip(&self.fixed) {
-            if let Some(buffer) = fixed {
-                *slot = Slot::Given(LeafArgument::buffer(buffer));
+            if let Some(array) = fixed {
+                *slot = Slot::Given(LeafArgument::array(array));
             }
         }
         binding.add(&self.open, &arguments, named);
@@ -443,6 +497,7 @@ impl BoundFunction {
         match &function.inner.code {
             Code::One(_) | Code::Symbolic(_) => {
                 binding.check(self.open_leaves.iter().copied(), device, conversion, None);
+                function.check_layouts(&mut binding, self.open_leaves.iter().copied());
             }
             // Fixed leaves, too, may have dimensions whose size must agree.
             Code::Buckets(_) => binding.check(0..self.fixed.len(), device, conversion, Some(&mut sizes)),
@@ -453,8 +508,8 @@ impl BoundFunction {
 
     /// Says which fixed leaves are used up, if that is why a call failed: calls do not check them.
     fn explain(&self, error: Error, signature: &Signature) -> Error {
-        let gone = |(buffer, parameter): (&Option<Buffer>, &super::signature::Parameter)| {
-            let gone = LeafArgument::buffer(buffer.as_ref()?).gone()?;
+        let gone = |(array, parameter): (&Option<Array>, &super::signature::Parameter)| {
+            let gone = LeafArgument::array(array.as_ref()?).gone()?;
             Some(format!("{}: {gone}", parameter.place))
         };
         let problems: Vec<String> = self.fixed.iter().zip(&signature.parameters).filter_map(gone).collect();

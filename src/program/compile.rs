@@ -15,6 +15,7 @@ use super::symbolic::{Shapes, Symbolic, refine_exported};
 use super::version::{is_within, stablehlo_version};
 use crate::error::{Error, Result};
 use crate::pjrt::{Client, CompileOptions, LoadedExecutable, Plugin, ProgramFormat, Topology};
+use crate::sharding::Sharding;
 
 /// What compiles a program: a plugin, for one of its platforms.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +60,9 @@ impl Client {
             return Function::of_buckets(Buckets::new(self, program, bundle.clone(), options));
         }
         let Some(exported) = &program.exported else {
+            let is_mlir = matches!(program.format(), ProgramFormat::Mlir);
+            let use_shardy = options.use_shardy.or_else(|| Some(is_mlir && has_shardy(program.code())));
+            let options = &CompileOptions { use_shardy, ..options.clone() };
             let executable = cache::compile(self, program.code(), program.format(), options)
                 .map_err(|error| about_module(error, self.into(), program.origin(), program.code()))?;
             return Function::of_one(Compiled::new(executable, None)?, None);
@@ -159,15 +163,30 @@ fn compile_module(
 
 /// The options with what the artifact says of them.
 fn options_of(exported: &Exported, options: &CompileOptions) -> CompileOptions {
+    // What was exported for one device runs on one, or on each of several.
+    let partitions = if exported.device_count > 1 { exported.device_count } else { options.partitions };
+    let is_free = |sharding: &Option<Sharding>| sharding.is_none() && partitions > 1;
     CompileOptions {
-        partitions: exported.device_count,
-        use_shardy: exported.calling_convention_version >= FIRST_SHARDY_CONVENTION,
+        partitions,
+        use_shardy: options.use_shardy.or_else(|| Some(has_shardy(&exported.module))),
+        free_outputs: exported.out_shardings.iter().map(is_free).collect(),
         ..options.clone()
     }
 }
 
-/// The calling convention from which on shardings are Shardy's.
-const FIRST_SHARDY_CONVENTION: u16 = 10;
+/// Whether a module's shardings are Shardy's. Its dialects tell; the calling convention does not, since new versions of jax can
+/// export GSPMD's.
+fn has_shardy(module: &Bytes) -> bool {
+    const DIALECT: &str = "sdy";
+    match Module::read(module) {
+        Ok(module) => module.has_dialect(DIALECT),
+        // Text, or bytecode that is not known here: in its strings, each with its end.
+        Err(_) => {
+            let contains = |text: &[u8]| module.windows(text.len()).any(|window| window == text);
+            contains(b"\0sdy\0") || contains(b"sdy.mesh")
+        }
+    }
+}
 
 /// Refuses what is known not to compile or run, with what to do instead.
 fn check_exported(exported: &Exported, origin: &str) -> Result<()> {

@@ -58,7 +58,8 @@ impl fmt::Display for Layout {
 pub(super) fn outputs_of(specs: Vec<ArraySpec>, program: Option<&OptimizedProgram>) -> Vec<CompiledOutput> {
     let module = program.and_then(hlo::decode_optimized);
     let layouts = module.as_ref().map(layouts).filter(|layouts| layouts.len() == specs.len());
-    let shardings = module.as_ref().map(shardings).filter(|shardings| shardings.len() == specs.len());
+    let shardings = module.as_ref().map(|module| shardings(module).outputs);
+    let shardings = shardings.filter(|shardings| shardings.len() == specs.len());
     let (mut layouts, mut shardings) = (layouts.into_iter().flatten(), shardings.into_iter().flatten());
     let output = |spec| CompiledOutput {
         spec,
@@ -77,12 +78,24 @@ fn layouts(module: &HloModule) -> Vec<Option<Layout>> {
     })
 }
 
-fn shardings(module: &HloModule) -> Vec<Option<Sharding>> {
+/// How a module's parameters and outputs are laid over its devices; empty where it does not say.
+#[derive(Debug, Default)]
+pub(super) struct Shardings {
+    pub parameters: Vec<Option<Sharding>>,
+    pub outputs: Vec<Option<Sharding>>,
+}
+
+pub(super) fn shardings(module: &HloModule) -> Shardings {
     let sharding = |proto| sharding::of_op(proto).ok();
-    module.spmd_output_sharding.as_ref().map_or_else(Vec::new, |proto| match &proto.tuple_shardings[..] {
-        [] => vec![sharding(proto)],
-        outputs => outputs.iter().map(sharding).collect(),
-    })
+    let outputs =
+        module.spmd_output_sharding.as_ref().map_or_else(
+            Vec::new,
+            |proto| match &proto.tuple_shardings[..] {
+                [] => vec![sharding(proto)],
+                outputs => outputs.iter().map(sharding).collect(),
+            },
+        );
+    Shardings { parameters: module.spmd_parameters_shardings.iter().map(sharding).collect(), outputs }
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub struct Exported {
     pub ordered_effects: Vec<String>,
     /// The side effects whose order does not.
     pub unordered_effects: Vec<String>,
-    /// How `main` is called: 9 or 10. From 10 on, shardings are Shardy's.
+    /// How `main` is called: 9 or 10.
     pub calling_convention_version: u16,
     /// The version of the artifact's own format.
     pub serialization_version: u16,

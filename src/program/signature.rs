@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
+use super::compiled_output;
 use super::exported::{Aval, Exported};
 use super::hlo::{self, HloModule};
 use crate::pjrt::Executable;
@@ -165,6 +166,10 @@ pub(super) struct Interface {
     pub parameters: Vec<Aval>,
     /// The positions of those whose memory an output can take if they are donated, sorted, and the outputs'.
     pub donations: Vec<(usize, usize)>,
+    /// How the parameters are laid over the devices, by position; empty where that is not said.
+    pub parameter_shardings: Vec<Option<Sharding>>,
+    /// The same of the outputs.
+    pub output_shardings: Vec<Option<Sharding>>,
 }
 
 impl Interface {
@@ -198,7 +203,13 @@ impl Interface {
         let mut donations: Vec<(usize, usize)> = aliases.filter_map(donation).collect();
         donations.sort_unstable();
         donations.dedup_by_key(|(parameter, _)| *parameter);
-        Some(Interface { parameters, donations })
+        let shardings = compiled_output::shardings(module);
+        Some(Interface {
+            parameters,
+            donations,
+            parameter_shardings: shardings.parameters,
+            output_shardings: shardings.outputs,
+        })
     }
 
     /// The output that takes the memory of the parameter at this position, if it is donated.

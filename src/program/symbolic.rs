@@ -13,8 +13,9 @@ use super::recent::Recent;
 use super::signature::Signature;
 use super::stablehlo::{MatrixWork, Module, Refined, Refusal, refine};
 use super::{dim, stablehlo};
+use crate::device_array::Array;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, CompileOptions, Device};
+use crate::pjrt::{Client, CompileOptions, Device};
 
 /// The sizes of the arguments that a program takes.
 pub type Shapes = Vec<Vec<usize>>;
@@ -77,7 +78,7 @@ impl Symbolic {
     ///
     /// # Errors
     /// [`Error::Arguments`] for sizes that it was not exported for.
-    pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Buffer>> {
+    pub fn run(&self, slots: &[Slot<'_>], signature: Option<&Signature>) -> Result<Vec<Array>> {
         let shapes = self.shapes_of(slots)?;
         let Some(padding) = &self.padding else {
             return self.compiled(&self.executable(&shapes), &shapes)?.run(slots, signature);

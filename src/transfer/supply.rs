@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::ring::Registration;
 use crate::cast::cast_into;
+use crate::device_array::Array;
 use crate::dtype::DType;
 use crate::error::{Error, ErrorCode, Result};
 use crate::pjrt::{Buffer, Client, HostTransfer, StagingMemory};
@@ -155,17 +156,17 @@ fn room(fetched: Option<StagingMemory>, bytes: usize, client: Option<&Client>) -
     }
 }
 
-/// Buffers on a device, to be written in these types.
+/// Arrays on devices, to be written in these types.
 pub struct DeviceSupply<'a> {
-    pub buffers: &'a [Buffer],
+    pub arrays: &'a [Array],
     pub dtypes: Vec<DType>,
     pub registration: Registration,
     copies_parts: OnceLock<bool>,
 }
 
 impl<'a> DeviceSupply<'a> {
-    pub fn new(buffers: &'a [Buffer], dtypes: Vec<DType>, registration: Registration) -> DeviceSupply<'a> {
-        DeviceSupply { buffers, dtypes, registration, copies_parts: OnceLock::new() }
+    pub fn new(arrays: &'a [Array], dtypes: Vec<DType>, registration: Registration) -> DeviceSupply<'a> {
+        DeviceSupply { arrays, dtypes, registration, copies_parts: OnceLock::new() }
     }
 
     /// Whether the plugin copies parts of buffers. Tried with a byte of this one: a plugin can have the function and not do it.
@@ -188,8 +189,11 @@ fn has_parts(buffer: &Buffer) -> bool {
 
 impl Supply for DeviceSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
-        let buffer = &self.buffers[index];
-        let change = FileChange::to_file(buffer.dtype(), self.dtypes[index]);
+        let array = &self.arrays[index];
+        let change = FileChange::to_file(array.dtype(), self.dtypes[index]);
+        let Some(buffer) = array.one_with_all() else {
+            return Ok(TensorBytes { content: ByteSource::Host(array.to_host()?.bytes().clone()), change });
+        };
         let whole = || Ok::<ByteSource<'_>, Error>(ByteSource::Host(buffer.start_to_host()?.wait()?.into()));
         let content = if has_parts(buffer) {
             buffer.wait()?;
@@ -205,7 +209,7 @@ impl Supply for DeviceSupply<'_> {
     }
 
     fn is_divisible(&self, index: usize) -> bool {
-        let buffer = &self.buffers[index];
+        let Some(buffer) = self.arrays[index].one_with_all() else { return false };
         has_parts(buffer) && (buffer.is_on_cpu().unwrap_or(false) || self.copies_parts(buffer))
     }
 

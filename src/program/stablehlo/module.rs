@@ -118,6 +118,11 @@ impl Operation {
 }
 
 impl Module {
+    /// Whether anything of it is of this dialect.
+    pub fn has_dialect(&self, name: &str) -> bool {
+        self.dialects.iter().any(|dialect| self.strings[dialect.name as usize] == name)
+    }
+
     /// The `builtin.module`, and the block in it that has the functions.
     ///
     /// # Errors

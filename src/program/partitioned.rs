@@ -1,0 +1,300 @@
+//! A program on several devices: the shards of what a call gives, and of what it returns.
+
+use std::sync::Arc;
+
+use super::argument::{ArrayArgument, LeafArgument};
+use super::bind::Resharding;
+use super::compiled::fit;
+use super::exported::{Aval, Exported};
+use super::signature::Interface;
+use crate::array::{ArraySpec, HostArray};
+use crate::device_array::{Array, deal_out};
+use crate::error::{Error, Result};
+use crate::pjrt::{Buffer, Device, Input, LoadedExecutable};
+use crate::sharding::{ShardLayout, Sharding};
+
+/// How the arrays of a program lie on its devices.
+#[derive(Debug)]
+pub struct Partitioned {
+    /// In the order of the program's own mesh.
+    pub devices: Vec<Device>,
+    /// Which leaf of a call each parameter is.
+    taken: Vec<usize>,
+    /// What `main` takes, after what a call does not give; empty where it is not known.
+    pub parameters: Vec<Laid>,
+    /// What it returns.
+    pub outputs: Vec<Laid>,
+}
+
+/// An array on the program's devices.
+#[derive(Debug, Clone)]
+pub struct Laid {
+    /// The whole.
+    pub spec: ArraySpec,
+    pub sharding: Arc<Sharding>,
+    pub layout: Arc<ShardLayout>,
+}
+
+/// The shards of a call's leaf, one for each device.
+pub enum Shards<'a> {
+    /// They are there.
+    Given(Vec<&'a Buffer>),
+    /// They were made for the call.
+    Made(Vec<Buffer>),
+    /// They were laid out otherwise, and some of them may be the caller's own still.
+    Resharded(Array),
+}
+
+impl Partitioned {
+    /// How this program's arrays lie on its devices. The compiler knows that best; the artifact says it by its own names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the compiler and the artifact do not agree on what a device takes.
+    pub fn new(
+        executable: &LoadedExecutable,
+        exported: Option<&Exported>,
+        interface: Option<&Interface>,
+        not_given: usize,
+    ) -> Result<Partitioned> {
+        let devices = executable.devices().to_vec();
+        let count = devices.len();
+        let (parameter_shardings, output_shardings) = match interface {
+            Some(interface) => (&interface.parameter_shardings[..], &interface.output_shardings[..]),
+            None => (&[][..], &[][..]),
+        };
+        let compiled =
+            |shardings: &[Option<Sharding>], position: usize| shardings.get(position).cloned().flatten();
+        let on_one = |position: usize| interface?.parameters.get(position)?.to_spec();
+        let parameters: Vec<Laid> = match exported {
+            Some(exported) => {
+                let kept = exported.kept.iter().enumerate();
+                let laid = |(position, &leaf): (usize, &usize)| {
+                    let position = position + not_given;
+                    let said = exported.in_shardings.get(leaf).cloned().flatten();
+                    let whole = exported.in_avals[leaf].to_spec();
+                    let place = format!("the argument leaf {leaf}");
+                    Laid::new(
+                        &place,
+                        whole,
+                        on_one(position),
+                        compiled(parameter_shardings, position),
+                        said,
+                        count,
+                    )
+                };
+                kept.map(laid).collect::<Result<_>>()?
+            }
+            None => {
+                let laid = |(position, aval): (usize, &Aval)| {
+                    let place = format!("argument {position}");
+                    Laid::new(
+                        &place,
+                        None,
+                        aval.to_spec(),
+                        compiled(parameter_shardings, position),
+                        None,
+                        count,
+                    )
+                };
+                let parameters = interface.map(|interface| &interface.parameters[..]).unwrap_or_default();
+                parameters.iter().enumerate().map(laid).collect::<Result<_>>()?
+            }
+        };
+        let output = |(position, on_one): (usize, &Arc<ArraySpec>)| {
+            let said = exported.and_then(|exported| exported.out_shardings.get(position).cloned().flatten());
+            let whole = exported.and_then(|exported| exported.out_avals.get(position)?.to_spec());
+            let place = format!("output {position}");
+            Laid::new(
+                &place,
+                whole,
+                Some(ArraySpec::clone(on_one)),
+                compiled(output_shardings, position),
+                said,
+                count,
+            )
+        };
+        let outputs = executable.outputs().iter().enumerate().map(output).collect::<Result<_>>()?;
+        let taken = match exported {
+            Some(exported) => exported.kept.clone(),
+            None => (0..parameters.len()).collect(),
+        };
+        Ok(Partitioned { devices, taken, parameters, outputs })
+    }
+
+    /// What the program takes of the leaf at this position among a call's; `None` where it does not use it.
+    fn wanted(&self, index: usize) -> Option<&Laid> {
+        let position = self.taken.iter().position(|&taken| taken == index)?;
+        self.parameters.get(position)
+    }
+
+    /// Why the leaf at a position among a call's is not laid out as the program takes it, if it is not and nobody may move it.
+    pub fn mismatch(&self, index: usize, leaf: &LeafArgument<'_>, resharding: Resharding) -> Option<String> {
+        let wanted = self.wanted(index)?;
+        let found = match leaf.array {
+            // Whatever is on the host goes where it is wanted.
+            ArrayArgument::Host(_) => return None,
+            ArrayArgument::Device(buffer) => Array::from(buffer),
+            ArrayArgument::Sharded(array) => array.clone(),
+        };
+        if found.client() != self.devices[0].client() {
+            return Some("it belongs to another client than the function".into());
+        }
+        let is_right = found.buffers_of(&wanted.layout, &self.devices).is_some();
+        if is_right || resharding == Resharding::Allow || *found.spec() != wanted.spec {
+            return None;
+        }
+        let on: Vec<Device> =
+            found.addressable_shards().filter_map(|shard| shard.buffer.device().ok()).collect();
+        let sharding = found.sharding().map_or(String::new(), |sharding| format!("{sharding} "));
+        Some(format!(
+            "it is {sharding}on {}, and the function takes it {} on {}; load or deal it out so, or allow it to be moved at each \
+             call (Function::with_resharding, --reshard)",
+            names(&on),
+            wanted.sharding,
+            names(&self.devices)
+        ))
+    }
+
+    /// The shards of a leaf, which was checked ([`Partitioned::mismatch`]), for a parameter.
+    ///
+    /// # Errors
+    /// When what is elsewhere cannot be moved.
+    pub fn shards<'a>(&self, leaf: LeafArgument<'a>, wanted: &Laid) -> Result<Shards<'a>> {
+        let dealt = |array: &HostArray| {
+            let shards = deal_out(&fit(array, &wanted.spec)?, &wanted.layout, &self.devices)?;
+            Ok(Shards::Made(shards.into_iter().map(|(_, buffer)| buffer).collect()))
+        };
+        let move_to = |array: &Array| {
+            let (sharding, layout) = (Arc::clone(&wanted.sharding), Arc::clone(&wanted.layout));
+            array.laid_out(sharding, layout, &self.devices).map(Shards::Resharded)
+        };
+        match leaf.array {
+            ArrayArgument::Host(array) => dealt(array),
+            ArrayArgument::Sharded(array) if *array.spec() == wanted.spec => array
+                .buffers_of(&wanted.layout, &self.devices)
+                .map_or_else(|| move_to(array), |buffers| Ok(Shards::Given(buffers))),
+            ArrayArgument::Device(buffer) if *buffer.spec() == wanted.spec => move_to(&Array::from(buffer)),
+            // Its type is converted on the host.
+            ArrayArgument::Sharded(array) => dealt(&array.to_host()?),
+            ArrayArgument::Device(buffer) => dealt(&buffer.to_host()?),
+        }
+    }
+
+    /// The leaf at a position among the signature's, as an array that calls can use again and again.
+    ///
+    /// # Errors
+    /// As for [`Partitioned::shards`].
+    pub fn fix(&self, index: usize, leaf: LeafArgument<'_>) -> Result<Array> {
+        let Some(wanted) = self.wanted(index) else {
+            // The program does not use it.
+            return match leaf.array {
+                ArrayArgument::Host(array) => Array::deal(array, Sharding::Replicated, &self.devices),
+                ArrayArgument::Device(buffer) => Ok(Array::from(buffer)),
+                ArrayArgument::Sharded(array) => Ok(array.clone()),
+            };
+        };
+        let buffers = match self.shards(leaf, wanted)? {
+            Shards::Given(buffers) => buffers.into_iter().cloned().enumerate().collect(),
+            Shards::Made(buffers) => buffers.into_iter().enumerate().collect(),
+            Shards::Resharded(array) => return Ok(array),
+        };
+        Array::from_parts(
+            wanted.spec.clone(),
+            Arc::clone(&wanted.sharding),
+            Arc::clone(&wanted.layout),
+            buffers,
+        )
+    }
+
+    /// The outputs of which each device has returned its shards.
+    pub fn outputs(&self, by_device: Vec<Vec<Buffer>>) -> Result<Vec<Array>> {
+        let mut lists: Vec<_> = by_device.into_iter().map(Vec::into_iter).collect();
+        let output = |laid: &Laid| {
+            let shards = lists.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>().unwrap_or_default();
+            let shards = shards.into_iter().enumerate().collect();
+            Array::from_parts(laid.spec.clone(), Arc::clone(&laid.sharding), Arc::clone(&laid.layout), shards)
+        };
+        self.outputs.iter().map(output).collect()
+    }
+}
+
+impl Laid {
+    /// An array that the compiler and the artifact each say something of: its type and shape, on one device and as a whole, and
+    /// its sharding.
+    fn new(
+        place: &str,
+        whole: Option<ArraySpec>,
+        on_one: Option<ArraySpec>,
+        compiled: Option<Sharding>,
+        said: Option<Sharding>,
+        devices: usize,
+    ) -> Result<Laid> {
+        let spec = match (whole, &on_one) {
+            (Some(whole), _) => whole,
+            (None, Some(on_one)) => whole_of(on_one, compiled.as_ref()),
+            (None, None) => {
+                return Err(Error::InvalidArgument(format!("the type and shape of {place} are not known")));
+            }
+        };
+        let laid = |sharding: Sharding| {
+            let layout = sharding.layout(&spec.shape, devices).map_err(|error| error.in_argument(place))?;
+            Ok::<_, Error>((sharding, layout))
+        };
+        let (said, compiled) = (said.map(laid).transpose()?, compiled.map(laid).transpose()?);
+        let (sharding, layout) = match (said, compiled) {
+            (Some(said), Some(compiled)) if said.1 == compiled.1 => said,
+            (_, Some(compiled)) => compiled,
+            (Some(said), None) => said,
+            (None, None) => laid(Sharding::Replicated)?,
+        };
+        let shard = ArraySpec::new(spec.dtype, layout.shard_shape());
+        if let Some(on_one) = on_one.filter(|on_one| *on_one != shard) {
+            return Err(Error::InvalidArgument(format!(
+                "{place} is {spec}, {sharding}: {shard} on each device, and the compiler made it {on_one}"
+            )));
+        }
+        Ok(Laid { spec, sharding: Arc::new(sharding), layout: Arc::new(layout) })
+    }
+}
+
+/// The whole of what one device has.
+fn whole_of(on_one: &ArraySpec, sharding: Option<&Sharding>) -> ArraySpec {
+    let tiles = match sharding {
+        Some(Sharding::Tiled(tiles)) => &tiles.tiles[..],
+        _ => &[],
+    };
+    let parts = tiles.iter().copied().chain(std::iter::repeat(1));
+    ArraySpec::new(
+        on_one.dtype,
+        on_one.shape.iter().zip(parts).map(|(size, parts)| size * parts).collect::<Vec<_>>(),
+    )
+}
+
+/// The devices, for a message.
+fn names(devices: &[Device]) -> String {
+    let names: Vec<String> = devices.iter().map(Device::to_string).collect();
+    names.join(", ")
+}
+
+impl<'a> Shards<'a> {
+    /// Adds each device's shard to its list of arguments.
+    pub fn append_to<'b>(&'b self, lists: &mut [Vec<Input<'b>>], is_donated: bool)
+    where
+        'a: 'b,
+    {
+        match self {
+            Shards::Given(buffers) if is_donated => {
+                add(lists, buffers.iter().map(|buffer| Input::Donate((*buffer).clone())))
+            }
+            Shards::Given(buffers) => add(lists, buffers.iter().copied().map(Input::Borrow)),
+            Shards::Made(buffers) => add(lists, buffers.iter().map(|buffer| Input::Donate(buffer.clone()))),
+            Shards::Resharded(array) => {
+                add(lists, array.addressable_shards().map(|shard| Input::Borrow(shard.buffer)))
+            }
+        }
+    }
+}
+
+fn add<'b>(lists: &mut [Vec<Input<'b>>], inputs: impl Iterator<Item = Input<'b>>) {
+    lists.iter_mut().zip(inputs).for_each(|(list, input)| list.push(input));
+}

@@ -1,0 +1,275 @@
+//! Functions exported for several devices, by two generations of jax and with both of its partitioners, on a CPU client with
+//! eight (`scripts/make_spmd.py`).
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use common::data;
+use safejax::program::Resharding;
+use safejax::{
+    Argument, Array, Checkpoint, Client, CompileOptions, DType, DeviceMesh, Donate, Error, Function,
+    HostArray, Mesh, NamedSharding, Params, Program, Sharding, Tree,
+};
+
+const GENERATIONS: [&str; 3] = ["jax0438", "jax0102", "jax0102gspmd"];
+const CASES: [&str; 6] = ["attention", "fsdp", "collectives", "cache", "free", "axes"];
+
+/// A client of eight devices.
+fn client() -> &'static Client {
+    static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+        let plugin = common::client().plugin().clone();
+        plugin.client().device_count(8).build().unwrap()
+    });
+    &CLIENT
+}
+
+fn file(name: &str) -> PathBuf {
+    data("spmd").join(name)
+}
+
+fn cases() -> impl Iterator<Item = String> {
+    GENERATIONS.iter().flat_map(|jax| CASES.map(|case| format!("{jax}-{case}")))
+}
+
+/// What JAX was given and computed, as wholes; and which slice of each was on which device.
+struct Recorded {
+    params: Params,
+    slices: BTreeMap<String, Vec<Vec<(usize, usize)>>>,
+}
+
+fn recorded(case: &str) -> Recorded {
+    let path = file(&format!("{case}.safetensors"));
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let slices = serde_json::from_str(&checkpoint.metadata()["slices"]).unwrap();
+    Recorded { params: Params::load(client(), path).unwrap(), slices }
+}
+
+impl Recorded {
+    /// The arguments on the host, one tree each.
+    fn arguments(&self) -> Vec<Tree<HostArray>> {
+        let all = self.params.subtree("args").unwrap();
+        let mut positions: Vec<&str> = all.iter().map(|(name, _)| name.split('.').next().unwrap()).collect();
+        positions.dedup();
+        positions.into_iter().map(|position| all.subtree(position).unwrap().to_host().unwrap()).collect()
+    }
+}
+
+fn ranges(slice: &[(usize, usize)]) -> Vec<Range<usize>> {
+    slice.iter().map(|&(start, end)| start..end).collect()
+}
+
+#[track_caller]
+fn assert_close(ours: &HostArray, theirs: &HostArray, what: &str) {
+    assert_eq!(ours.spec(), theirs.spec(), "{what}");
+    if !matches!(ours.spec().dtype, DType::F32 | DType::BF16) {
+        return assert_eq!(ours, theirs, "{what}");
+    }
+    let numbers =
+        |array: &HostArray| safejax::cast::convert(array, DType::F32).unwrap().to_vec::<f32>().unwrap();
+    for (a, b) in numbers(ours).iter().zip(&numbers(theirs)) {
+        assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{what}: {a} is not {b}");
+    }
+}
+
+/// Compares outputs with JAX's: their numbers, and where each slice of them is.
+#[track_caller]
+fn assert_outputs(outputs: &Params, recorded: &Recorded, case: &str) {
+    let theirs = recorded.params.subtree("out").unwrap();
+    assert_eq!(outputs.len(), theirs.len(), "{case}");
+    for ((name, ours), (their_name, theirs)) in outputs.iter().zip(theirs.iter()) {
+        let what = format!("{case}: {name}");
+        assert_close(&ours.to_host().unwrap(), &theirs.to_host().unwrap(), &what);
+        let name = if their_name.is_empty() { "out".to_owned() } else { format!("out.{their_name}") };
+        let slices = &recorded.slices[&name];
+        let shards: Vec<_> = ours.addressable_shards().collect();
+        assert_eq!(shards.len(), slices.len(), "{what}");
+        for (shard, slice) in shards.iter().zip(slices) {
+            assert_eq!(shard.slice, ranges(slice), "{what}");
+            let lengths: Vec<usize> = shard.slice.iter().map(Range::len).collect();
+            assert_eq!(shard.buffer.shape(), lengths, "{what}");
+        }
+    }
+}
+
+fn compiled(case: &str) -> Function {
+    client().compile(&Program::open(file(&format!("{case}.jaxexport"))).unwrap()).unwrap()
+}
+
+fn call(function: &Function, arguments: &[Tree<HostArray>]) -> Params {
+    let arguments: Vec<&dyn Argument> = arguments.iter().map(|argument| argument as &dyn Argument).collect();
+    function.call(&arguments).unwrap().to_params()
+}
+
+#[test]
+fn every_case_has_the_numbers_and_the_shards_that_jax_has() {
+    for case in cases() {
+        let (function, recorded) = (compiled(&case), recorded(&case));
+        assert_outputs(&call(&function, &recorded.arguments()), &recorded, &case);
+        assert!(function.device().is_none());
+        for (place, device) in function.devices().iter().enumerate() {
+            assert_eq!(device.id(), place as i32);
+        }
+    }
+}
+
+#[test]
+fn a_function_runs_on_the_devices_that_it_is_given() {
+    for case in ["jax0102-attention", "jax0438-attention"] {
+        let program = Program::open(file(&format!("{case}.jaxexport"))).unwrap();
+        let mut options = CompileOptions::default();
+        options.device_assignment = Some(vec![vec![6, 1, 3, 4]]);
+        let function = client().compile_with(&program, &options).unwrap();
+        let recorded = recorded(case);
+        let outputs = call(&function, &recorded.arguments());
+        assert_outputs(&outputs, &recorded, case);
+        let ids: Vec<i32> = outputs.arrays()[0]
+            .addressable_shards()
+            .map(|shard| shard.buffer.device().unwrap().id())
+            .collect();
+        assert_eq!(ids, [6, 1, 3, 4]);
+        for wrong in [vec![vec![0, 1]], vec![vec![0, 1, 2, 2]], vec![vec![0, 1, 2, 99]]] {
+            options.device_assignment = Some(wrong);
+            assert!(client().compile_with(&program, &options).is_err());
+        }
+    }
+}
+
+#[test]
+fn what_lies_right_is_used_as_it_is_and_what_does_not_is_refused_or_moved() {
+    let case = "jax0102-attention";
+    let (function, recorded) = (compiled(case), recorded(case));
+    let arguments = recorded.arguments();
+    let signature = function.signature().unwrap().clone();
+    let deal = |devices: &[safejax::Device]| -> Vec<Array> {
+        let leaves = arguments.iter().flat_map(|tree| tree.leaves());
+        let laid = leaves.zip(&signature.parameters);
+        laid.map(|(array, parameter)| {
+            Array::deal(array, parameter.sharding.clone().unwrap(), devices).unwrap()
+        })
+        .collect()
+    };
+    let right = deal(&function.devices());
+    let outputs = function.call(&[&right[..right.len() - 1].to_vec(), &right[right.len() - 1]]).unwrap();
+    assert_outputs(&outputs.to_params(), &recorded, case);
+    // Bound, and called again and again.
+    let bound = function.bind(&[&right[..right.len() - 1].to_vec()]).unwrap();
+    for _ in 0..3 {
+        assert_outputs(&bound.call(&[&right[right.len() - 1]]).unwrap().to_params(), &recorded, case);
+        assert_outputs(&bound.call(&[&arguments[1]]).unwrap().to_params(), &recorded, case);
+    }
+    // The same slices on other devices, and another sharding.
+    let elsewhere = deal(&client().devices()[4..8]);
+    let whole = recorded.params.subtree("args.0").unwrap();
+    for wrong in [&elsewhere[..elsewhere.len() - 1].to_vec() as &dyn Argument, &whole] {
+        let error = function.call(&[wrong, &arguments[1]]).unwrap_err().to_string();
+        assert!(error.contains("args[0]['down']") && error.contains("allow it to be moved"), "{error}");
+        assert!(error.contains("P('model', None) over data=2, model=2"), "{error}");
+        let moving = function.with_resharding(Resharding::Allow);
+        assert_outputs(&moving.call(&[wrong, &arguments[1]]).unwrap().to_params(), &recorded, case);
+    }
+}
+
+#[test]
+fn shards_that_are_donated_are_used_up_on_every_device() {
+    for jax in GENERATIONS {
+        let case = format!("{jax}-fsdp");
+        let (function, recorded) = (compiled(&case), recorded(&case));
+        let arguments = recorded.arguments();
+        let donatable = function.signature().unwrap().donatable();
+        assert_eq!(donatable, [0, 1, 2, 3], "{case}");
+        let parameters = &function.signature().unwrap().parameters;
+        let dealt = |tree: usize, from: usize| -> Vec<Array> {
+            let leaves = arguments[tree].leaves().iter().zip(&parameters[from..]);
+            let devices = function.devices();
+            leaves
+                .map(|(array, parameter)| {
+                    Array::deal(array, parameter.sharding.clone().unwrap(), &devices).unwrap()
+                })
+                .collect()
+        };
+        let (params, moments) = (dealt(0, 0), dealt(1, 2));
+        let outputs =
+            function.call(&[&Donate(params.clone()), &moments, &arguments[2], &arguments[3]]).unwrap();
+        assert_outputs(&outputs.to_params(), &recorded, &case);
+        assert!(params.iter().all(|array| array.is_deleted().unwrap()));
+        assert!(moments.iter().all(|array| !array.is_deleted().unwrap()));
+        let error = function.call(&[&params, &moments, &arguments[2], &arguments[3]]).unwrap_err();
+        assert!(matches!(error, Error::Arguments { .. }), "{error}");
+        assert!(error.to_string().contains("was donated to an earlier call"), "{error}");
+    }
+}
+
+#[test]
+fn what_was_exported_for_one_device_runs_on_each_of_several() {
+    let program = Program::open(data("exports/jax0102-mlp.jaxexport")).unwrap();
+    let mut options = CompileOptions::default();
+    options.partitions = 4;
+    let recorded = Params::load(client(), data("exports/jax0102-mlp.safetensors")).unwrap();
+    let function = client().compile_with(&program, &options).unwrap();
+    let (params, x) =
+        (recorded.subtree("args.0").unwrap(), recorded.get("args.1").unwrap().to_host().unwrap());
+    let outputs = function.call(&[&params.to_host().unwrap(), &x]).unwrap();
+    let output = outputs.single().unwrap();
+    assert!(output.is_fully_replicated() && output.addressable_shards().count() == 4);
+    assert_close(&output.to_host().unwrap(), &recorded.get("out").unwrap().to_host().unwrap(), "replicated");
+    // Every platform's part of a program of several knows which it is, on every device.
+    let program = Program::open(data("exports/jax0120-platforms.jaxexport")).unwrap();
+    client().compile_with(&program, &options).unwrap();
+}
+
+#[test]
+fn arrays_are_dealt_out_resharded_gathered_and_saved() {
+    let numbers: Vec<f32> = (0..8 * 6 * 4).map(|number| number as f32).collect();
+    let whole = HostArray::from_slice(&[8, 6, 4], &numbers).unwrap();
+    let mesh = DeviceMesh::new(client(), "data=2,model=4".parse().unwrap()).unwrap();
+    let sharding =
+        |spec: &str| Sharding::from(NamedSharding::new(mesh.mesh().clone(), spec.parse().unwrap()).unwrap());
+    let specs =
+        ["P()", "P('data')", "P(('model', 'data'))", "P(None, 'data', 'model')", "P('model', None, 'data')"];
+    let directory = tempfile::tempdir().unwrap();
+    for from in specs {
+        let array = Array::deal(&whole, sharding(from), mesh.devices()).unwrap();
+        assert_eq!(array.to_host().unwrap(), whole, "{from}");
+        assert_eq!(array.to_vec::<f32>().unwrap(), numbers);
+        assert_eq!(array.is_fully_replicated(), from == "P()");
+        for to in specs {
+            let again = array.reshard(sharding(to), mesh.devices()).unwrap();
+            assert_eq!(again.to_host().unwrap(), whole, "{from} to {to}");
+            let same: Vec<bool> = array
+                .addressable_shards()
+                .zip(again.addressable_shards())
+                .map(|(one, other)| one.buffer.is_same(other.buffer))
+                .collect();
+            // What is where it should be stays.
+            assert_eq!(same.iter().all(|same| *same), from == to, "{from} to {to}");
+        }
+        let path = directory.path().join("saved.safetensors");
+        Params::from_arrays([("w".to_owned(), array.clone())]).unwrap().save(&path).unwrap();
+        let saved = Params::load(client(), &path).unwrap();
+        assert_eq!(saved.get("w").unwrap().to_host().unwrap(), whole);
+        assert_eq!(array.copy_to(&client().device(7).unwrap()).unwrap().to_host().unwrap(), whole);
+        let moved = array.reshard(Sharding::Replicated, &[client().device(5).unwrap()]).unwrap();
+        assert_eq!(moved.buffer().unwrap().device().unwrap().id(), 5);
+    }
+    let uneven = Array::deal(&whole, sharding("P(None, 'model')"), mesh.devices()).unwrap_err().to_string();
+    assert!(
+        uneven.contains("dimension 1 would be cut into 4 parts, and its size 6 is no multiple"),
+        "{uneven}"
+    );
+    let shards =
+        client().devices()[..2].iter().map(|device| client().put_on(&whole, device).unwrap()).collect();
+    let mesh = Mesh::new([("x", 2)]).unwrap();
+    let halves = NamedSharding::new(mesh, "P('x')".parse().unwrap()).unwrap();
+    let wrong = Array::from_shards(whole.spec().clone(), halves.into(), shards).unwrap_err().to_string();
+    assert!(wrong.contains("is to be float32[4,6,4], and float32[8,6,4] was given"), "{wrong}");
+    assert!(
+        DeviceMesh::new(client(), "x=9".parse().unwrap())
+            .unwrap_err()
+            .to_string()
+            .contains("the client has 8")
+    );
+}
