@@ -119,7 +119,8 @@ fn measure(function: &Function, limit: Duration, arguments: &[Params]) -> Result
 /// The buffers that the executable takes: those of the leaves that the program uses.
 fn bare_arguments<'a>(function: &Function, arguments: &'a [Params]) -> Result<Vec<&'a Buffer>> {
     let parameters = &function.signature().context("it has no signature")?.parameters;
-    let leaves: Vec<&Buffer> = arguments.iter().flat_map(Params::buffers).collect();
+    let leaves = arguments.iter().flat_map(Params::arrays).map(safejax::Array::buffer);
+    let leaves: Vec<&Buffer> = leaves.collect::<safejax::Result<_>>()?;
     ensure!(parameters.len() == leaves.len(), "the arguments have {} leaves", leaves.len());
     let used = parameters.iter().zip(leaves).filter(|(parameter, _)| parameter.is_used);
     Ok(used.map(|(_, leaf)| leaf).collect())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests on the simulated accelerator under AddressSanitizer and ThreadSanitizer: scripts/checkers.sh [address|thread].
-# Needs the nightly toolchain, and its component rust-src for threads. Five minutes each on two cores.
+# Needs the nightly toolchain. Five minutes each on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,9 +16,16 @@ check() {
 }
 
 case ${1:-all} in
-  # One test gives memory up for good, since a plugin will not say when it is done with it.
-  address | all) check address -- --skip memory_stays_where_a_plugin ;;
+  # Where a plugin will not say when it is done with memory, or does not unregister it, that is given up for good.
+  address | all)
+    export SAFEJAX_SWEEP_SKIP=PJRT_Client_DmaUnmap
+    check address -- --skip memory_stays_where_a_plugin --skip a_load_ends_where_a_plugin
+    unset SAFEJAX_SWEEP_SKIP
+    ;;
 esac
 case ${1:-all} in
-  thread | all) check thread -Zbuild-std ;;
+  thread | all)
+    rustup component add rust-src --toolchain nightly
+    check thread -Zbuild-std
+    ;;
 esac

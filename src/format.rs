@@ -36,5 +36,7 @@ pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;
 pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout, check_alignment};
-pub(crate) use sharded::{ENDING as SAFETENSORS_ENDING, SHARD_DIGITS, index_of, shard_paths, shards_of};
+pub(crate) use sharded::{
+    ENDING as SAFETENSORS_ENDING, SHARD_DIGITS, check_whole, index_of, shard_paths, shards_of,
+};
 pub(crate) use tensor_reader::TensorReader;

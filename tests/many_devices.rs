@@ -251,7 +251,7 @@ fn arrays_are_dealt_out_resharded_gathered_and_saved() {
         Params::from_arrays([("w".to_owned(), array.clone())]).unwrap().save(&path).unwrap();
         let saved = Params::load(client(), &path).unwrap();
         assert_eq!(saved.get("w").unwrap().to_host().unwrap(), whole);
-        assert_eq!(array.copy_to(&client().device(7).unwrap()).unwrap().to_host().unwrap(), whole);
+        assert_eq!(array.copy_to(client().device(7).unwrap()).unwrap().to_host().unwrap(), whole);
         let moved = array.reshard(Sharding::Replicated, &[client().device(5).unwrap()]).unwrap();
         assert_eq!(moved.buffer().unwrap().device().unwrap().id(), 5);
     }

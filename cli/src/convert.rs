@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use safejax::DType;
 use safejax::convert::{self, ConvertOptions, TargetFormat};
@@ -12,7 +12,7 @@ use safejax::printable::{Count, File, Line, Name};
 use safejax::save::Digests;
 use serde_json::json;
 
-use crate::output::OutputArgs;
+use crate::output::{OutputArgs, wrong_usage};
 use crate::select::SelectArgs;
 use crate::stream;
 use crate::work_bar;
@@ -94,7 +94,23 @@ pub fn parse_cast(text: &str) -> Result<(String, DType), String> {
 }
 
 impl Convert {
+    /// Refuses options that do not go together.
+    fn check(&self) {
+        let format = self.to.or(TargetFormat::of_name(&self.file));
+        let is_other = format.is_some_and(|format| format != TargetFormat::Safetensors);
+        if self.max_shard_size.is_some() && (stream::is_dash(&self.file) || is_other) {
+            wrong_usage("--max-shard-size is for safetensors files with a name");
+        }
+        if self.digests && is_other {
+            wrong_usage("--digests is for safetensors files");
+        }
+        if stream::is_dash(&self.file) && self.to.is_none() {
+            wrong_usage("standard output has no name that says a format; give it with --to");
+        }
+    }
+
     pub fn run(mut self) -> Result<String> {
+        self.check();
         self.input = stream::input(&self.input)?;
         let source = convert::open(&self.input, &self.select.selection())?;
         let mut options = ConvertOptions::default();
@@ -105,17 +121,6 @@ impl Convert {
         options.max_shard_bytes = self.max_shard_size;
         options.write.sync = !self.no_sync;
         options.monitor = work_bar::watch();
-        let format = self.to.or(TargetFormat::of_name(&self.file));
-        let is_other = format.is_some_and(|format| format != TargetFormat::Safetensors);
-        if self.max_shard_size.is_some() && (stream::is_dash(&self.file) || is_other) {
-            bail!("--max-shard-size is for safetensors files with a name");
-        }
-        if self.digests && is_other {
-            bail!("--digests is for safetensors files");
-        }
-        if stream::is_dash(&self.file) && self.to.is_none() {
-            bail!("standard output has no name that says a format; give it with --to");
-        }
         let report = stream::output(&self.file, |file| Ok(convert::convert(&source, file, &options)?))?;
         let text = || {
             let mut text = format!("{}: {}", File(&self.file), Count(report.tensors, "tensor"));
@@ -124,7 +129,7 @@ impl Convert {
                     write!(text, " in {} files, with an index of that name and .index.json", report.files);
             }
             let _ = write!(text, ", {} cast", report.cast_tensors);
-            if format == Some(TargetFormat::Safetensors) {
+            if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
                 let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
             }
             text.push('\n');

@@ -1,12 +1,12 @@
 //! Ctrl-C and SIGTERM: what can stop is asked to stop, so that nothing half done is left; then the process ends as one that
 //! the signal ended.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use safejax::CancelToken;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -25,6 +25,8 @@ pub fn token() -> &'static CancelToken {
 
 /// Listens for signals in a thread of its own. Where that cannot be, they end the process at once, as ever.
 pub fn listen() {
+    // A file that would be larger than the process may write is an error of the write, and not the end of the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     std::thread::spawn(move || {
         for signal in signals.forever() {

@@ -35,8 +35,17 @@ fn main() -> ExitCode {
     code
 }
 
+/// Lets the process open as many files as it may: a checkpoint can be in thousands.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused, an error says when there are too many.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 fn run_command() -> ExitCode {
     let command = cli::Cli::parse();
+    allow_many_files();
     match command.run() {
         Ok(output) => {
             let mut stdout = std::io::stdout().lock();

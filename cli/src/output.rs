@@ -63,3 +63,9 @@ pub fn failure(error: &anyhow::Error) -> String {
     }
     stream::name_input(Block(&text).to_string())
 }
+
+/// Ends the process as one that was called wrongly.
+pub fn wrong_usage(problem: &str) -> ! {
+    use clap::CommandFactory;
+    crate::cli::Cli::command().error(clap::error::ErrorKind::ArgumentConflict, problem).exit()
+}

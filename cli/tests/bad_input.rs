@@ -245,7 +245,10 @@ fn a_plugin_name_that_does_not_exist_lists_those_that_do() {
         "{error}"
     );
     let error = fails(safejax().args(["plugin", "install", "metal"]));
-    assert!(error.contains("there are cpu, cuda13, cuda13-compiler, cuda12, rocm, tpu"), "{error}");
+    assert!(
+        error.contains("there are cpu, cuda13, cuda13-compiler, cuda12, rocm, rocm10, oneapi, tt, tpu"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -166,6 +166,19 @@ fn a_full_disk_prints_one_error_and_nothing_of_the_libraries_below() {
     }
 }
 
+#[test]
+fn a_file_that_would_be_too_large_is_an_error_and_does_not_end_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let limited = "ulimit -f 8; exec \"$0\" convert \"$1\" \"$2\"";
+    let to = directory.path().join("b.safetensors");
+    let from = common::digits("params.safetensors");
+    let output =
+        Command::new("bash").args(["-c", limited]).arg(binary()).args([&from, &to]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{:?}", output.status);
+    assert!(stderr(&output).starts_with("error: "));
+    assert!(names(directory.path()).is_empty());
+}
+
 /// The tensors of a checkpoint, whatever its files; `None` where one of them is not there.
 fn tensors(path: &Path) -> Option<BTreeMap<String, Vec<u8>>> {
     let read = |path: &Path| std::fs::read(path).ok().map(|bytes| common::read_tensors(&bytes));

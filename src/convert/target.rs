@@ -10,7 +10,7 @@ use crate::array::ArraySpec;
 use crate::cast::Cast;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::format::{DEFAULT_ALIGNMENT, Leaves, json, msgpack, npy, npz};
+use crate::format::{DEFAULT_ALIGNMENT, Leaves, check_whole, json, msgpack, npy, npz};
 use crate::monitor::{Monitor, Tracker};
 use crate::plan::{check_casts, loaded_dtype};
 use crate::store::{Digest, WriteOptions};
@@ -138,6 +138,7 @@ pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Resu
             target.display()
         ))
     })?;
+    check_whole(target)?;
     let mut conversion = TypedSource::new(source, options)?;
     match format {
         TargetFormat::Safetensors => conversion.write_safetensors(target, options)?,

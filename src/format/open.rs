@@ -30,15 +30,13 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
 /// How often a checkpoint in several files is opened whose files go while it is: one that others replace all the time.
 const ATTEMPTS: usize = 4;
 
-/// Opens a checkpoint. Where a file of it is gone, it may have been replaced since its index was read: then the new one is opened.
+/// Opens a checkpoint, or the new one that has replaced it meanwhile.
 fn open_as_it_is(path: &Path, limits: Limits) -> Result<Checkpoint> {
-    let is_gone = |error: &Error| {
-        let Error::Io { path: gone, source, .. } = error else { return false };
-        source.kind() == std::io::ErrorKind::NotFound && gone != path
-    };
     for _ in 1..ATTEMPTS {
         match open_unchecked(path, limits) {
-            Err(error) if is_gone(&error) => tracing::debug!(%error, "opening the checkpoint again"),
+            Err(error) if sharded::was_replaced(path, &error) => {
+                tracing::debug!(%error, "opening the checkpoint again")
+            }
             opened => return opened,
         }
     }

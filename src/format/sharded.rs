@@ -161,11 +161,17 @@ pub(crate) fn shards_of(index: &Path) -> Result<Vec<PathBuf>> {
     check_replaceable(index)?;
     let files = match files_of(index) {
         Ok(files) => files.unwrap_or_default(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeSet::new(),
+        Err(error) if is_nothing(&error) => BTreeSet::new(),
         Err(error) => return Err(Error::io("read", index, error)),
     };
     let files = files.into_iter().filter(|file| is_name(file)).map(|file| index.with_file_name(file));
     Ok(files.filter(|file| index_by_name(file).is_some_and(|(of_name, _)| of_name == index)).collect())
+}
+
+/// Whether an error is that there is no such file: also where there can be none of such a name.
+fn is_nothing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | InvalidFilename | NotADirectory)
 }
 
 /// Whether this is the name of a file in the same directory.
@@ -222,7 +228,51 @@ pub(super) fn open(path: &Path, blob: &dyn Blob, limits: Limits) -> Result<Check
         ));
     }
     let shards = open_side_by_side(&paths)?;
+    // Names can come back: what was opened is of this index only if that is there still.
+    if blob.as_file().is_some_and(|file| !file.is_still_at(path)) {
+        return Err(Error::io("open", path, replaced()));
+    }
     join(&origin, &files, shards, index).map_err(malformed)
+}
+
+/// What a checkpoint that is replaced while it is opened gives.
+fn replaced() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::StaleNetworkFileHandle, "it was replaced while it was opened")
+}
+
+/// Whether opening a checkpoint failed since it was replaced meanwhile: a file of it is gone, or its index is another.
+pub(super) fn was_replaced(path: &Path, error: &Error) -> bool {
+    use std::io::ErrorKind::{NotFound, StaleNetworkFileHandle};
+    match error {
+        Error::Io { source, .. } if source.kind() == StaleNetworkFileHandle => true,
+        Error::Io { path: gone, source, .. } => source.kind() == NotFound && gone != path,
+        _ => false,
+    }
+}
+
+/// Refuses to write to a file that is one of several of a checkpoint, or their index: it would be a part of it no more.
+///
+/// # Errors
+/// [`Error::InvalidArgument`], with the name that stands for the whole.
+pub(crate) fn check_whole(target: &Path) -> Result<()> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let index = match index_by_name(target) {
+        _ if name.ends_with(".index.json") => Some(target.to_owned()),
+        Some((index, _)) => Some(index),
+        None => None,
+    };
+    let Some(index) = index else { return Ok(()) };
+    let Ok(Some(files)) = files_of(&index) else { return Ok(()) };
+    if index != target && !files.contains(&*name) {
+        return Ok(());
+    }
+    let whole = index.display().to_string();
+    let whole = whole.strip_suffix(".index.json").unwrap_or(&whole);
+    Err(Error::InvalidArgument(format!(
+        "{} is a part of a checkpoint in several files; to replace that, give its name: {}",
+        Line(&target.display().to_string()),
+        Line(whole)
+    )))
 }
 
 /// Files that are opened at the same time: on a network, each waits for an answer.

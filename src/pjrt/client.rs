@@ -376,10 +376,10 @@ impl Client {
         let devices = self.addressable_devices();
         devices.get(index).cloned().ok_or_else(|| {
             Error::InvalidArgument(format!(
-                "there is no device {}:{index}; this client has {} (0 to {})",
+                "there is no device {}:{index}; this client has {}{}",
                 self.platform_name(),
                 devices.len(),
-                devices.len().saturating_sub(1)
+                devices.len().checked_sub(1).map_or(String::new(), |last| format!(" (0 to {last})"))
             ))
         })
     }

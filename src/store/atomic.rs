@@ -159,9 +159,14 @@ pub fn sync_directory(target: &Path, options: WriteOptions) -> Result<()> {
         return Ok(());
     }
     let directory = directory_of(target);
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::io("sync", directory, error))
+    let opened = match File::open(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            tracing::warn!(directory = %directory.display(), "the names in a directory that cannot be read are not synced");
+            return Ok(());
+        }
+        opened => opened,
+    };
+    opened.and_then(|directory| directory.sync_all()).map_err(|error| Error::io("sync", directory, error))
 }
 
 /// Removes every file that is there, and then tells the first failure.

@@ -96,6 +96,16 @@ impl FileBlob {
         Ok(Arc::new(FileBlob { origin, file, size, identity, map: OnceLock::new() }))
     }
 
+    /// Whether a name stands for this file still, as far as can be told.
+    pub fn is_still_at(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let is_same = |(own, there): (std::fs::Metadata, std::fs::Metadata)| {
+            let modified = |metadata: &std::fs::Metadata| (metadata.mtime(), metadata.mtime_nsec());
+            (own.dev(), own.ino(), modified(&own)) == (there.dev(), there.ino(), modified(&there))
+        };
+        self.file.metadata().and_then(|own| Ok((own, std::fs::metadata(path)?))).is_ok_and(is_same)
+    }
+
     /// The same file, for reads past the page cache.
     ///
     /// # Errors

@@ -78,7 +78,7 @@ impl Named {
     }
 
     /// The place of its name. A journal has names alone.
-    fn beside(&self, index: &Path) -> Option<PathBuf> {
+    pub fn beside(&self, index: &Path) -> Option<PathBuf> {
         (!self.name.contains('/')).then(|| index.with_file_name(&self.name))
     }
 

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::journal::{Journal, Named, Naming};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{CheckpointWriter, SHARD_DIGITS, shard_paths, shards_of};
 use crate::store::{AtomicFile, WriteOptions, remove_all, sync_directory};
 
@@ -42,8 +42,10 @@ impl Replacement {
         // What can fail for want of space or by the disk's fault does so now.
         writers.iter().try_for_each(CheckpointWriter::sync)?;
         let old = self.old(&[&self.whole])?;
+        let was_one = Named::there(&self.index)?.is_none();
         let paths = self.free_paths(writers.len())?;
-        let index = AtomicFile::create(&self.index, self.options.replacing_links())?;
+        let model = old.first().and_then(|file| file.beside(&self.index));
+        let index = AtomicFile::create_like(&self.index, model.as_deref(), self.options.replacing_links())?;
         index.write_at(0, document(&paths).as_bytes())?;
         index.sync()?;
         let new = writers.iter().zip(&paths).map(|(writer, path)| Ok(Named::new(path, &writer.metadata()?)));
@@ -59,6 +61,9 @@ impl Replacement {
             }
             return Err(error);
         }
+        let new = [&naming.switch].into_iter().chain(&naming.new);
+        let whole = was_one.then_some(&self.whole);
+        self.leave_one(whole, new)?;
         self.end(&naming.old)
     }
 
@@ -69,12 +74,32 @@ impl Replacement {
     pub fn with_one(&mut self, writer: CheckpointWriter, replaces: bool) -> Result<()> {
         writer.sync()?;
         let old = if replaces { self.old(&[&self.index])? } else { Vec::new() };
+        let was_several = replaces && Named::there(&self.whole)?.is_none();
         let switch = Named::new(&self.whole, &writer.metadata()?);
         let naming = Naming { switch, new: Vec::new(), old };
         self.journal.write(&naming, self.options)?;
         // It can have its name all the same, and then the old files are to go.
         writer.finish().inspect_err(|_| self.journal.keep())?;
+        let index = was_several.then_some(&self.index);
+        self.leave_one(index, [&naming.switch])?;
         self.end(&naming.old)
+    }
+
+    /// Removes the file that says that the old checkpoint is there, if it is another than the new one's. Where it stays, the new
+    /// one goes again: nobody could tell which of the two is meant.
+    fn leave_one<'n>(&self, old: Option<&PathBuf>, new: impl IntoIterator<Item = &'n Named>) -> Result<()> {
+        let Some(old) = old else { return Ok(()) };
+        // Before it goes: a system that fails now must not have lost both.
+        let removed =
+            sync_directory(&self.index, self.options).and_then(|()| remove_all([old.as_path()].into_iter()));
+        removed.inspect_err(|_| {
+            let new = new.into_iter().filter_map(|file| file.beside(&self.index));
+            for path in new {
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(%error, path = %path.display(), "a file of the new checkpoint stays");
+                }
+            }
+        })
     }
 
     /// The files of the checkpoint that is there, and these.
@@ -94,10 +119,18 @@ impl Replacement {
             .and_then(|()| Named::paths(old, &self.index))
             .and_then(|left| remove_all(left.iter().map(PathBuf::as_path)))
             .and_then(|()| sync_directory(&self.index, self.options));
-        if ended.is_err() {
+        ended.map_err(|error| {
             self.journal.keep();
-        }
-        ended
+            match error {
+                Error::Io { action: "remove", path, source } => {
+                    let source = format!(
+                        "{source}; the new checkpoint is there, and this file of the old one is left"
+                    );
+                    Error::io("remove", path, std::io::Error::other(source))
+                }
+                error => error,
+            }
+        })
     }
 
     /// Names that no file has: with more digits where a checkpoint has those.

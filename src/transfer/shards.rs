@@ -14,7 +14,9 @@ use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::format::{CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, index_of, shard_paths, shards_of};
+use crate::format::{
+    CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, check_whole, index_of, shard_paths, shards_of,
+};
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
 use crate::store::{WriteOptions, check_replaceable};
@@ -87,6 +89,7 @@ impl CheckpointPlan {
     /// # Errors
     /// The first failure. Until the new checkpoint is there, what was there before stays.
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
+        check_whole(target)?;
         let tracker = Tracker::new(monitor, self.total_bytes);
         let (paths, index) = (self.paths(target)?, index_of(target));
         // They are replaced last, and then it would be too late.
