@@ -40,10 +40,11 @@ use ::xla::{PjRtBuffer, PjRtClient, PjRtDevice, XlaBuilder, XlaOp};
 pub use element::{from_element_type, to_element_type};
 
 use crate::array::ArraySpec;
+use crate::device_array::DeviceArray;
 use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
 use crate::load::{LoadOptions, LoadReport, PlannedLoad};
-use crate::params::{DeviceArray, ParamTree};
+use crate::params::ParamTree;
 use crate::save::SaveOptions;
 use device::XlaDestination;
 use supply::XlaSupply;
