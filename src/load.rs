@@ -2,23 +2,30 @@
 
 pub(crate) mod options;
 pub(crate) mod report;
+mod sharded;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub use crate::plan::{Change, LoadPlan, Rename, Route, Selection, Step, Strictness, Structure, Template};
+pub use crate::plan::{
+    Change, LoadPlan, Rename, Route, Selection, ShardingRules, Step, Strictness, Structure, Template,
+    Unmatched,
+};
 pub use crate::transfer::{Delivery, Prefetch, Registration, Sharing, Staging, TransferOptions};
 pub(crate) use options::LoadOptions;
 pub use options::Verification;
 pub(crate) use report::LoadReport;
 pub use report::LoadSeconds;
+pub use sharded::LeafPlacement;
+use sharded::{Distributed, Part};
 
 use crate::device_array::{Array, DeviceArray};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::{Checkpoint, Format, Tensor};
 use crate::monitor::Tracker;
 use crate::params::{ParamTree, Params};
-use crate::pjrt::{Client, Placement};
+use crate::pjrt::{Buffer, Client, Placement};
 use crate::plan::{Abilities, Selected, Wanted, select};
 use crate::store::{Digest, Io, SharedBlob};
 use crate::transfer::{self, ClientDestination, Destination, Sink, TensorSource};
@@ -32,6 +39,10 @@ pub(crate) struct PlannedLoad<'a> {
     planned: Duration,
     plan: LoadPlan,
     sources: Vec<TensorSource<'a>>,
+    /// The tensors as wholes, in the order of the leaves.
+    tensors: Vec<&'a Tensor>,
+    /// How they lie on several devices.
+    distributed: Option<Distributed>,
     keys: KeyMap,
     framework: Framework,
     has_record: bool,
@@ -42,9 +53,19 @@ pub(crate) struct PlannedLoad<'a> {
 /// # Errors
 /// As for [`Params::load_with`], as far as they can be known before.
 pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<LoadPlan> {
-    let to = placement(client, options)?;
-    PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))
+    let to = placements(client, options)?;
+    PlannedLoad::new(checkpoint, options, || transfer::target(client, &to[0], options.transfer))
         .map(|planned| planned.plan)
+}
+
+/// Which slice of which tensor each device of a mesh would get ([`LoadOptions::sharded`]); none where there is no mesh.
+///
+/// # Errors
+/// As for [`plan`].
+pub fn placements_of(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Vec<LeafPlacement>> {
+    let Some(distribution) = &options.distribution else { return Ok(Vec::new()) };
+    let selected = select(checkpoint, &options.selection, &options.dtypes)?;
+    Ok(distribution.divide(&selected, options)?.1.placements())
 }
 
 /// Whether the device that a plan is for has room for it now, as far as the plugin says how much memory it has.
@@ -52,14 +73,18 @@ pub fn plan(client: &Client, checkpoint: &Checkpoint, options: &LoadOptions) -> 
 /// # Errors
 /// [`Error::DeviceMemory`], naming the first tensor that does not fit.
 pub fn check_room(client: &Client, plan: &LoadPlan, options: &LoadOptions) -> Result<()> {
-    transfer::check_room(&placement(client, options)?, plan, Duration::ZERO)
+    transfer::check_room(&placements(client, options)?, plan, Duration::ZERO)
 }
 
 /// Where the options put the buffers.
-fn placement(client: &Client, options: &LoadOptions) -> Result<Placement> {
-    match &options.to {
-        Some(placement) => Ok(placement.clone()),
-        None => Ok(Placement::from(&client.device(0)?)),
+fn placements(client: &Client, options: &LoadOptions) -> Result<Vec<Placement>> {
+    match (&options.distribution, &options.to) {
+        (Some(_), Some(_)) => {
+            Err(Error::InvalidArgument("a load is laid over a mesh, or goes to one device, not both".into()))
+        }
+        (Some(distribution), None) => distribution.placements(client),
+        (None, Some(placement)) => Ok(vec![placement.clone()]),
+        (None, None) => Ok(vec![Placement::from(&client.device(0)?)]),
     }
 }
 
@@ -97,11 +122,15 @@ impl Params {
         checkpoint: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<(Params, LoadReport)> {
-        let to = placement(client, options)?;
+        let to = placements(client, options)?;
         let planned =
-            PlannedLoad::new(checkpoint, options, || transfer::target(client, &to, options.transfer))?;
-        let (params, report) = planned
-            .carry_out(|plan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer))?;
+            PlannedLoad::new(checkpoint, options, || transfer::target(client, &to[0], options.transfer))?;
+        let destination =
+            |plan: &LoadPlan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer);
+        if planned.distributed.is_some() {
+            return planned.carry_out_over_devices(client, destination);
+        }
+        let (params, report) = planned.carry_out(destination)?;
         Ok((params.try_convert(|buffer| Ok(Array::from(buffer)))?, report))
     }
 }
@@ -131,16 +160,62 @@ impl<'a> PlannedLoad<'a> {
         let start = Instant::now();
         let target = target();
         let selected = select(checkpoint, &options.selection, &options.dtypes)?;
-        let digests = match options.verification {
+        let (parts, distributed) = match &options.distribution {
+            Some(distribution) => {
+                let (parts, distributed) = distribution.divide(&selected, options)?;
+                (parts, Some(distributed))
+            }
+            None => (wholes(&selected), None),
+        };
+        let mut digests = match options.verification {
             Verification::Digests => digests_of(&selected, checkpoint)?,
             Verification::None => vec![None; selected.tensors.len()],
         };
-        let plan = plan_of(checkpoint, &selected, options, target)?;
+        if options.verification == Verification::Digests
+            && let Some(name) = distributed.as_ref().and_then(Distributed::divides)
+        {
+            let problem = "digests are of whole tensors, and this one is read in parts; check the file by itself \
+                           (`safejax verify`)";
+            return Err(Error::InvalidArgument(problem.into())).for_tensor(name);
+        }
+        let plan = plan_of(checkpoint, &selected, &parts, options, target)?;
         let Selected { keys, framework, has_record, tensors } = selected;
-        let sources = tensors.into_iter().zip(digests);
-        let sources = sources.map(|(tensor, digest)| TensorSource { tensor, digest }).collect();
+        let source = |part: Part<'a>| TensorSource { digest: digests[part.leaf].take(), tensor: part.tensor };
+        let sources = parts.into_iter().map(source).collect();
         let planned = start.elapsed();
-        Ok(PlannedLoad { checkpoint, options, start, planned, plan, sources, keys, framework, has_record })
+        Ok(PlannedLoad {
+            checkpoint,
+            options,
+            start,
+            planned,
+            plan,
+            sources,
+            tensors,
+            distributed,
+            keys,
+            framework,
+            has_record,
+        })
+    }
+
+    /// As [`PlannedLoad::carry_out`], onto several devices.
+    ///
+    /// # Errors
+    /// As for [`PlannedLoad::carry_out`].
+    fn carry_out_over_devices<D: Destination<Buffer = Buffer>>(
+        mut self,
+        client: &Client,
+        destination: impl FnOnce(&LoadPlan) -> Result<D>,
+    ) -> Result<(Params, LoadReport)> {
+        let (buffers, mut report) = self.transfer(destination)?;
+        let Some(distributed) = self.distributed.take() else {
+            return Err(Error::InvalidArgument("the load is of one device".into()));
+        };
+        let arrays = distributed.arrays(client, self.checkpoint, &self.plan, &self.tensors, &buffers)?;
+        report.tensors = arrays.len();
+        report.seconds.total = self.start.elapsed().as_secs_f64();
+        let metadata = record::strip(self.checkpoint.metadata());
+        Ok((ParamTree::from_parts(self.keys, arrays).with_metadata(metadata, self.framework), report))
     }
 
     /// Loads what was planned, and reports how.
@@ -151,38 +226,59 @@ impl<'a> PlannedLoad<'a> {
         self,
         destination: impl FnOnce(&LoadPlan) -> Result<D>,
     ) -> Result<(ParamTree<D::Buffer>, LoadReport)> {
-        let PlannedLoad { checkpoint, options, plan, framework, has_record, .. } = self;
+        let (buffers, report) = self.transfer(destination)?;
+        let metadata = record::strip(self.checkpoint.metadata());
+        Ok((ParamTree::from_parts(self.keys, buffers).with_metadata(metadata, self.framework), report))
+    }
+
+    /// Loads what was planned: a buffer for each step.
+    fn transfer<D: Destination>(
+        &self,
+        destination: impl FnOnce(&LoadPlan) -> Result<D>,
+    ) -> Result<(Vec<D::Buffer>, LoadReport)> {
+        let PlannedLoad { checkpoint, options, plan, .. } = self;
         let total_bytes = plan.steps.iter().map(|step| step.bytes as u64).sum();
         let tracker = Tracker::new(&options.monitor, total_bytes);
-        let sink = Sink::new(&plan, &tracker);
+        let sink = Sink::new(plan, &tracker);
         let stats =
-            transfer::carry_out(destination(&plan)?, &sink, checkpoint, &self.sources, options.transfer)
+            transfer::carry_out(destination(plan)?, &sink, checkpoint, &self.sources, options.transfer)
                 .map_err(|error| error.with_memory_note(|| sink.so_far()))?;
-        stats.read.warn_of_overflows(&plan);
+        stats.read.warn_of_overflows(plan);
         let buffers = sink.into_buffers()?;
         let mut report = LoadReport {
-            framework,
-            has_record,
+            framework: self.framework,
+            has_record: self.has_record,
             checked_tensors: match options.verification {
                 Verification::Digests => plan.steps.len(),
                 Verification::None => 0,
             },
             threads: stats.threads,
             is_registered: stats.is_registered,
-            ..LoadReport::new(&plan, stats.read.not_in_place)
+            ..LoadReport::new(plan, stats.read.not_in_place)
         };
         report.add_times(self.planned, self.start.elapsed(), stats.read.spent);
         checkpoint.warn_if_changed();
         tracing::debug!(origin = checkpoint.origin(), ?report, "loaded");
-        let metadata = record::strip(checkpoint.metadata());
-        Ok((ParamTree::from_parts(self.keys, buffers).with_metadata(metadata, framework), report))
+        Ok((buffers, report))
     }
+}
+
+/// What is loaded of a selection onto one device: all of each tensor.
+fn wholes<'a>(selected: &Selected<'a>) -> Vec<Part<'a>> {
+    let whole = |(leaf, tensor): (usize, &&'a Tensor)| Part {
+        leaf,
+        tensor: Cow::Borrowed(*tensor),
+        place: 0,
+        copies: Vec::new(),
+    };
+    selected.tensors.iter().enumerate().map(whole).collect()
 }
 
 /// How these tensors get to a device that can do so much.
 fn plan_of(
     checkpoint: &Checkpoint,
     selected: &Selected<'_>,
+    parts: &[Part<'_>],
     options: &LoadOptions,
     target: Abilities,
 ) -> Result<LoadPlan> {
@@ -197,12 +293,13 @@ fn plan_of(
     let is_in_place = target.use_map && target.alias_alignment.is_some();
     let address = |blob: &SharedBlob| if is_in_place { Some(blob.map()?.as_ptr().addr()) } else { None };
     let addresses: Vec<Option<usize>> = blobs.iter().map(address).collect();
-    let wanted = selected.named_tensors().map(|(name, tensor)| {
-        let address = match tensor.extents() {
+    let wanted = parts.iter().map(|part| {
+        let address = match part.tensor.extents() {
             [extent] => addresses[extent.file].map(|start| start.wrapping_add(extent.range.start)),
             _ => None,
         };
-        Wanted { name, tensor, address }
+        let name = &selected.keys.leaves()[part.leaf].name;
+        Wanted { name, tensor: &part.tensor, address, place: part.place, copies: &part.copies }
     });
     let mut plan = LoadPlan::new(wanted, io, target, &options.dtypes)?;
     // What must be copied is read by position, where nothing else is wanted: that leaves the file in the page cache for the
@@ -215,12 +312,16 @@ fn plan_of(
         _ => blobs.iter().zip(&copied).any(|(blob, ranges)| !ranges.is_empty() && blob.is_waited_for(ranges)),
     };
     let copies_nothing = copied.iter().all(Vec::is_empty);
+    let is_scattered = plan.steps.iter().any(|step| step.extents().len() >= SCATTERED_EXTENTS);
     let takes_map = io == Io::Auto
-        && (copies_nothing || (target.copies_map && !plan.is_waited_for))
+        && (copies_nothing || ((target.copies_map || is_scattered) && !plan.is_waited_for))
         && blobs.iter().all(|blob| blob.map().is_some());
     plan.io = if takes_map { Io::Mapped } else { wanted };
     Ok(plan)
 }
+
+/// A tensor in so many places is better taken from the memory map: a read of each would cost more than its bytes.
+const SCATTERED_EXTENTS: usize = 64;
 
 /// The recorded digests of what is loaded, in its order; `None` for what is always checked.
 ///

@@ -4,13 +4,17 @@
 //! Pure: it opens no file and asks no device. What a device can do comes in as a [`Abilities`].
 
 mod blocks;
+mod parts;
 mod patterns;
+mod rules;
 mod select;
 mod selection;
 mod steps;
 
 pub(crate) use blocks::{Block, Piece, jobs};
-pub(crate) use patterns::check_casts;
+pub(crate) use parts::part_of;
+pub(crate) use patterns::{check_casts, check_pattern};
+pub use rules::{ShardingRules, Unmatched};
 pub(crate) use select::{Selected, loaded_dtype, select};
 pub use selection::{Rename, Selection, Strictness, Structure, Template};
 pub(crate) use steps::{Abilities, PLACE_ALIGNMENT, Wanted, place};

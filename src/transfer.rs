@@ -26,7 +26,7 @@ pub use options::{Delivery, Digests, Prefetch, Sharing, TransferOptions};
 #[cfg(feature = "xla")]
 pub(crate) use ring::Ring;
 pub use ring::{Registration, Staging};
-pub(crate) use room::check as check_room;
+pub(crate) use room::check_all as check_room;
 pub(crate) use shards::{CheckpointPlan, FileOptions};
 pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]

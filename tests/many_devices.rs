@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use common::data;
+use safejax::load::{Delivery, ShardingRules, Sharing, Staging, Unmatched};
 use safejax::program::Resharding;
 use safejax::{
     Argument, Array, Checkpoint, Client, CompileOptions, DType, DeviceMesh, Donate, Error, Function,
-    HostArray, Mesh, NamedSharding, Params, Program, Sharding, Tree,
+    HostArray, LoadOptions, Mesh, NamedSharding, Params, Program, Sharding, Tree,
 };
 
 const GENERATIONS: [&str; 3] = ["jax0438", "jax0102", "jax0102gspmd"];
@@ -272,4 +273,129 @@ fn arrays_are_dealt_out_resharded_gathered_and_saved() {
             .to_string()
             .contains("the client has 8")
     );
+}
+
+/// Loads a file over a mesh of four, by a rule for each tensor's name.
+fn load(
+    path: &std::path::Path,
+    rules: &[(&str, &str)],
+    options: LoadOptions,
+) -> (Params, safejax::LoadReport) {
+    let mesh = DeviceMesh::new(client(), "data=2,model=2".parse().unwrap()).unwrap();
+    let rules = rules
+        .iter()
+        .fold(ShardingRules::default(), |rules, (pattern, spec)| rules.rule(*pattern, spec.parse().unwrap()));
+    Params::load_with(client(), path, &options.sharded(&mesh, rules)).unwrap()
+}
+
+const RULES: [(&str, &str); 3] = [
+    ("*Dense_0.kernel", "P(None, 'model')"),
+    ("*Dense_1.kernel", "P(('model', 'data'))"),
+    ("*Dense_0.bias", "P('data')"),
+];
+
+#[test]
+fn a_checkpoint_is_loaded_in_shards_by_every_route_and_comes_back() {
+    let path = common::digits("params.safetensors");
+    let whole = Params::load(client(), &path).unwrap();
+    let deliveries = [Delivery::Auto, Delivery::Stream, Delivery::Whole];
+    for (delivery, sharing) in
+        deliveries.into_iter().flat_map(|one| [(one, Sharing::Allowed), (one, Sharing::Never)])
+    {
+        let staging = Staging::new(2, 64 << 10);
+        let options = LoadOptions::default().delivery(delivery).sharing(sharing).staging(staging);
+        let (params, report) = load(&path, &RULES, options);
+        assert_eq!(params.to_host().unwrap(), whole.to_host().unwrap(), "{delivery:?} {sharing:?}");
+        // Every byte is read once, whoever wants it.
+        assert_eq!((report.tensors, report.bytes), (whole.len(), whole.total_bytes()));
+        let kernel = params.get("params.Dense_0.kernel").unwrap();
+        let shards: Vec<_> = kernel.addressable_shards().collect();
+        let width = kernel.shape()[1];
+        for (place, shard) in shards.iter().enumerate() {
+            assert_eq!(shard.buffer.device().unwrap().id(), place as i32);
+            assert_eq!(shard.slice[1], place % 2 * width / 2..(place % 2 + 1) * width / 2);
+        }
+        let file = tempfile::tempdir().unwrap();
+        let saved = file.path().join("saved.safetensors");
+        params.save(&saved).unwrap();
+        assert_eq!(
+            common::read_tensors(&std::fs::read(&saved).unwrap()),
+            common::read_tensors(&std::fs::read(&path).unwrap())
+        );
+    }
+}
+
+#[test]
+fn what_has_no_parts_in_the_file_is_dealt_out_and_types_are_cast() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let whole = Params::load(client(), common::digits("params.safetensors")).unwrap();
+    for name in ["a.npz", "a.msgpack"] {
+        let source =
+            safejax::convert::open(&common::digits("params.safetensors"), &Default::default()).unwrap();
+        safejax::convert::convert(&source, &file(name), &Default::default()).unwrap();
+        let (params, _) = load(&file(name), &RULES, LoadOptions::default());
+        let arrays = |params: &Params| -> Vec<HostArray> {
+            params.arrays().iter().map(|array| array.to_host().unwrap()).collect()
+        };
+        assert_eq!(arrays(&params), arrays(&whole), "{name}");
+        let (half, _) = load(&file(name), &RULES, LoadOptions::default().dtype("*", DType::BF16));
+        let cast = Params::load_with(client(), file(name), &LoadOptions::default().dtype("*", DType::BF16))
+            .unwrap()
+            .0;
+        assert_eq!(arrays(&half), arrays(&cast), "{name}");
+    }
+}
+
+#[test]
+fn an_argument_is_loaded_to_where_the_function_takes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    for case in ["jax0102-attention", "jax0438-axes", "jax0102gspmd-attention", "jax0102-axes"] {
+        let (function, recorded) = (compiled(case), recorded(case));
+        let path = directory.path().join("argument.safetensors");
+        recorded.params.subtree("args.0").unwrap().save(&path).unwrap();
+        let (params, _) = Params::load_for(&function, 0, &path, &LoadOptions::default()).unwrap();
+        let rest = recorded.arguments();
+        let mut arguments: Vec<&dyn Argument> = vec![&params];
+        arguments.extend(rest[1..].iter().map(|argument| argument as &dyn Argument));
+        let outputs = function.call(&arguments).unwrap();
+        assert_outputs(&outputs.to_params(), &recorded, case);
+        for (name, array) in params.iter() {
+            for (shard, slice) in array.addressable_shards().zip(&recorded.slices[&format!("args.0.{name}")])
+            {
+                assert_eq!(shard.slice, ranges(slice), "{case}: {name}");
+            }
+        }
+        let error = Params::load_for(&function, 7, &path, &LoadOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("has no args[7]; it has args[0]"), "{error}");
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_are_told_with_the_tensor() {
+    let mesh = DeviceMesh::new(client(), "data=2,model=2".parse().unwrap()).unwrap();
+    let fails = |rules: ShardingRules, options: LoadOptions| -> String {
+        let path = common::digits("params.safetensors");
+        let mut error =
+            Params::load_with(client(), path, &options.sharded(&mesh, rules)).unwrap_err().to_string();
+        if let Some(source) = error.strip_prefix("tensor ") {
+            error = source.to_owned();
+        }
+        error
+    };
+    let rules = |pattern: &str, spec: &str| ShardingRules::default().rule(pattern, spec.parse().unwrap());
+    let none = fails(rules("*.kernle", "P('data')"), LoadOptions::default());
+    assert!(none.contains("*.kernle") && none.contains("did you mean"), "{none}");
+    fails(rules("*.bias", "P('data', None, None)"), LoadOptions::default());
+    fails(rules("*.bias", "P('seq')"), LoadOptions::default());
+    let unmatched = ShardingRules::default().unmatched(Unmatched::Refuse);
+    assert!(fails(unmatched, LoadOptions::default()).contains("no sharding rule matches"));
+    let device = client().device(0).unwrap();
+    let both = fails(rules("*.bias", "P('data')"), LoadOptions::default().to(device));
+    assert!(both.contains("not both"), "{both}");
+    let other = common::other_client();
+    let path = common::digits("params.safetensors");
+    let options = LoadOptions::default().sharded(&mesh, ShardingRules::default());
+    let error = Params::load_with(&other, path, &options).unwrap_err().to_string();
+    assert!(error.contains("another client"), "{error}");
 }

@@ -1,10 +1,15 @@
 //! How a checkpoint is loaded.
 
+use std::collections::BTreeMap;
+
+use super::sharded::Distribution;
+use crate::device_mesh::DeviceMesh;
 use crate::dtype::DType;
 use crate::limits::Limits;
 use crate::monitor::Monitor;
-use crate::pjrt::Placement;
-use crate::plan::{Rename, Selection, Structure, Template};
+use crate::pjrt::{Device, Placement};
+use crate::plan::{Rename, Selection, ShardingRules, Structure, Template};
+use crate::sharding::Sharding;
 use crate::store::Io;
 use crate::transfer::{Delivery, Prefetch, Sharing, Staging, TransferOptions};
 use crate::tree::Framework;
@@ -20,6 +25,8 @@ pub struct LoadOptions {
     pub dtypes: Vec<(String, DType)>,
     /// Where the buffers go; the client's first device if `None`.
     pub to: Option<Placement>,
+    /// The devices that tensors are laid over, if they are several.
+    pub(crate) distribution: Option<Distribution>,
     /// How the bytes get there.
     pub transfer: TransferOptions,
     /// What is checked of the bytes.
@@ -43,6 +50,19 @@ impl LoadOptions {
     /// Puts the buffers on this device or memory.
     pub fn to(mut self, placement: impl Into<Placement>) -> LoadOptions {
         self.to = Some(placement.into());
+        self
+    }
+
+    /// Lays tensors over the devices of a mesh by rules, rather than on one device. Each device gets its slice straight from the
+    /// file.
+    pub fn sharded(mut self, mesh: &DeviceMesh, rules: ShardingRules) -> LoadOptions {
+        self.distribution = Some(Distribution::by_rules(mesh, rules));
+        self
+    }
+
+    /// Lays tensors over these devices, each as its name says.
+    pub(crate) fn over(mut self, devices: Vec<Device>, shardings: BTreeMap<String, Sharding>) -> LoadOptions {
+        self.distribution = Some(Distribution::each(devices, shardings));
         self
     }
 

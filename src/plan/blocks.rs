@@ -134,6 +134,8 @@ mod tests {
             route,
             change: Change::None,
             device_bytes,
+            place: 0,
+            copies: Vec::new(),
             group: 0,
             slot: 0,
             offset: 0,

@@ -50,7 +50,11 @@ pub fn check_casts(dtypes: &[(String, DType)], names: &[&str]) -> Result<()> {
     dtypes.iter().try_for_each(|(pattern, _)| check_pattern(pattern, names))
 }
 
-fn check_pattern(pattern: &str, names: &[&str]) -> Result<()> {
+/// Refuses a pattern that matches none of these names.
+///
+/// # Errors
+/// [`Error::NotFound`] with what looks alike.
+pub fn check_pattern(pattern: &str, names: &[&str]) -> Result<()> {
     // Everything may be nothing.
     let is_everything = !pattern.is_empty() && pattern.chars().all(|c| c == '*');
     if is_everything || names.iter().any(|name| matches_glob(pattern, name)) {

@@ -22,13 +22,6 @@ pub struct Selected<'a> {
     pub tensors: Vec<&'a Tensor>,
 }
 
-impl Selected<'_> {
-    /// The tensors, each with the name that it is taken under.
-    pub fn named_tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.keys.leaves().iter().map(|leaf| leaf.name.as_str()).zip(self.tensors.iter().copied())
-    }
-}
-
 /// Chooses the tensors and places them. The casts count where the tree must be a certain one.
 ///
 /// # Errors

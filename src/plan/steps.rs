@@ -92,6 +92,11 @@ pub struct Step {
     pub change: Change,
     /// Bytes of its elements as they are passed to the device.
     pub device_bytes: usize,
+    /// The device that it goes to, of those that a load has, and the others that get a copy.
+    #[serde(skip)]
+    pub(crate) place: usize,
+    #[serde(skip)]
+    pub(crate) copies: Vec<usize>,
     /// The arena or transfer that it belongs to.
     pub(crate) group: usize,
     /// Its position in that.
@@ -164,6 +169,9 @@ pub(crate) struct Wanted<'a> {
     pub tensor: &'a Tensor,
     /// The address of its first byte, where it can be used in place.
     pub address: Option<usize>,
+    /// The device that it goes to, of those that a load has, and the others that get a copy.
+    pub place: usize,
+    pub copies: &'a [usize],
 }
 
 impl LoadPlan {
@@ -213,7 +221,7 @@ impl LoadPlan {
 
 /// What is done for one tensor.
 fn step(wanted: Wanted<'_>, target: Abilities, dtypes: &[(String, DType)]) -> Result<Step> {
-    let Wanted { name, tensor, address } = wanted;
+    let Wanted { name, tensor, address, place, copies } = wanted;
     let from = tensor.spec.dtype;
     let dtype = loaded_dtype(&tensor.name, from, dtypes)?;
     let spec = ArraySpec::new(dtype, tensor.spec.shape.clone());
@@ -236,6 +244,8 @@ fn step(wanted: Wanted<'_>, target: Abilities, dtypes: &[(String, DType)]) -> Re
         route: Route::Empty,
         change,
         device_bytes,
+        place,
+        copies: copies.to_vec(),
         group: 0,
         slot: 0,
         offset: 0,
@@ -267,8 +277,8 @@ fn route(step: &Step, address: Option<usize>, target: Abilities) -> Route {
 /// Assigns the steps that share memory or a transfer to groups.
 fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    // The last group of each route, and its bytes.
-    let mut open: BTreeMap<Route, (usize, usize)> = BTreeMap::new();
+    // The last group of each route to each device, and its bytes.
+    let mut open: BTreeMap<(Route, usize), (usize, usize)> = BTreeMap::new();
     for &position in order {
         let step = &mut steps[position];
         let most = match step.route {
@@ -280,14 +290,14 @@ fn group(steps: &mut [Step], order: &[usize]) -> Vec<Vec<usize>> {
         let fits = |&&mut (group, bytes): &&mut (usize, usize)| {
             bytes + place <= most && groups[group].len() < GROUP_TENSORS
         };
-        match open.get_mut(&step.route).filter(fits) {
+        match open.get_mut(&(step.route, step.place)).filter(fits) {
             Some((group, bytes)) => {
                 (step.group, step.offset) = (*group, *bytes);
                 *bytes += place;
             }
             None => {
                 step.group = groups.len();
-                open.insert(step.route, (step.group, place));
+                open.insert((step.route, step.place), (step.group, place));
                 groups.push(Vec::new());
             }
         }
@@ -371,6 +381,8 @@ mod tests {
             name: &tensor.name,
             tensor,
             address: Some(base + tensor.extents()[0].range.start),
+            place: 0,
+            copies: &[],
         });
         LoadPlan::new(wanted, Io::Auto, target, dtypes).unwrap()
     }

@@ -14,6 +14,7 @@ use super::symbolic::Symbolic;
 use crate::device_array::Array;
 use crate::error::{Context, Error, Result};
 use crate::pjrt::{Client, Device, Input, LoadedExecutable};
+use crate::sharding::Sharding;
 use crate::tree::{KeyMap, TreeDef};
 
 /// A compiled program that can be called. Cheap to clone; calls from several threads at once run side by side.
@@ -163,6 +164,11 @@ impl Function {
                 .map_or_else(|_| Vec::new(), |compiled| compiled.executable.devices().to_vec()),
             Code::Symbolic(symbolic) => symbolic.device().cloned().into_iter().collect(),
         }
+    }
+
+    /// How the leaf at this position among the parameters lies on the devices, if these are several.
+    pub fn sharding(&self, parameter: usize) -> Option<Sharding> {
+        Some((*self.partitioned()?.wanted(parameter)?.sharding).clone())
     }
 
     /// Compiles every bucket of a bundle now, rather than when a call first needs it, and so every combination of the sizes

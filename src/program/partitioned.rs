@@ -122,7 +122,7 @@ impl Partitioned {
     }
 
     /// What the program takes of the leaf at this position among a call's; `None` where it does not use it.
-    fn wanted(&self, index: usize) -> Option<&Laid> {
+    pub fn wanted(&self, index: usize) -> Option<&Laid> {
         let position = self.taken.iter().position(|&taken| taken == index)?;
         self.parameters.get(position)
     }

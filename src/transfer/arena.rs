@@ -6,10 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::block_reader::{BlockReader, timed};
 use super::sink::Sink;
-use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::pjrt::HostMemory;
-use crate::plan::{LoadPlan, Route, place};
+use crate::plan::{LoadPlan, Route, Step, place};
 
 /// The memory of a load, divided among its blocks and their tensors.
 pub struct Arena {
@@ -58,7 +57,7 @@ impl Arena {
         sink: &Sink<'_, B>,
         index: usize,
         reader: &mut BlockReader<'_>,
-        make: impl Fn(&ArraySpec, HostMemory) -> Result<B>,
+        make: impl Fn(&Step, HostMemory) -> Result<B>,
     ) -> Result<()> {
         let block = &sink.plan.blocks[index];
         let mut memory =
@@ -69,8 +68,7 @@ impl Arena {
             let step = &sink.plan.steps[piece.step];
             let whole = self.complete(piece.step, piece.target.start, step.device_bytes, memory);
             let Some(memory) = whole.for_tensor(&step.name)? else { continue };
-            let buffer =
-                timed(&mut reader.stats.spent.pass, || make(&step.spec, memory)).for_tensor(&step.name)?;
+            let buffer = timed(&mut reader.stats.spent.pass, || make(step, memory)).for_tensor(&step.name)?;
             sink.deliver(piece.step, buffer);
         }
         Ok(())

@@ -145,7 +145,7 @@ impl<'a> BlockReader<'a> {
     }
 
     fn step(&self, piece: &Piece) -> (&'a Step, &'a Tensor) {
-        (&self.plan.steps[piece.step], self.sources[piece.step].tensor)
+        (&self.plan.steps[piece.step], &*self.sources[piece.step].tensor)
     }
 
     /// Reads pieces one by one that cannot be read by one call, to say of which tensor that is true.

@@ -1,11 +1,12 @@
 //! Carrying a plan out: threads that take its blocks one after another, and give each to what knows the device.
 
+use std::borrow::Cow;
+
 use super::block_reader::{BlockReader, ReadStats};
 use super::options::{Prefetch, TransferOptions};
 use super::ring::Staging;
 use super::sink::Sink;
 use super::workers;
-use crate::array::ArraySpec;
 use crate::error::{Context, Result};
 use crate::format::{Checkpoint, Extent, Tensor, TensorReader};
 use crate::plan::{Block, LoadPlan, Route, Step, jobs};
@@ -26,7 +27,7 @@ const TENSORS_PER_THREAD: usize = 1000;
 
 /// A tensor of a plan: the step at the same position says what is done with it.
 pub struct TensorSource<'a> {
-    pub tensor: &'a Tensor,
+    pub tensor: Cow<'a, Tensor>,
     /// What it is held against, if it is to be checked.
     pub digest: Option<Box<Digest>>,
 }
@@ -55,7 +56,7 @@ pub trait Destination: Sync {
     ///
     /// # Errors
     /// What the device reports.
-    fn empty(&self, spec: &ArraySpec) -> Result<Self::Buffer>;
+    fn empty(&self, step: &Step) -> Result<Self::Buffer>;
 
     /// Whether memory of the host's was registered with the device.
     fn is_registered(&self) -> bool {
@@ -82,8 +83,8 @@ pub fn carry_out<D: Destination>(
     let threads = threads.clamp(1, jobs.len().max(1));
     let tensors = TensorReader::by(checkpoint, plan.io)?;
     for step in plan.on_route(Route::Empty) {
-        let Step { name, spec, .. } = &plan.steps[step];
-        sink.deliver(step, destination.empty(spec).for_tensor(name)?);
+        let planned = &plan.steps[step];
+        sink.deliver(step, destination.empty(planned).for_tensor(&planned.name)?);
     }
     let readers = workers::run(
         threads,

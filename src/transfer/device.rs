@@ -8,11 +8,10 @@ use super::options::{Delivery, Sharing, TransferOptions};
 use super::room;
 use super::sink::Sink;
 use super::stream::{Stream, abilities, memory_of};
-use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::Checkpoint;
 use crate::pjrt::{Buffer, Client, HostSemantics, Placement};
-use crate::plan::{Abilities, Block, LoadPlan, Route};
+use crate::plan::{Abilities, Block, LoadPlan, Route, Step};
 
 /// XLA:CPU uses host memory in place only at this alignment, in bytes (`cpu_function_runtime::MinAlign`).
 const CPU_ALIAS_ALIGNMENT: usize = 64;
@@ -24,7 +23,7 @@ const ARENA_BLOCK_BYTES: usize = 4 << 20;
 /// The device or memory that a load goes to, and what that needs.
 pub struct ClientDestination<'a> {
     client: &'a Client,
-    to: &'a Placement,
+    to: &'a [Placement],
     checkpoint: &'a Checkpoint,
     arena: Arena,
     stream: Stream,
@@ -56,12 +55,12 @@ impl<'a> ClientDestination<'a> {
     /// [`crate::Error::HostMemory`]; [`crate::Error::DeviceMemory`], naming the tensor.
     pub fn new(
         client: &'a Client,
-        to: &'a Placement,
+        to: &'a [Placement],
         checkpoint: &'a Checkpoint,
         plan: &LoadPlan,
         options: TransferOptions,
     ) -> Result<ClientDestination<'a>> {
-        room::check(to, plan, room::PATIENCE)?;
+        room::check_all(to, plan, room::PATIENCE)?;
         let (arena, stream) = (Arena::new(plan)?, Stream::new(client, to, plan, options.staging));
         Ok(ClientDestination { client, to, checkpoint, arena, stream })
     }
@@ -76,7 +75,8 @@ impl<'a> ClientDestination<'a> {
             let bytes = data.slice(extent.range.clone());
             reader.check_in_place(piece, &bytes)?;
             let data = bytes.clone();
-            let make = || self.client.buffer_from_host(&step.spec, data, self.to, HostSemantics::Alias);
+            let to = &self.to[step.place];
+            let make = || self.client.buffer_from_host(&step.spec, data, to, HostSemantics::Alias);
             let buffer = timed(&mut reader.stats.spent.pass, make).for_tensor(&step.name)?;
             if !buffer.is_over(&bytes) {
                 reader.stats.not_in_place.0 += 1;
@@ -96,15 +96,15 @@ impl Destination for ClientDestination<'_> {
         match block.route {
             Route::Empty => Ok(()),
             Route::Alias => self.alias(sink, block, reader),
-            Route::Arena => self
-                .arena
-                .carry(sink, index, reader, |spec, memory| self.client.buffer_over(spec, memory, self.to)),
+            Route::Arena => self.arena.carry(sink, index, reader, |step, memory| {
+                self.client.buffer_over(&step.spec, memory, &self.to[step.place])
+            }),
             Route::Stream | Route::Packed | Route::Whole => self.stream.carry(sink, block, reader),
         }
     }
 
-    fn empty(&self, spec: &ArraySpec) -> Result<Buffer> {
-        self.client.buffer_from_slice(spec, &[], self.to)
+    fn empty(&self, step: &Step) -> Result<Buffer> {
+        self.client.buffer_from_slice(&step.spec, &[], &self.to[step.place])
     }
 
     fn is_registered(&self) -> bool {

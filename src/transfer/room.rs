@@ -14,7 +14,16 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`Error::DeviceMemory`], naming the first tensor that does not fit.
-pub fn check(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> {
+pub fn check_all(to: &[Placement], plan: &LoadPlan, patience: Duration) -> Result<()> {
+    to.iter().enumerate().try_for_each(|(place, to)| check(to, place, plan, patience))
+}
+
+/// Whether a step's tensor goes to the device at this place.
+fn is_for(step: &Step, place: usize) -> bool {
+    step.place == place || step.copies.contains(&place)
+}
+
+fn check(to: &Placement, place: usize, plan: &LoadPlan, patience: Duration) -> Result<()> {
     let device = match to {
         Placement::Device(device) => Some(device.clone()),
         // The statistics are those of the memory that the device uses by default.
@@ -23,7 +32,7 @@ pub fn check(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> 
         }
     };
     let Some(device) = device else { return Ok(()) };
-    let total: u64 = plan.steps.iter().map(least_bytes).sum();
+    let total: u64 = plan.steps.iter().filter(|step| is_for(step, place)).map(least_bytes).sum();
     let started = Instant::now();
     loop {
         let Some((free, limit)) = room(&device) else { return Ok(()) };
@@ -31,7 +40,7 @@ pub fn check(to: &Placement, plan: &LoadPlan, patience: Duration) -> Result<()> 
             return Ok(());
         }
         if total > limit || started.elapsed() >= patience {
-            return refuse(&device, plan, free, limit);
+            return refuse(&device, place, plan, free, limit);
         }
         std::thread::sleep(PATIENCE / 50);
     }
@@ -51,10 +60,9 @@ fn room(device: &Device) -> Option<(u64, u64)> {
     Some((limit.saturating_sub(stats.in_use_bytes.try_into().ok()?), limit))
 }
 
-fn refuse(device: &Device, plan: &LoadPlan, free: u64, limit: u64) -> Result<()> {
+fn refuse(device: &Device, place: usize, plan: &LoadPlan, free: u64, limit: u64) -> Result<()> {
     let mut needed = 0;
-    for &position in &plan.order {
-        let step = &plan.steps[position];
+    for step in plan.order.iter().map(|&position| &plan.steps[position]).filter(|step| is_for(step, place)) {
         needed += least_bytes(step);
         if needed > free {
             let device = device.to_string();

@@ -17,9 +17,10 @@ use crate::plan::{Block, LoadPlan, PLACE_ALIGNMENT, Piece, Route, Step, place};
 /// The ring and the transfers of a load. Dropping it waits until the device is done with the ring.
 pub struct Stream {
     client: Client,
-    to: Placement,
+    to: Vec<Placement>,
     ring: Arc<Ring>,
-    memory: Option<Memory>,
+    /// Of each of these.
+    memories: Vec<Option<Memory>>,
     /// Begun with the first block that belongs to them.
     groups: Vec<Mutex<Option<Group>>>,
     /// Why one of them could not be begun. Held while one is: where the device is full, a plugin waits for seconds, and
@@ -91,14 +92,14 @@ pub fn memory_of(to: &Placement) -> Option<Memory> {
 }
 
 impl Stream {
-    pub fn new(client: &Client, to: &Placement, plan: &LoadPlan, staging: Staging) -> Stream {
+    pub fn new(client: &Client, to: &[Placement], plan: &LoadPlan, staging: Staging) -> Stream {
         let groups = plan.groups.iter().map(|_| Mutex::new(None)).collect();
         let ring = Ring::new(Some(client), staging);
         Stream {
             client: client.clone(),
-            to: to.clone(),
+            to: to.to_vec(),
             ring,
-            memory: memory_of(to),
+            memories: to.iter().map(memory_of).collect(),
             groups,
             refusal: Mutex::default(),
         }
@@ -179,8 +180,8 @@ impl Stream {
     }
 
     fn pass_whole(&self, sink: &Sink<'_, Buffer>, piece: &Piece, bytes: Bytes) -> Result<Option<Buffer>> {
-        let spec = &sink.plan.steps[piece.step].spec;
-        self.client.buffer_from_host(spec, bytes, &self.to, HostSemantics::Copy).map(Some)
+        let Step { spec, place, .. } = &sink.plan.steps[piece.step];
+        self.client.buffer_from_host(spec, bytes, &self.to[*place], HostSemantics::Copy).map(Some)
     }
 
     /// Passes a piece on; returns the buffer when it was the last.
@@ -203,7 +204,8 @@ impl Stream {
 
     /// Allocates the buffers of a group; says which step an error is about.
     fn begin<'a>(&self, specs: Vec<ArraySpec>, step: impl Fn(usize) -> &'a Step) -> Result<Group> {
-        let Some(memory) = &self.memory else {
+        // All steps of a group go to one device.
+        let Some(memory) = &self.memories[step(0).place] else {
             return Err(Error::InvalidArgument("the device has no memory to fill piece by piece".into()));
         };
         let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);

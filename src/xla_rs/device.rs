@@ -8,7 +8,7 @@ use ::xla::{Literal, PjRtBuffer, PjRtClient, PjRtDevice};
 use super::element::to_element_type;
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Abilities, LoadPlan};
+use crate::plan::{Abilities, LoadPlan, Step};
 use crate::transfer::{BlockReader, Destination, Ring, Sink, TransferOptions, pass_on, read_staged};
 
 /// A device of a client.
@@ -105,7 +105,8 @@ impl Destination for XlaDestination<'_> {
         })
     }
 
-    fn empty(&self, spec: &ArraySpec) -> Result<PjRtBuffer> {
+    fn empty(&self, step: &Step) -> Result<PjRtBuffer> {
+        let spec = &step.spec;
         self.copy(spec, &[])
     }
 }
