@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use safejax::pjrt::NamedValue;
+use safejax::pjrt::{ClientBuilder, NamedValue};
 use safejax::plugins::{accelerators, family, find, from_environment, library};
 use safejax::{Client, Device};
 
 use crate::probe;
 use crate::progress::InstallBar;
+
+/// The create option of CPU clients that says how many devices they have.
+const CPU_DEVICES: &str = "cpu_device_count";
 
 /// Which plugin, which device, and with which options.
 #[derive(Args)]
@@ -132,16 +135,19 @@ impl ClientArgs {
         Err(errors.swap_remove(0).into())
     }
 
+    /// What the arguments say of a client.
+    fn configured(&self, builder: ClientBuilder) -> ClientBuilder {
+        let builder = match self.time_limit {
+            Some(limit) => builder.time_limit(limit),
+            None => builder,
+        };
+        self.options.iter().fold(builder, |builder, (name, value)| builder.option(name, value.clone()))
+    }
+
     fn connect_by(&self, request: Option<&str>) -> safejax::Result<Client> {
         let mut bar = InstallBar::default();
         let mut show = |progress| bar.show(&progress);
-        let mut choice = Client::choose().on_install(&mut show).configure(|builder| {
-            let builder = match self.time_limit {
-                Some(limit) => builder.time_limit(limit),
-                None => builder,
-            };
-            self.options.iter().fold(builder, |builder, (name, value)| builder.option(name, value.clone()))
-        });
+        let mut choice = Client::choose().on_install(&mut show).configure(|builder| self.configured(builder));
         if let Some(request) = request {
             choice = choice.plugin(request);
         }
@@ -150,6 +156,18 @@ impl ClientArgs {
 }
 
 impl DeviceArgs {
+    /// Creates a client with at least so many devices: a CPU has as many as one asks for.
+    pub fn connect_to_several(&self, count: usize) -> Result<Client> {
+        let client =
+            self.client.connect_to(self.device.as_ref().and_then(|name| name.platform.as_deref()))?;
+        let is_said = self.client.options.iter().any(|(name, _)| name == CPU_DEVICES);
+        if client.platform_name() != "cpu" || client.devices().len() >= count || is_said {
+            return Ok(client);
+        }
+        let builder = client.plugin().client().device_count(count);
+        Ok(self.client.configured(builder).build()?)
+    }
+
     /// Creates the client and finds the device.
     pub fn connect(&self) -> Result<(Client, Device)> {
         let Some(name) = &self.device else {

@@ -7,10 +7,11 @@ use anyhow::Result;
 use clap::Args;
 use safejax::load::{self, Sharing, Verification};
 use safejax::printable::{Block, Count};
-use safejax::{Checkpoint, LoadOptions, Params};
+use safejax::{Checkpoint, DeviceMesh, LoadOptions, Params};
 use serde_json::json;
 
 use crate::client::DeviceArgs;
+use crate::mesh::{self, MeshArgs};
 use crate::output::{self, OutputArgs};
 use crate::select::SelectArgs;
 use crate::stream;
@@ -24,6 +25,9 @@ pub struct Load {
 
     #[command(flatten)]
     device: DeviceArgs,
+
+    #[command(flatten)]
+    mesh: MeshArgs,
 
     /// Cast floating point tensors: f16, bf16, f32 or f64, or PATTERN=TYPE for those whose names match
     #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = crate::convert::parse_cast)]
@@ -52,11 +56,38 @@ pub struct Load {
 }
 
 impl Load {
+    /// Says, and draws, which device of a mesh gets what. Loads nothing.
+    fn explain_mesh(&self, mesh: &DeviceMesh, mut options: LoadOptions) -> Result<String> {
+        options.selection = self.select.selection();
+        options.dtypes = self.dtypes.clone();
+        let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
+        let leaves = load::placements_of(&checkpoint, &options)?;
+        if let Some(path) = &self.mesh.svg {
+            mesh::draw(path, mesh, &leaves)?;
+        }
+        let (text, json) = (mesh::explain(mesh, &leaves)?, mesh::explain_json(mesh, &leaves)?);
+        Ok(self.output.choose(|| text, || json))
+    }
+
     pub fn run(mut self) -> Result<String> {
         self.file = stream::input(&self.file)?;
-        let (client, device) = self.device.connect()?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
-        let options = LoadOptions::default().to(&device).sharing(sharing).monitor(work_bar::watch());
+        let options = LoadOptions::default().sharing(sharing).monitor(work_bar::watch());
+        let (client, options, device) = match &self.mesh.mesh {
+            None => {
+                let (client, device) = self.device.connect()?;
+                (client, options.to(&device), device.to_string())
+            }
+            Some(axes) => {
+                let client = self.device.connect_to_several(axes.device_count())?;
+                let mesh = self.mesh.device_mesh(&client, axes)?;
+                let options = options.sharded(&mesh, self.mesh.rules()?);
+                if self.explain || self.mesh.svg.is_some() {
+                    return self.explain_mesh(&mesh, options);
+                }
+                (client, options, mesh.to_string())
+            }
+        };
         let mut options = self.transfer.apply(options);
         options.selection = self.select.selection();
         options.dtypes = self.dtypes.clone();
@@ -105,7 +136,7 @@ impl Load {
             },
             || {
                 json!({
-                    "device": device.to_string(),
+                    "device": device,
                     "seconds": seconds,
                     "gigabytes_per_second": gigabytes_per_second,
                     "report": report,

@@ -12,6 +12,7 @@ mod inspect;
 mod interrupt;
 mod load;
 mod logging;
+mod mesh;
 mod output;
 mod plugin;
 mod probe;

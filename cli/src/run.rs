@@ -14,7 +14,7 @@ use safejax::convert::{ConvertOptions, Source, TargetFormat, convert};
 use safejax::format::npy;
 use safejax::load::Selection;
 use safejax::printable::{File, Line};
-use safejax::program::{Entry, Exported};
+use safejax::program::{Entry, Exported, Resharding};
 use safejax::{
     Argument, Checkpoint, Client, CompileOptions, Conversion, DType, Device, ExecutableFile, Function,
     HostArray, Outputs, Params, Program,
@@ -22,6 +22,7 @@ use safejax::{
 use serde_json::json;
 
 use crate::client::DeviceArgs;
+use crate::mesh::devices_of;
 use crate::output::{Output, OutputArgs, check_directory};
 use crate::sizes::{borrowed, parse_size};
 use crate::stream;
@@ -76,6 +77,11 @@ pub struct Run {
     #[command(flatten)]
     device: DeviceArgs,
 
+    /// The devices to run on, by their numbers, in the order of the program's mesh [default: the first ones, as many as it
+    /// was exported for]
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', conflicts_with = "device")]
+    devices: Vec<i32>,
+
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -124,13 +130,6 @@ enum Code {
 }
 
 impl Code {
-    fn origin(&self) -> &str {
-        match self {
-            Code::Program(program) => program.origin(),
-            Code::Executables(file) => file.origin(),
-        }
-    }
-
     fn exported(&self) -> Option<Exported> {
         match self {
             Code::Program(program) => program.exported().cloned(),
@@ -173,25 +172,19 @@ impl Run {
         let code = self.code()?;
         let exported = code.exported();
         let files = self.files_by_argument(exported.as_ref())?;
-        if let Some(exported) = &exported
-            && exported.device_count > 1
-        {
-            bail!(
-                "{} runs on {} devices, and `run` has arguments for one; use the library: Function::executable",
-                code.origin(),
-                exported.device_count
-            );
-        }
-        let (client, device) = self.device.connect()?;
+        let (client, devices) = self.connect(exported.as_ref())?;
         let compiling = Instant::now();
         let conversion = if self.cast { Conversion::Convert } else { Conversion::Exact };
-        let function = self.function(&client, &device, &code)?.with_conversion(conversion);
+        let function = self.function(&client, &devices, &code)?.with_conversion(conversion);
+        // What is in parts of an argument's tree goes to one device first.
+        let function = function.with_resharding(Resharding::Allow);
         let is_loaded = match &code {
             Code::Executables(file) => file.fitting(&client)?.is_ok(),
             Code::Program(_) => false,
         };
         let compile_seconds = compiling.elapsed().as_secs_f64();
-        let loaded = load_arguments(&device, &function, files)?;
+        let loaded = load_arguments(&devices[0], &function, files)?;
+        let device = devices.iter().map(Device::to_string).collect::<Vec<_>>().join(", ");
         let nothing = Params::default();
         let given = loaded.iter().filter_map(|(root, loaded)| match root {
             Root::Position(position) => Some((*position, loaded.as_argument())),
@@ -264,7 +257,7 @@ impl Run {
                 };
                 json!({
                     "program": function.name(),
-                    "device": device.to_string(),
+                    "device": device,
                     "compile_seconds": compile_seconds,
                     "run_seconds": run_seconds,
                     "outputs": specs.iter().map(output).collect::<Vec<_>>(),
@@ -278,6 +271,27 @@ impl Run {
             return Ok(Output { text: String::new(), is_success: differences.is_empty() });
         }
         Ok(Output { text, is_success: differences.is_empty() })
+    }
+
+    /// A client, and the devices of it that the program is to run on.
+    fn connect(&self, exported: Option<&Exported>) -> Result<(Client, Vec<Device>)> {
+        let count = exported.map_or(1, |exported| exported.device_count).max(self.devices.len());
+        if count == 1 && self.devices.is_empty() {
+            let (client, device) = self.device.connect()?;
+            return Ok((client, vec![device]));
+        }
+        let highest = self.devices.iter().max().map_or(0, |&id| usize::try_from(id).unwrap_or(0) + 1);
+        let client = self.device.connect_to_several(count.max(highest))?;
+        let devices = match &self.devices[..] {
+            [] => client.devices().into_iter().take(count).collect(),
+            ids => devices_of(&client, ids)?,
+        };
+        let found = devices.len();
+        let wanted = exported.map_or(found, |exported| exported.device_count);
+        if wanted > 1 && wanted != found {
+            bail!("the program runs on {wanted} devices, and there are {found} for it");
+        }
+        Ok((client, devices))
     }
 
     /// What is to be run.
@@ -304,7 +318,7 @@ impl Run {
     }
 
     /// Compiles it, or loads it.
-    fn function(&self, client: &Client, device: &Device, code: &Code) -> Result<Function> {
+    fn function(&self, client: &Client, devices: &[Device], code: &Code) -> Result<Function> {
         let program = match code {
             Code::Program(program) => program,
             Code::Executables(_) if !self.padded_sizes.is_empty() => {
@@ -312,7 +326,7 @@ impl Run {
             }
             Code::Executables(file) => {
                 let function = client.load_executable(file)?;
-                if function.device().is_some_and(|own| own != device) {
+                if function.device().is_some_and(|own| *own != devices[0]) {
                     bail!(
                         "--device: an executable runs on the device that it was compiled for, the first one"
                     );
@@ -321,9 +335,8 @@ impl Run {
             }
         };
         let mut options = CompileOptions::default();
-        if program.exported().is_none_or(|exported| exported.device_count == 1) {
-            options.device_assignment = Some(vec![vec![device.id()]]);
-        }
+        options.partitions = devices.len();
+        options.device_assignment = Some(vec![devices.iter().map(Device::id).collect()]);
         options.padded_sizes = self.padded_sizes()?;
         if !options.padded_sizes.is_empty()
             && program.exported().is_none_or(|exported| !exported.has_symbolic_arguments())
@@ -410,7 +423,8 @@ fn load_arguments(
             let key = ArgumentKey { root: root.clone(), path: path.map(str::to_owned) };
             let context = || format!("argument {} cannot be loaded", key_text(&key));
             let dtype = expected_dtype(function, &loaded, &key);
-            let part = given.load(device, dtype).with_context(context)?;
+            let whole_of = path.is_none().then_some((function, &key.root));
+            let part = given.load(device, dtype, whole_of).with_context(context)?;
             let part = match path {
                 Some(path) => Loaded::Tree(part.below(path, device).with_context(context)?),
                 None => part,

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use safejax::compare::non_finite;
 use safejax::format::{Format, npy, sniff};
-use safejax::{DType, Device, HostArray, LoadOptions, Params, cast};
+use safejax::program::ArgumentKey;
+use safejax::{DType, Device, Function, HostArray, LoadOptions, Params, cast};
 use serde_json::Value;
 
-use super::Loaded;
+use super::{Loaded, Root};
 use crate::{stream, work_bar};
 
 /// What stands after KEY=.
@@ -32,20 +33,39 @@ impl Given {
     }
 
     /// The array or tree, of the type that the program expects there, where that is known.
-    pub fn load(&self, device: &Device, dtype: Option<DType>) -> Result<Loaded> {
+    /// A tree that is all of an argument goes to where the function takes it.
+    pub fn load(
+        &self,
+        device: &Device,
+        dtype: Option<DType>,
+        whole_of: Option<(&Function, &Root)>,
+    ) -> Result<Loaded> {
         match self {
             Given::Literal(value) => Ok(Loaded::Array(literal(value, dtype)?)),
-            Given::File(path) => load_file(device, dtype, &stream::input(path)?),
+            Given::File(path) => load_file(device, dtype, &stream::input(path)?, whole_of),
         }
     }
 }
 
-fn load_file(device: &Device, dtype: Option<DType>, file: &Path) -> Result<Loaded> {
-    let options = LoadOptions::default().to(device).monitor(work_bar::watch());
-    match sniff(file)? {
-        Some(Format::Npy) => Ok(Loaded::Array(npy::read(file, dtype)?)),
-        _ => Ok(Loaded::Tree(Params::load_with(device.client(), file, &options)?.0)),
+fn load_file(
+    device: &Device,
+    dtype: Option<DType>,
+    file: &Path,
+    whole_of: Option<(&Function, &Root)>,
+) -> Result<Loaded> {
+    let options = LoadOptions::default().monitor(work_bar::watch());
+    if sniff(file)? == Some(Format::Npy) {
+        return Ok(Loaded::Array(npy::read(file, dtype)?));
     }
+    // Names that are not the function's are told of by the call.
+    if let Some((function, root)) = whole_of.filter(|(function, _)| function.devices().len() > 1) {
+        let key = match root {
+            Root::Position(position) => ArgumentKey::Position(*position),
+            Root::Name(name) => ArgumentKey::Name(name.clone()),
+        };
+        return Ok(Loaded::Tree(Params::load_for(function, key, file, &options)?.0));
+    }
+    Ok(Loaded::Tree(Params::load_with(device.client(), file, &options.to(device))?.0))
 }
 
 /// The array that a value stands for: of this type, or of JAX's for Python's numbers.
