@@ -399,3 +399,49 @@ fn rules_that_cannot_be_are_told_with_the_tensor() {
     let error = Params::load_with(&other, path, &options).unwrap_err().to_string();
     assert!(error.contains("another client"), "{error}");
 }
+
+#[test]
+fn shards_of_another_type_or_shape_are_refused_before_they_are_read_wrongly() {
+    use safejax::pjrt::Input;
+    let function = compiled("jax0102-attention");
+    let executable = function.executable().unwrap();
+    let recorded = recorded("jax0102-attention");
+    let leaves: Vec<HostArray> =
+        recorded.arguments().iter().flat_map(|tree| tree.leaves().to_vec()).collect();
+    let parameters = &function.signature().unwrap().parameters;
+    let arrays: Vec<Array> = leaves
+        .iter()
+        .zip(parameters)
+        .map(|(leaf, parameter)| {
+            Array::deal(leaf, parameter.sharding.clone().unwrap(), &function.devices()).unwrap()
+        })
+        .collect();
+    let lists = |wrong: Option<&safejax::Buffer>| -> Vec<Vec<safejax::Buffer>> {
+        let shards: Vec<Vec<_>> = arrays
+            .iter()
+            .map(|array| array.addressable_shards().map(|shard| shard.buffer.clone()).collect())
+            .collect();
+        let mut lists: Vec<Vec<safejax::Buffer>> =
+            (0..4).map(|place| shards.iter().map(|shards| shards[place].clone()).collect()).collect();
+        if let Some(wrong) = wrong {
+            lists[2][1] = wrong.clone();
+        }
+        lists
+    };
+    let run = |lists: &[Vec<safejax::Buffer>]| {
+        let inputs: Vec<Vec<_>> = lists.iter().map(|list| list.iter().map(Input::Borrow).collect()).collect();
+        executable.execute(&inputs).map(|execution| execution.outputs.len())
+    };
+    assert_eq!(run(&lists(None)).unwrap(), 4);
+    let right = lists(None)[2][1].spec().clone();
+    let device = client().device(2).unwrap();
+    // As many bytes, so that the plugin would not notice.
+    let count = right.element_count().unwrap();
+    let other_type = HostArray::from_slice(&right.shape, &vec![0i32; count]).unwrap();
+    let other_shape = HostArray::from_slice(&[count], &vec![0f32; count]).unwrap();
+    for wrong in [other_type, other_shape] {
+        let buffer = client().put_on(&wrong, &device).unwrap();
+        let error = run(&lists(Some(&buffer))).unwrap_err().to_string();
+        assert!(error.contains("was expected, but") && error.contains(&wrong.spec().to_string()), "{error}");
+    }
+}

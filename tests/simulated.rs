@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{digits, read_tensors};
-use safejax::load::{Delivery, Registration, Staging};
+use safejax::load::{Delivery, Registration, ShardingRules, Staging};
 use safejax::{
-    Client, Donate, Error, ErrorCode, HostArray, LoadOptions, Params, Plugin, Program, load, serialize,
+    Client, DeviceMesh, Donate, Error, ErrorCode, HostArray, LoadOptions, Params, Plugin, Program, load,
+    serialize,
 };
 use safejax_simulator::{Config, DeviceLayout, Fault, FaultKind, Simulator};
 
@@ -374,4 +375,27 @@ fn a_wait_ends_where_a_plugin_does_not_answer() {
     simulator.release();
     drop((buffer, client));
     simulator.assert_clean(0);
+}
+
+#[test]
+fn shards_go_to_their_devices_side_by_side_and_no_byte_twice() {
+    for layout in LAYOUTS {
+        let simulator = Simulator::new(Config { devices: 4, layout, ..Config::default() });
+        let client = client(&simulator);
+        let mesh = DeviceMesh::new(&client, "data=2,model=2".parse().unwrap()).unwrap();
+        let rules = ShardingRules::default()
+            .rule("*Dense_0.kernel", "P(None, 'model')".parse().unwrap())
+            .rule("*Dense_1.kernel", "P(('model', 'data'))".parse().unwrap());
+        let options = LoadOptions::default().sharded(&mesh, rules).staging(Staging::new(2, 64 << 10));
+        let file = digits("params.safetensors");
+        let (params, _) = Params::load_with(&client, &file, &options).unwrap();
+        params.wait().unwrap();
+        // What several devices have goes from one to the others.
+        let sent = simulator.report().to_device.bytes - params.total_bytes();
+        // Small tensors that are sent together begin at multiples of 256 bytes.
+        assert!(sent < 256 * params.len() as u64, "{sent} bytes too many");
+        assert_same(&params, &file);
+        drop((params, mesh, options, client));
+        simulator.assert_clean(0);
+    }
 }

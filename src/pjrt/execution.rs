@@ -53,8 +53,8 @@ impl LoadedExecutable {
     /// Starts the program with one list of arguments a device of [`LoadedExecutable::devices`]. Does not
     /// wait for it to end.
     ///
-    /// The arguments are taken as they are: that their types and shapes fit is for the caller (or
-    /// [`crate::Function`]) to check first.
+    /// Of an executable of a [`crate::Function`]'s, types and shapes are checked; of any other, the arguments are taken as they
+    /// are.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the lists do not fit the devices, a buffer is another client's or was
@@ -150,6 +150,12 @@ impl LoadedExecutable {
     fn check_argument(&self, device: usize, position: usize, buffer: &Buffer) -> Result<()> {
         if buffer.client() != self.client() {
             return Err(self.refused(device, position, &"the buffer belongs to another client"));
+        }
+        if let Some(expected) = self.parameters().and_then(|parameters| parameters.get(position))
+            && expected != buffer.spec()
+        {
+            let problem = format!("{expected} was expected, but {} was given", buffer.spec());
+            return Err(self.refused(device, position, &problem));
         }
         buffer.check_alive().map_err(|error| self.refused(device, position, &error))
     }

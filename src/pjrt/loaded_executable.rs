@@ -1,7 +1,7 @@
 //! Executables that are loaded: compiled by a client, or read back by it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::api::slice;
 use super::client::Client;
@@ -23,6 +23,8 @@ struct LoadedInner {
     executable: Executable,
     loaded: Loaded,
     devices: Vec<Device>,
+    /// What each device takes, where somebody knows it: the C API does not say.
+    parameters: OnceLock<Vec<ArraySpec>>,
 }
 
 /// The handle, destroyed with this.
@@ -122,8 +124,22 @@ impl LoadedExecutable {
             }
             api.call(ffi::PJRT_LoadedExecutable_GetExecutable, &mut get)?;
             let executable = Executable::from_raw(api, Some(client.clone()), get.executable, serialized)?;
-            Ok(LoadedExecutable { inner: Arc::new(LoadedInner { executable, loaded, devices }) })
+            Ok(LoadedExecutable {
+                inner: Arc::new(LoadedInner { executable, loaded, devices, parameters: OnceLock::new() }),
+            })
         }
+    }
+
+    /// Says what each device takes, so that executions are checked: a plugin runs what is of another type or shape, as long as its
+    /// bytes fit.
+    pub(crate) fn expect_parameters(&self, parameters: Vec<ArraySpec>) {
+        // Who says it first knows it as well as anybody later.
+        let _ = self.inner.parameters.set(parameters);
+    }
+
+    /// What each device takes, where that is known.
+    pub(super) fn parameters(&self) -> Option<&[ArraySpec]> {
+        self.inner.parameters.get().map(Vec::as_slice)
     }
 
     pub(super) fn raw(&self) -> *mut ffi::PJRT_LoadedExecutable {

@@ -2,7 +2,7 @@
 
 use super::argument::{ArrayArgument, LeafArgument};
 use super::bind::{Slot, given};
-use super::exported::Exported;
+use super::exported::{Aval, Exported};
 use super::pad;
 use super::partitioned::{Laid, Partitioned};
 use super::signature::{Interface, Signature};
@@ -37,10 +37,15 @@ impl Compiled {
                 Some(kept.map(|&leaf| (leaf, exported.in_avals[leaf].to_spec())).collect())
             }
             (None, Some(interface)) => {
-                Some(interface.parameters.iter().map(super::exported::Aval::to_spec).enumerate().collect())
+                Some(interface.parameters.iter().map(Aval::to_spec).enumerate().collect())
             }
             (None, None) => None,
         };
+        if let Some(interface) = &interface
+            && let Some(specs) = interface.parameters.iter().map(Aval::to_spec).collect::<Option<Vec<_>>>()
+        {
+            executable.expect_parameters(specs);
+        }
         let platform_index =
             exported.map_or(Ok(Vec::new()), |exported| platform_index(exported, &executable))?;
         let is_partitioned = executable.devices().len() > 1;
