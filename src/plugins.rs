@@ -54,6 +54,14 @@ impl Client {
         Client::choose().build()
     }
 
+    /// A CPU client with so many devices, which share the host's processors: to try programs for several. As [`Client::cpu`].
+    ///
+    /// # Errors
+    /// As for [`Client::cpu`]; [`Error::InvalidArgument`] for a number of devices that cannot be.
+    pub fn cpu_with_devices(count: usize) -> Result<Client> {
+        Client::cpu()?.plugin().client().device_count(count).build()
+    }
+
     /// A client on the host's processors. Installs the plugin if it is nowhere to be found.
     ///
     /// `SAFEJAX_PLUGIN` may name another CPU plugin by path.

@@ -279,10 +279,13 @@ fn at_known_sizes_it_runs_on_several_devices() {
     assert_eq!(values(0, 0), [-4.5, -4.5, -4.5, -1.5, -1.5, -1.5]);
     assert_eq!(values(1, 0), [1.5, 1.5, 1.5, 4.5, 4.5, 4.5]);
     assert_eq!((values(0, 1), values(1, 1)), (vec![78.0], vec![78.0]));
-    // A call is for one device.
-    let x = HostArray::from_slice(&[4, 3], &[1f32; 12]).unwrap();
-    let error = client.compile(&opened("sharded")).unwrap().call(&[&x]).unwrap_err().to_string();
-    assert!(error.contains("runs on 2 devices"), "{error}");
+    // A call takes the whole, deals it out, and finds the sizes.
+    let x = HostArray::from_slice(&[4, 3], &(1..13).map(|one| one as f32).collect::<Vec<_>>()).unwrap();
+    for function in [&function, &client.compile(&opened("sharded")).unwrap()] {
+        let outputs = function.call(&[&x]).unwrap();
+        let all: Vec<f32> = outputs.iter().flat_map(|output| output.to_vec::<f32>().unwrap()).collect();
+        assert_eq!(all, [-4.5, -4.5, -4.5, -1.5, -1.5, -1.5, 1.5, 1.5, 1.5, 4.5, 4.5, 4.5, 78.0]);
+    }
 }
 
 #[test]
