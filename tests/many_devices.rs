@@ -445,3 +445,19 @@ fn shards_of_another_type_or_shape_are_refused_before_they_are_read_wrongly() {
         assert!(error.contains("was expected, but") && error.contains(&wrong.spec().to_string()), "{error}");
     }
 }
+
+#[test]
+fn the_plugin_says_how_arrays_are_laid_out_and_the_program_says_the_same() {
+    let function = compiled("jax0102-free");
+    let compiled = function.executable().unwrap().compiled();
+    // An extension of newer plugins; the oldest have only the program.
+    let (parameters, outputs) =
+        (compiled.parameter_shardings().unwrap(), compiled.output_shardings().unwrap());
+    let version = client().plugin().api_version();
+    assert_eq!(parameters.is_some(), version.minor >= 91, "{version}");
+    if let (Some(parameters), Some(outputs)) = (parameters, outputs) {
+        assert_eq!((parameters.len(), outputs.len()), (2, 3));
+        // A scalar is on every device, which takes no bytes to say.
+        assert!(outputs[2].is_empty() && !parameters[0].is_empty());
+    }
+}

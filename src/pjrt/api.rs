@@ -33,6 +33,9 @@ unsafe impl Send for Api {}
 // SAFETY: as above.
 unsafe impl Sync for Api {}
 
+/// More extensions than any plugin has.
+const MAX_EXTENSIONS: usize = 256;
+
 type RawFunction<Args> = unsafe extern "C" fn(*mut Args) -> *mut ffi::PJRT_Error;
 type RawInfallible<Args> = unsafe extern "C" fn(*mut Args);
 
@@ -88,6 +91,44 @@ impl Api {
     /// Whether the plugin has this function.
     pub fn has<Args>(&self, function: &ffi::Function<Args>) -> bool {
         self.pointer(function).is_some()
+    }
+
+    /// The plugin's extension of this type, if it has it, is at least so large, and so holds a `T`.
+    pub fn extension<T>(&self, type_: u32) -> Option<&'static T> {
+        // SAFETY: `from_table` checked that the table is longer than this field.
+        let mut next: *const ffi::ExtensionHead =
+            unsafe { (&raw const (*self.table).extension_start).read() }.cast();
+        // A chain that is longer than there are types is a circle.
+        for _ in 0..MAX_EXTENSIONS {
+            // SAFETY: every extension begins with its head, and lives as long as the table.
+            let head = unsafe { next.as_ref() }?;
+            if head.type_ == type_ {
+                // SAFETY: an extension of this type begins with a `T`, as far as its size goes.
+                return (head.struct_size >= size_of::<T>()).then(|| unsafe { &*next.cast::<T>() });
+            }
+            next = head.next;
+        }
+        None
+    }
+
+    /// Calls a function of an extension, as [`Api::call`] does one of the table.
+    ///
+    /// # Errors
+    /// [`Error::Pjrt`] when it fails.
+    ///
+    /// # Safety
+    /// `pointer` is a function that takes these arguments; else as for [`Api::call`].
+    pub unsafe fn call_extension<Args>(
+        &self,
+        name: &'static str,
+        pointer: *const std::ffi::c_void,
+        args: &mut Args,
+    ) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        let error =
+            unsafe { std::mem::transmute::<*const std::ffi::c_void, RawFunction<Args>>(pointer)(args) };
+        // SAFETY: the function returned null or an error that is now ours.
+        unsafe { self.result(name, error) }
     }
 
     /// Calls a function of the table and turns its status into a `Result`.

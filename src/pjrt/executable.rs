@@ -1,5 +1,6 @@
 //! Executables: programs compiled for devices, loaded onto them or not.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::sync::Arc;
 
@@ -311,6 +312,49 @@ impl Executable {
             code.truncate(program.code_size);
             Ok(OptimizedProgram { format: string(program.format, program.format_size), code })
         }
+    }
+
+    /// How the compiler laid the parameters over the devices: a serialised `xla.OpSharding` each. `None` where the plugin does not
+    /// say, which takes an extension of the C API's.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn parameter_shardings(&self) -> Result<Option<Vec<Vec<u8>>>> {
+        self.shardings("PJRT_Executable_ParameterShardings", |extension| extension.parameter_shardings)
+    }
+
+    /// The same of the outputs.
+    ///
+    /// # Errors
+    /// When the plugin fails.
+    pub fn output_shardings(&self) -> Result<Option<Vec<Vec<u8>>>> {
+        self.shardings("PJRT_Executable_OutputShardings", |extension| extension.output_shardings)
+    }
+
+    fn shardings(
+        &self,
+        name: &'static str,
+        function: impl Fn(&ffi::PJRT_Shardings_Extension) -> *const c_void,
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        let extension =
+            self.api().extension::<ffi::PJRT_Shardings_Extension>(ffi::PJRT_Extension_Type_Shardings);
+        let Some(function) = extension.map(function).filter(|function| !function.is_null()) else {
+            return Ok(None);
+        };
+        let mut args = ffi::PJRT_Executable_Shardings_Args::new();
+        args.executable = self.raw();
+        // SAFETY: the function is the extension's, and the executable is alive.
+        unsafe { self.api().call_extension(name, function, &mut args) }?;
+        if args.shardings.is_null() || args.sharding_sizes.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: there are as many protos and sizes as is said; they live as long as the executable, and are copied.
+        let copied = unsafe {
+            let protos = slice(args.shardings, args.num_shardings);
+            let sizes = slice(args.sharding_sizes, args.num_shardings);
+            protos.iter().zip(sizes).map(|(&proto, &size)| slice(proto.cast::<u8>(), size).to_vec()).collect()
+        };
+        Ok(Some(copied))
     }
 
     /// The executable as bytes for [`Client::load_serialized`].

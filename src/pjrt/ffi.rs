@@ -67,6 +67,52 @@ pub union PJRT_Buffer_MemoryLayout_Union {
     pub strides: PJRT_Buffer_MemoryLayout_Strides,
 }
 
+/// What every extension begins with (`PJRT_Extension_Base`).
+#[repr(C)]
+pub struct ExtensionHead {
+    pub struct_size: usize,
+    pub type_: u32,
+    pub next: *const ExtensionHead,
+}
+
+/// `PJRT_Extension_Type_Shardings`, of the C API from 0.91 on.
+pub const PJRT_Extension_Type_Shardings: u32 = 19;
+
+/// `PJRT_Shardings_Extension`.
+#[repr(C)]
+pub struct PJRT_Shardings_Extension {
+    pub head: ExtensionHead,
+    /// `PJRT_Shardings_PJRT_Executable_ParameterShardings`.
+    pub parameter_shardings: *const c_void,
+    /// `PJRT_Shardings_PJRT_Executable_OutputShardings`.
+    pub output_shardings: *const c_void,
+}
+
+/// The arguments of both functions: `PJRT_Shardings_PJRT_Executable_ParameterShardings_Args` and that of the outputs, which are
+/// alike. The header that the other structs are tested against is older.
+#[repr(C)]
+pub struct PJRT_Executable_Shardings_Args {
+    pub struct_size: usize,
+    pub extension_start: *mut PJRT_Extension_Base,
+    pub executable: *mut PJRT_Executable,
+    pub num_shardings: usize,
+    pub shardings: *const *const c_char,
+    pub sharding_sizes: *const usize,
+}
+
+impl PJRT_Executable_Shardings_Args {
+    pub fn new() -> Self {
+        PJRT_Executable_Shardings_Args {
+            struct_size: size_of::<Self>(),
+            extension_start: std::ptr::null_mut(),
+            executable: std::ptr::null_mut(),
+            num_shardings: 0,
+            shardings: std::ptr::null(),
+            sharding_sizes: std::ptr::null(),
+        }
+    }
+}
+
 pub type PJRT_Event_OnReadyCallback = unsafe extern "C" fn(error: *mut PJRT_Error, user_arg: *mut c_void);
 pub type PJRT_OnDeleteCallback = unsafe extern "C" fn(device_buffer_ptr: *mut c_void, user_arg: *mut c_void);
 

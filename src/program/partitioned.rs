@@ -6,6 +6,7 @@ use super::argument::{ArrayArgument, LeafArgument};
 use super::bind::Resharding;
 use super::compiled::fit;
 use super::exported::{Aval, Exported};
+use super::sharding;
 use super::signature::Interface;
 use crate::array::{ArraySpec, HostArray};
 use crate::device_array::{Array, deal_out};
@@ -58,10 +59,21 @@ impl Partitioned {
     ) -> Result<Partitioned> {
         let devices = executable.devices().to_vec();
         let count = devices.len();
-        let (parameter_shardings, output_shardings) = match interface {
-            Some(interface) => (&interface.parameter_shardings[..], &interface.output_shardings[..]),
-            None => (&[][..], &[][..]),
+        let said = |extension: Result<Option<Vec<Vec<u8>>>>, program: Option<&Vec<Option<Sharding>>>| {
+            let of_extension = extension.unwrap_or_else(|error| {
+                tracing::debug!(%error, "the plugin does not say how arrays are laid over devices");
+                None
+            });
+            match of_extension {
+                Some(protos) => protos.iter().map(|proto| sharding::of_op_bytes(proto).ok()).collect(),
+                None => program.cloned().unwrap_or_default(),
+            }
         };
+        let compiled = executable.compiled();
+        let of_program = interface.map(|interface| &interface.parameter_shardings);
+        let parameter_shardings: Vec<Option<Sharding>> = said(compiled.parameter_shardings(), of_program);
+        let of_program = interface.map(|interface| &interface.output_shardings);
+        let output_shardings: Vec<Option<Sharding>> = said(compiled.output_shardings(), of_program);
         let compiled =
             |shardings: &[Option<Sharding>], position: usize| shardings.get(position).cloned().flatten();
         let on_one = |position: usize| interface?.parameters.get(position)?.to_spec();
@@ -77,7 +89,7 @@ impl Partitioned {
                         &place,
                         whole,
                         on_one(position),
-                        compiled(parameter_shardings, position),
+                        compiled(&parameter_shardings, position),
                         said,
                         count,
                     )
@@ -91,7 +103,7 @@ impl Partitioned {
                         &place,
                         None,
                         aval.to_spec(),
-                        compiled(parameter_shardings, position),
+                        compiled(&parameter_shardings, position),
                         None,
                         count,
                     )
@@ -108,7 +120,7 @@ impl Partitioned {
                 &place,
                 whole,
                 Some(ArraySpec::clone(on_one)),
-                compiled(output_shardings, position),
+                compiled(&output_shardings, position),
                 said,
                 count,
             )
