@@ -332,7 +332,7 @@ fn what_has_no_parts_in_the_file_is_dealt_out_and_types_are_cast() {
     let whole = Params::load(client(), common::digits("params.safetensors")).unwrap();
     for name in ["a.npz", "a.msgpack"] {
         let source =
-            safejax::convert::open(&common::digits("params.safetensors"), &Default::default()).unwrap();
+            safejax::convert::open(common::digits("params.safetensors"), &Default::default()).unwrap();
         safejax::convert::convert(&source, &file(name), &Default::default()).unwrap();
         let (params, _) = load(&file(name), &RULES, LoadOptions::default());
         let arrays = |params: &Params| -> Vec<HostArray> {
