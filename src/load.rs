@@ -211,8 +211,12 @@ impl<'a> PlannedLoad<'a> {
         let Some(distributed) = self.distributed.take() else {
             return Err(Error::InvalidArgument("the load is of one device".into()));
         };
-        let arrays = distributed.arrays(client, self.checkpoint, &self.plan, &self.tensors, &buffers)?;
+        let (arrays, dealt) =
+            distributed.arrays(client, self.checkpoint, &self.plan, &self.tensors, &buffers)?;
         report.tensors = arrays.len();
+        report.bytes += dealt.bytes;
+        report.copied_bytes += dealt.bytes;
+        report.copied_tensors += dealt.tensors;
         report.seconds.total = self.start.elapsed().as_secs_f64();
         let metadata = record::strip(self.checkpoint.metadata());
         Ok((ParamTree::from_parts(self.keys, arrays).with_metadata(metadata, self.framework), report))

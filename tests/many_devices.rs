@@ -461,3 +461,38 @@ fn the_plugin_says_how_arrays_are_laid_out_and_the_program_says_the_same() {
         assert!(outputs[2].is_empty() && !parameters[0].is_empty());
     }
 }
+
+#[test]
+fn stablehlo_text_for_several_devices_takes_wholes_and_never_pads() {
+    let text = "module @twice attributes {mhlo.num_partitions = 4 : i32} {\n  func.func public @main(%arg0: tensor<8xf32> \
+                {mhlo.sharding = \"{devices=[4]<=[4]}\"}) -> (tensor<8xf32> {mhlo.sharding = \"{devices=[4]<=[4]}\"}) {\n    \
+                %0 = stablehlo.add %arg0, %arg0 : tensor<8xf32>\n    return %0 : tensor<8xf32>\n  }\n}\n";
+    let program = Program::from_bytes(text.as_bytes().to_vec()).unwrap();
+    let error = client().compile(&program).unwrap_err().to_string();
+    assert!(error.contains("is a module for 4 devices, and was to be compiled for 1"), "{error}");
+    let mut options = CompileOptions::default();
+    options.partitions = 4;
+    let function = client().compile_with(&program, &options).unwrap();
+    let numbers: Vec<f32> = (0..8).map(|number| number as f32).collect();
+    let x = HostArray::from_slice(&[8], &numbers).unwrap();
+    let outputs = function.call(&[&x]).unwrap();
+    let doubled: Vec<f32> = numbers.iter().map(|number| number * 2.0).collect();
+    assert_eq!(outputs.single().unwrap().to_vec::<f32>().unwrap(), doubled);
+    let shard = HostArray::from_slice(&[2], &[1f32, 2.0]).unwrap();
+    let error = function.call(&[&shard]).unwrap_err().to_string();
+    assert!(error.contains("float32[8] was expected, but float32[2] was given"), "{error}");
+}
+
+#[test]
+fn nothing_is_padded_on_several_devices() {
+    let program = Program::open(data("exports/jax0120-symbolic.jaxexport")).unwrap();
+    let mut options = CompileOptions::default();
+    options.partitions = 2;
+    options.padded_sizes.insert("b".into(), vec![4, 8]);
+    let error = client().compile_with(&program, &options).unwrap_err().to_string();
+    assert!(error.contains("where nothing is padded"), "{error}");
+    options.padded_sizes.clear();
+    let function = client().compile_with(&program, &options).unwrap();
+    let x = HostArray::from_slice(&[5, 3], &[1.5f32; 15]).unwrap();
+    assert_eq!(function.call(&[&x]).unwrap().single().unwrap().to_vec::<f32>().unwrap(), [3f32; 15]);
+}

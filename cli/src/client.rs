@@ -47,6 +47,8 @@ pub struct DeviceArgs {
 struct DeviceName {
     platform: Option<String>,
     index: usize,
+    /// Whether the number was given, and not the platform alone.
+    is_numbered: bool,
 }
 
 impl std::str::FromStr for DeviceName {
@@ -58,7 +60,8 @@ impl std::str::FromStr for DeviceName {
             None => (Some(text.to_ascii_lowercase()), "0"),
         };
         let index = index.parse().map_err(|_| format!("`{index}` is not a device number"))?;
-        Ok(DeviceName { platform, index })
+        let is_numbered = text.contains(':') || platform.is_none();
+        Ok(DeviceName { platform, index, is_numbered })
     }
 }
 
@@ -156,6 +159,11 @@ impl ClientArgs {
 }
 
 impl DeviceArgs {
+    /// Whether one device was asked for.
+    pub fn is_one(&self) -> bool {
+        self.device.as_ref().is_some_and(|name| name.is_numbered)
+    }
+
     /// Creates a client with at least so many devices: a CPU has as many as one asks for.
     pub fn connect_to_several(&self, count: usize) -> Result<Client> {
         let client =
@@ -201,11 +209,14 @@ mod tests {
 
     #[test]
     fn a_device_is_named_by_number_platform_or_both() {
-        let name =
-            |platform: Option<&str>, index| DeviceName { platform: platform.map(str::to_owned), index };
-        assert_eq!("2".parse(), Ok(name(None, 2)));
-        assert_eq!("cpu:1".parse(), Ok(name(Some("cpu"), 1)));
-        assert_eq!("GPU".parse(), Ok(name(Some("gpu"), 0)));
+        let name = |platform: Option<&str>, index, is_numbered| DeviceName {
+            platform: platform.map(str::to_owned),
+            index,
+            is_numbered,
+        };
+        assert_eq!("2".parse(), Ok(name(None, 2, true)));
+        assert_eq!("cpu:1".parse(), Ok(name(Some("cpu"), 1, true)));
+        assert_eq!("GPU".parse(), Ok(name(Some("gpu"), 0, false)));
         assert!("cpu:x".parse::<DeviceName>().is_err());
         assert!("cpu:-1".parse::<DeviceName>().is_err());
     }

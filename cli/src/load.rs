@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use safejax::load::{self, Sharing, Verification};
-use safejax::printable::{Block, Count};
+use safejax::printable::{Block, Count, File};
 use safejax::{Checkpoint, DeviceMesh, LoadOptions, Params};
 use serde_json::json;
 
@@ -62,8 +62,12 @@ impl Load {
         options.dtypes = self.dtypes.clone();
         let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
         let leaves = load::placements_of(&checkpoint, &options)?;
-        if let Some(path) = &self.mesh.svg {
-            mesh::draw(path, mesh, &leaves)?;
+        let picture = mesh::picture(mesh, &leaves);
+        match self.mesh.svg.as_deref() {
+            Some(path) if stream::is_dash(path) => return Ok(picture),
+            Some(path) => std::fs::write(path, picture)
+                .with_context(|| format!("--svg {} cannot be written", File(path)))?,
+            None => {}
         }
         let (text, json) = (mesh::explain(mesh, &leaves)?, mesh::explain_json(mesh, &leaves)?);
         Ok(self.output.choose(|| text, || json))
@@ -79,7 +83,7 @@ impl Load {
                 (client, options.to(&device), device.to_string())
             }
             Some(axes) => {
-                let client = self.device.connect_to_several(axes.device_count())?;
+                let client = self.device.connect_to_several(self.mesh.device_count(axes))?;
                 let mesh = self.mesh.device_mesh(&client, axes)?;
                 let options = options.sharded(&mesh, self.mesh.rules()?);
                 if self.explain || self.mesh.svg.is_some() {
@@ -111,6 +115,7 @@ impl Load {
         params.wait()?;
         let seconds = (opened + start.elapsed()).as_secs_f64();
         let gigabytes_per_second = report.bytes as f64 / seconds / 1e9;
+        let what = if self.mesh.mesh.is_some() { "part" } else { "tensor" };
         Ok(self.output.choose(
             || {
                 let explained = plan.as_ref().map_or(String::new(), |plan| format!("{plan}{report}"));
@@ -127,9 +132,9 @@ impl Load {
                     Count(report.tensors, "tensor"),
                     report.bytes,
                     seconds * 1e3,
-                    Count(report.aliased_tensors, "tensor"),
+                    Count(report.aliased_tensors, what),
                     report.aliased_bytes,
-                    Count(report.copied_tensors, "tensor"),
+                    Count(report.copied_tensors, what),
                     report.copied_bytes,
                     report.framework,
                 )

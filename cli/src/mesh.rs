@@ -1,7 +1,7 @@
 //! `--mesh`: several devices, and which part of which tensor each of them gets.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -18,7 +18,7 @@ pub struct MeshArgs {
     pub mesh: Option<Mesh>,
 
     /// The devices of the mesh, by their numbers, in its order [default: the first ones]
-    #[arg(long, value_name = "ID,…", value_delimiter = ',', requires = "mesh")]
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', requires = "mesh", allow_hyphen_values = true)]
     devices: Vec<i32>,
 
     /// How the tensors whose names match a pattern are laid over the mesh, as JAX writes it: '*.kernel=P(None, model)'. The
@@ -31,15 +31,20 @@ pub struct MeshArgs {
     #[arg(long = "rules", value_name = "FILE", requires = "mesh")]
     rules_file: Option<PathBuf>,
 
-    /// Draw which device gets what to this file (SVG), without loading anything
+    /// Draw which device gets what to this file (SVG), or to standard output (-), without loading anything
     #[arg(long, value_name = "FILE", requires = "mesh")]
     pub svg: Option<PathBuf>,
 }
 
 fn parse_rule(text: &str) -> Result<(String, PartitionSpec), String> {
-    let (pattern, spec) =
-        text.rsplit_once("=P").ok_or("it is not PATTERN=SPEC, such as '*.kernel=P(None, model)'")?;
-    Ok((pattern.to_owned(), format!("P{spec}").parse().map_err(|error: safejax::Error| error.to_string())?))
+    let (pattern, spec) = text
+        .rsplit_once("=P")
+        .or_else(|| text.rsplit_once("= P"))
+        .ok_or("it is not PATTERN=SPEC, such as '*.kernel=P(None, model)'")?;
+    Ok((
+        pattern.trim_end().to_owned(),
+        format!("P{spec}").parse().map_err(|error: safejax::Error| error.to_string())?,
+    ))
 }
 
 /// A file of rules.
@@ -88,6 +93,12 @@ impl MeshArgs {
             }
         }
         Ok(rules)
+    }
+
+    /// How many devices a client needs for a mesh with these axes.
+    pub fn device_count(&self, axes: &Mesh) -> usize {
+        let highest = self.devices.iter().max().map_or(0, |&id| usize::try_from(id).unwrap_or(0) + 1);
+        axes.device_count().max(highest)
     }
 
     /// The mesh of this client's devices.
@@ -198,8 +209,8 @@ mod size {
 const COLOURS: [&str; 8] =
     ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#ee8866"];
 
-/// Draws each tensor as a rectangle cut into its parts, each in the colours of the devices that have it.
-pub fn draw(path: &Path, mesh: &DeviceMesh, leaves: &[LeafPlacement]) -> Result<()> {
+/// Each tensor as a rectangle cut into its parts, each in the colours of the devices that have it.
+pub fn picture(mesh: &DeviceMesh, leaves: &[LeafPlacement]) -> String {
     let height = 60 + leaves.len() * size::ROW + mesh.devices().len().div_ceil(8) * 28;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" viewBox=\"0 0 {0} {height}\" \
@@ -224,8 +235,7 @@ pub fn draw(path: &Path, mesh: &DeviceMesh, leaves: &[LeafPlacement]) -> Result<
         draw_leaf(&mut svg, top, mesh, leaf);
         top += size::ROW;
     }
-    svg += "</svg>\n";
-    std::fs::write(path, svg).with_context(|| format!("--svg {} cannot be written", path.display()))
+    svg + "</svg>\n"
 }
 
 fn draw_leaf(svg: &mut String, top: usize, mesh: &DeviceMesh, leaf: &LeafPlacement) {

@@ -80,6 +80,7 @@ pub struct Run {
     /// The devices to run on, by their numbers, in the order of the program's mesh [default: the first ones, as many as it
     /// was exported for]
     #[arg(long, value_name = "ID,…", value_delimiter = ',', conflicts_with = "device")]
+    #[arg(allow_hyphen_values = true)]
     devices: Vec<i32>,
 
     #[command(flatten)]
@@ -279,6 +280,9 @@ impl Run {
         if count == 1 && self.devices.is_empty() {
             let (client, device) = self.device.connect()?;
             return Ok((client, vec![device]));
+        }
+        if self.device.is_one() {
+            bail!("--device: the program runs on {count} devices; name them with --devices");
         }
         let highest = self.devices.iter().max().map_or(0, |&id| usize::try_from(id).unwrap_or(0) + 1);
         let client = self.device.connect_to_several(count.max(highest))?;

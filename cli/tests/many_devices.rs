@@ -45,6 +45,17 @@ fn a_mesh_is_explained_drawn_and_loaded_onto() {
     assert_eq!(json["bytes"], serde_json::json!([87592, 87592, 87592, 87592]));
     let loaded: Value = serde_json::from_str(&succeeds(load(&with_rules).arg("--json"))).unwrap();
     assert_eq!((&loaded["report"]["tensors"], &loaded["report"]["bytes"]), (&8.into(), &153128.into()));
+    let grown = succeeds(&mut load(&[
+        "--mesh",
+        "x=2",
+        "--devices",
+        "4,5",
+        "--rule",
+        "*Dense_1.kernel = P(x)",
+        "--svg",
+        "-",
+    ]));
+    assert!(grown.starts_with("<svg ") && grown.contains("on devices 4, 5"), "{grown}");
     let chosen = succeeds(
         load(&["--mesh", "x=2", "--devices", "3,1", "--rule", "*Dense_1.kernel=P(x)"])
             .args(["--option", "cpu_device_count=4"]),
@@ -75,8 +86,8 @@ fn wrong_meshes_and_rules_are_told_of() {
     assert!(error.contains("params.Dense_1.bias") && error.contains("would be cut into 3 parts"), "{error}");
     let error = fails(load(&["--mesh", "a=4", "--option", "cpu_device_count=2"]).args(["--rule", "*=P()"]));
     assert!(error.contains("the mesh a=4 is of 4 devices, and the client has 2"), "{error}");
-    let error = fails(&mut load(&["--mesh", "a=2", "--devices", "0,7"]));
-    assert!(error.contains("there is no device 7; there are 0, 1"), "{error}");
+    let error = fails(&mut load(&["--mesh", "a=2", "--devices", "0,-7"]));
+    assert!(error.contains("there is no device -7; there are 0, 1"), "{error}");
     for (text, said) in [
         ("x", "is no file of rules"),
         ("rule = 1", "is no file of rules"),
@@ -147,6 +158,10 @@ fn a_function_of_several_devices_takes_and_gives_whole_arrays() {
         assert!(text.contains("the outputs are as expected"), "{case}: {text}");
         assert!(out.exists());
     }
+    let mut command = safejax();
+    command.args(["run", "--plugin", "cpu"]).arg(spmd("jax0102-free.jaxexport"));
+    let error = fails(command.args(["--device", "2"]));
+    assert!(error.contains("name them with --devices"), "{error}");
     let mut command = safejax();
     command.args(["run", "--plugin", "cpu"]).arg(spmd("jax0102-free.jaxexport"));
     let error = fails(command.args(["--devices", "0,1"]));

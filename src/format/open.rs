@@ -17,7 +17,7 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<Checkpoint> {
     let checkpoint = open_as_it_is(path, limits)?;
     // Tensors may share what is stored, or repeat it.
     let expanded = checkpoint.tensors().iter().try_fold(0u64, |sum, tensor| {
-        Ok::<_, Error>(sum.saturating_add(tensor.spec.packed_bytes().for_tensor(&tensor.name)? as u64))
+        Ok::<_, Error>(sum.saturating_add(tensor.decoded_bytes().for_tensor(&tensor.name)? as u64))
     })?;
     limits.check_expansion(checkpoint.file_bytes() as u64, expanded).map_err(|problem| Error::Malformed {
         origin: checkpoint.origin().to_owned(),

@@ -20,11 +20,11 @@ pub struct LoadReport {
     pub tensors: usize,
     /// The bytes of their elements, before anything is done to them.
     pub bytes: u64,
-    /// Tensors that use the file's memory map in place.
+    /// Tensors that use the file's memory map in place; over several devices, parts of them.
     pub aliased_tensors: usize,
     /// Their bytes.
     pub aliased_bytes: u64,
-    /// Tensors that were copied, whether into an arena or through the staging ring.
+    /// Tensors that were copied, whether into an arena or through the staging ring; over several devices, parts of them.
     pub copied_tensors: usize,
     /// Their bytes.
     pub copied_bytes: u64,

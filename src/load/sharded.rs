@@ -154,7 +154,7 @@ impl<'a> Divided<'a, '_> {
                 true => Cow::Borrowed(tensor),
                 false => Cow::Owned(part_of(tensor, &layout.slice_of_part(part))?),
             };
-            self.bytes[place] += tensor.spec.packed_bytes()? as u64;
+            self.bytes[place] += tensor.spec.host_bytes()? as u64;
             parts.push((part, self.parts.len()));
             self.parts.push(Part { leaf: index, tensor, place, copies: places });
         }
@@ -181,11 +181,14 @@ impl Distributed {
         plan: &LoadPlan,
         tensors: &[&Tensor],
         buffers: &[Buffer],
-    ) -> Result<Vec<Array>> {
+    ) -> Result<(Vec<Array>, Dealt)> {
         let reader = TensorReader::new(checkpoint)?;
         let mut arrays = Vec::with_capacity(self.leaves.len());
+        let mut dealt = Dealt::default();
         for (leaf, tensor) in self.leaves.into_iter().zip(tensors) {
             let shards = if leaf.is_dealt {
+                dealt.tensors += 1;
+                dealt.bytes += tensor.decoded_bytes()? as u64;
                 deal(&reader, tensor, &leaf, &self.devices)
             } else {
                 copies(client, checkpoint, plan, &leaf, &self.devices, buffers)
@@ -194,7 +197,7 @@ impl Distributed {
                 shards.and_then(|shards| Array::from_parts(leaf.spec, leaf.sharding, leaf.layout, shards));
             arrays.push(array.for_tensor(&leaf.name)?);
         }
-        Ok(arrays)
+        Ok((arrays, dealt))
     }
 
     /// What each device gets of each tensor.
@@ -207,6 +210,13 @@ impl Distributed {
         };
         self.leaves.iter().map(leaf).collect()
     }
+}
+
+/// What was read whole and dealt out.
+#[derive(Debug, Default)]
+pub(crate) struct Dealt {
+    pub tensors: usize,
+    pub bytes: u64,
 }
 
 /// How a tensor of a load lies on its devices.

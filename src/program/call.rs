@@ -53,7 +53,10 @@ impl Function {
         let name = exported.as_ref().map_or(executable.name(), |exported| &exported.function_name).to_owned();
         let outputs: Vec<Aval> = match &exported {
             Some(exported) => exported.out_avals.clone(),
-            None => executable.outputs().iter().map(|spec| Aval::from(&**spec)).collect(),
+            None => match &compiled.partitioned {
+                Some(partitioned) => partitioned.outputs.iter().map(|laid| Aval::from(&laid.spec)).collect(),
+                None => executable.outputs().iter().map(|spec| Aval::from(&**spec)).collect(),
+            },
         };
         let found = executable.outputs().len();
         if outputs.len() != found {
@@ -64,7 +67,8 @@ impl Function {
         }
         let signature = match &exported {
             Some(exported) => Some(donatable(Signature::of_exported(exported), &compiled)),
-            None => Signature::of_compiled(compiled.interface.as_ref()),
+            None => Signature::of_compiled(compiled.interface.as_ref())
+                .map(|signature| of_wholes(signature, compiled.partitioned.as_ref())),
         };
         let out_keys = out_keys(exported.as_deref(), outputs.len())?;
         let code = Code::One(compiled);
@@ -524,6 +528,16 @@ impl BoundFunction {
         }
         Error::Arguments { program: self.function.name().to_owned(), problems }
     }
+}
+
+/// The signature of what one device takes, as that of the whole arrays on several.
+fn of_wholes(mut signature: Signature, partitioned: Option<&Partitioned>) -> Signature {
+    let laid = partitioned.iter().flat_map(|partitioned| &partitioned.parameters);
+    for (parameter, laid) in signature.parameters.iter_mut().zip(laid) {
+        parameter.aval = Aval::from(&laid.spec);
+        parameter.sharding = Some((*laid.sharding).clone());
+    }
+    signature
 }
 
 /// The signature, with what the compiled program says of donation.

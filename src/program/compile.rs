@@ -63,6 +63,16 @@ impl Client {
             let is_mlir = matches!(program.format(), ProgramFormat::Mlir);
             let use_shardy = options.use_shardy.or_else(|| Some(is_mlir && has_shardy(program.code())));
             let options = &CompileOptions { use_shardy, ..options.clone() };
+            if let Some(count) =
+                partitions_of(program.code()).filter(|&count| count > 1 && count != options.partitions)
+            {
+                return Err(Error::InvalidArgument(format!(
+                    "{} is a module for {count} devices, and was to be compiled for {}; say for which \
+                     (CompileOptions::partitions, run --devices)",
+                    program.origin(),
+                    options.partitions
+                )));
+            }
             let executable = cache::compile(self, program.code(), program.format(), options)
                 .map_err(|error| about_module(error, self.into(), program.origin(), program.code()))?;
             return Function::of_one(Compiled::new(executable, None)?, None);
@@ -172,6 +182,14 @@ fn options_of(exported: &Exported, options: &CompileOptions) -> CompileOptions {
         free_outputs: exported.out_shardings.iter().map(is_free).collect(),
         ..options.clone()
     }
+}
+
+/// For how many devices a module in text says that it is.
+fn partitions_of(code: &[u8]) -> Option<usize> {
+    const SAID: &str = "mhlo.num_partitions = ";
+    let text = std::str::from_utf8(code).ok()?;
+    let said = &text[text.find(SAID)? + SAID.len()..];
+    said[..said.find(|end: char| !end.is_ascii_digit())?].parse().ok()
 }
 
 /// Whether a module's shardings are Shardy's. Its dialects tell; the calling convention does not, since new versions of jax can

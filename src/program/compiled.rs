@@ -167,7 +167,7 @@ pub fn prepare<'a>(leaf: LeafArgument<'a>, wanted: &ArraySpec, device: &Device) 
 }
 
 /// The array, converted and padded.
-pub fn fit(array: &HostArray, wanted: &ArraySpec) -> Result<HostArray> {
+fn fit(array: &HostArray, wanted: &ArraySpec) -> Result<HostArray> {
     pad::pad(&convert(array, wanted.dtype)?, &wanted.shape)
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::argument::{ArrayArgument, LeafArgument};
 use super::bind::Resharding;
-use super::compiled::fit;
 use super::exported::{Aval, Exported};
 use super::sharding;
 use super::signature::Interface;
 use crate::array::{ArraySpec, HostArray};
+use crate::cast::convert;
 use crate::device_array::{Array, deal_out};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Device, Input, LoadedExecutable};
@@ -172,8 +172,12 @@ impl Partitioned {
     /// # Errors
     /// When what is elsewhere cannot be moved.
     pub fn shards<'a>(&self, leaf: LeafArgument<'a>, wanted: &Laid) -> Result<Shards<'a>> {
+        if leaf.spec().shape != wanted.spec.shape {
+            let problem = format!("{} was expected, but {} was given", wanted.spec, leaf.spec());
+            return Err(Error::InvalidArgument(problem));
+        }
         let dealt = |array: &HostArray| {
-            let shards = deal_out(&fit(array, &wanted.spec)?, &wanted.layout, &self.devices)?;
+            let shards = deal_out(&convert(array, wanted.spec.dtype)?, &wanted.layout, &self.devices)?;
             Ok(Shards::Made(shards.into_iter().map(|(_, buffer)| buffer).collect()))
         };
         let move_to = |array: &Array| {

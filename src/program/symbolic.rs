@@ -60,6 +60,12 @@ impl Symbolic {
         let module = read_module(&exported.module, &origin)?;
         let device = if exported.device_count == 1 { Some(options.first_device(client)?) } else { None };
         let padding = Padding::new(&options.padded_sizes, &exported)?;
+        if padding.is_some() && exported.device_count.max(options.partitions) > 1 {
+            return Err(Error::InvalidArgument(format!(
+                "`{}` runs on several devices, where nothing is padded: leave the padded sizes out (--pad)",
+                exported.function_name
+            )));
+        }
         let compiled = Mutex::new(Recent::new(options.kept_sizes));
         let (client, options) = (client.clone(), options.clone());
         Ok(Symbolic { exported, module, origin, client, device, options, padding, compiled })

@@ -23,9 +23,9 @@ impl Mesh {
     pub fn new<N: Into<String>>(axes: impl IntoIterator<Item = (N, usize)>) -> Result<Mesh> {
         let axes: Vec<(String, usize)> = axes.into_iter().map(|(name, size)| (name.into(), size)).collect();
         for (index, (name, size)) in axes.iter().enumerate() {
-            if name.is_empty() || *size == 0 {
+            if name.is_empty() || name.contains(['\'', '"', '(', ')', ',', '=']) || *size == 0 {
                 return Err(Error::InvalidArgument(format!(
-                    "axis {index} of a mesh is `{name}={size}`; it needs a name and at least one device"
+                    "axis {index} of a mesh is `{name}={size}`; it needs a plain name and at least one device"
                 )));
             }
             if axes[..index].iter().any(|(other, _)| other == name) {
