@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests on the simulated accelerator under AddressSanitizer and ThreadSanitizer: scripts/checkers.sh [address|thread].
-# Needs the nightly toolchain. Five minutes each on two cores.
+# Runs the tests on the simulated accelerator under AddressSanitizer and ThreadSanitizer, and the command under valgrind:
+# scripts/checkers.sh [address|thread|valgrind]. The sanitizers need the nightly toolchain. Five minutes each on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,5 +27,33 @@ case ${1:-all} in
   thread | all)
     rustup component add rust-src --toolchain nightly
     check thread -Zbuild-std
+    ;;
+esac
+
+# The command as users have it: a load, a call and saves, without an access that is wrong or memory that is lost.
+run_commands() {
+  local plugin=target/release/libsafejax_simulator.so digits=examples/digits/params.safetensors directory
+  directory=$(mktemp -d)
+  cat >"$directory/identity.mlir" <<'EOF'
+module @sim_identity {
+  func.func public @main(%arg0: tensor<4xf32>) -> (tensor<4xf32>) {
+    return
+  }
+}
+EOF
+  local checked=(valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+    target/release/safejax)
+  "${checked[@]}" load "$digits" --plugin "$plugin"
+  "${checked[@]}" run "$directory/identity.mlir" --plugin "$plugin" --arg 0='[1.0, 2.0, 3.0, 4.0]' --out "$directory/out.npy"
+  "${checked[@]}" convert "$digits" "$directory/one.safetensors" --digests
+  "${checked[@]}" convert "$digits" "$directory/several.safetensors" --max-shard-size 40kB
+  "${checked[@]}" verify "$directory/several.safetensors.index.json"
+  rm -rf "$directory"
+}
+case ${1:-all} in
+  valgrind | all)
+    echo "== valgrind"
+    cargo build --release -p safejax-cli -p safejax-simulator
+    run_commands
     ;;
 esac

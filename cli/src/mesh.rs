@@ -217,7 +217,7 @@ pub fn picture(mesh: &DeviceMesh, leaves: &[LeafPlacement]) -> String {
          font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"16\" y=\"28\" font-size=\"16\">{1}</text>\n",
         size::WIDTH,
-        escaped(&format!("mesh {mesh}"))
+        escaped(&format!("mesh {mesh}: a box for each part, in the colours of the devices that have it"))
     );
     let mut top = 48;
     for (place, device) in mesh.devices().iter().enumerate() {
@@ -243,9 +243,8 @@ fn draw_leaf(svg: &mut String, top: usize, mesh: &DeviceMesh, leaf: &LeafPlaceme
     for (line, text) in [name, format!("{}  {}", leaf.spec, spec_text(leaf))].iter().enumerate() {
         let _ = writeln!(svg, "<text x=\"16\" y=\"{}\">{}</text>", top + 28 + line * 20, escaped(text));
     }
-    // Down the first dimension that is cut, across all others that are.
-    let parts = leaf.layout.parts();
-    let rows = parts.iter().copied().find(|&parts| parts > 1).filter(|_| parts.len() > 1).unwrap_or(1);
+    // The first dimension goes down, all others go across.
+    let rows = leaf.layout.parts().first().copied().filter(|_| leaf.layout.parts().len() > 1).unwrap_or(1);
     let columns = leaf.layout.part_count() / rows.max(1);
     let (width, height) = (size::BOX.0 / columns.max(1), size::BOX.1 / rows.max(1));
     for part in 0..leaf.layout.part_count() {
