@@ -1,5 +1,6 @@
 //! From a checkpoint to a device: a plan is made first, then carried out, then reported.
 
+mod argument;
 pub(crate) mod options;
 pub(crate) mod report;
 mod sharded;

@@ -16,7 +16,6 @@ pub(crate) mod executable_file;
 mod exported;
 mod flatbuffer;
 mod hlo;
-mod load_for;
 pub(crate) mod outputs;
 mod pad;
 mod padding;

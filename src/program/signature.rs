@@ -64,6 +64,18 @@ pub enum ArgumentKey {
     Name(String),
 }
 
+impl From<usize> for ArgumentKey {
+    fn from(position: usize) -> ArgumentKey {
+        ArgumentKey::Position(position)
+    }
+}
+
+impl From<&str> for ArgumentKey {
+    fn from(name: &str) -> ArgumentKey {
+        ArgumentKey::Name(name.to_owned())
+    }
+}
+
 impl fmt::Display for ArgumentKey {
     /// As JAX writes it: `args[0]`, `kwargs['x']`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
