@@ -64,9 +64,7 @@ async fn classify(
     // The call returns before the device is done; awaiting the copy blocks no thread.
     let outputs = server.classify.call(&[&params, &x]).map_err(failed)?;
     let logits = outputs.single().and_then(|logits| logits.start_to_host()).map_err(failed)?;
-    let bytes = logits.await.map_err(failed)?;
-    let logits: Vec<f32> =
-        bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+    let logits: Vec<f32> = logits.await.and_then(|logits| logits.to_vec()).map_err(failed)?;
     let best = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(digit, _)| digit);
     let digits: Vec<Option<usize>> = logits.chunks(10).take(count).map(best).collect();
     Ok(Json(json!({ "digits": digits })))
