@@ -10,7 +10,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::device_mesh::check_devices;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Client, Device, HostSemantics, HostTransfer, Placement};
+use crate::pjrt::{Buffer, Client, Device, HostTransfer, Placement};
 use crate::sharding::{Runs, ShardLayout, Sharding};
 
 /// An array on a device, of whatever client. Cheap to clone.
@@ -30,11 +30,35 @@ enum Kind {
     Sharded(Arc<Shards>),
 }
 
+/// How an array lies on devices. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Laid {
+    /// The whole.
+    pub spec: ArraySpec,
+    pub sharding: Arc<Sharding>,
+    /// What the sharding makes of the whole's shape.
+    pub layout: Arc<ShardLayout>,
+}
+
+impl Laid {
+    /// An array over so many devices.
+    ///
+    /// # Errors
+    /// As for [`Sharding::layout`].
+    pub fn new(spec: ArraySpec, sharding: Sharding, devices: usize) -> Result<Laid> {
+        let layout = sharding.layout(&spec.shape, devices)?;
+        Ok(Laid { spec, sharding: Arc::new(sharding), layout: Arc::new(layout) })
+    }
+
+    /// What each device has.
+    pub fn shard_spec(&self) -> ArraySpec {
+        ArraySpec::new(self.spec.dtype, self.layout.shard_shape())
+    }
+}
+
 /// What several devices have of an array.
 struct Shards {
-    spec: ArraySpec,
-    sharding: Arc<Sharding>,
-    layout: Arc<ShardLayout>,
+    laid: Laid,
     client: Client,
     /// Those of this process's devices, each with its device's place in the sharding's order.
     buffers: Vec<(usize, Buffer)>,
@@ -59,41 +83,30 @@ impl Array {
     /// [`Error::InvalidArgument`] when the sharding cannot be of such an array, or a shard is of another type, shape or client than
     /// it should be, or on a device that has one already.
     pub fn from_shards(spec: ArraySpec, sharding: Sharding, shards: Vec<Buffer>) -> Result<Array> {
-        let layout = sharding.layout(&spec.shape, shards.len())?;
-        Array::from_parts(
-            spec,
-            Arc::new(sharding),
-            Arc::new(layout),
-            shards.into_iter().enumerate().collect(),
-        )
+        let laid = Laid::new(spec, sharding, shards.len())?;
+        Array::from_parts(laid, shards.into_iter().enumerate().collect())
     }
 
     /// An array of the shards of this process.
-    pub(crate) fn from_parts(
-        spec: ArraySpec,
-        sharding: Arc<Sharding>,
-        layout: Arc<ShardLayout>,
-        buffers: Vec<(usize, Buffer)>,
-    ) -> Result<Array> {
-        let wanted = ArraySpec::new(spec.dtype, layout.shard_shape());
+    pub(crate) fn from_parts(laid: Laid, buffers: Vec<(usize, Buffer)>) -> Result<Array> {
+        let (spec, wanted) = (&laid.spec, laid.shard_spec());
         let Some((_, first)) = buffers.first() else {
             return Err(Error::InvalidArgument(format!("{spec} has no shard on a device of this process")));
         };
         if let Some((place, wrong)) = buffers.iter().find(|(_, buffer)| *buffer.spec() != wanted) {
             return Err(Error::InvalidArgument(format!(
-                "shard {place} of {spec}, which is {sharding}, is to be {wanted}, and {} was given",
+                "shard {place} of {spec}, which is {}, is to be {wanted}, and {} was given",
+                laid.sharding,
                 wrong.spec()
             )));
         }
-        let client = first.client().clone();
         check_devices(&buffers.iter().map(|(_, buffer)| buffer.device()).collect::<Result<Vec<_>>>()?)?;
         // One device's whole is that, however it is said.
-        if layout.device_count() == 1 {
-            return Ok(Array(Kind::One(
-                buffers.into_iter().next().map(|(_, buffer)| buffer).unwrap_or_else(|| unreachable!()),
-            )));
+        if laid.layout.device_count() == 1 {
+            return Ok(Array::from(first));
         }
-        Ok(Array(Kind::Sharded(Arc::new(Shards { spec, sharding, layout, client, buffers }))))
+        let client = first.client().clone();
+        Ok(Array(Kind::Sharded(Arc::new(Shards { laid, client, buffers }))))
     }
 
     /// Deals an array out to devices: to each its slice of it. The transfers may still be under way on return.
@@ -101,18 +114,17 @@ impl Array {
     /// # Errors
     /// As for [`Array::from_shards`] and [`Client::buffer_from_host`].
     pub fn deal(array: &HostArray, sharding: Sharding, devices: &[Device]) -> Result<Array> {
-        let spec = array.spec().clone();
         check_devices(devices)?;
-        let layout = sharding.layout(&spec.shape, devices.len())?;
-        let shards = deal_out(array, &layout, devices)?;
-        Array::from_parts(spec, Arc::new(sharding), Arc::new(layout), shards)
+        let laid = Laid::new(array.spec().clone(), sharding, devices.len())?;
+        let shards = deal_out(array, &laid.layout, devices)?;
+        Array::from_parts(laid, shards)
     }
 
     /// The type and shape of the whole.
     pub fn spec(&self) -> &ArraySpec {
         match &self.0 {
             Kind::One(buffer) => buffer.spec(),
-            Kind::Sharded(shards) => &shards.spec,
+            Kind::Sharded(shards) => &shards.laid.spec,
         }
     }
 
@@ -138,7 +150,7 @@ impl Array {
     pub fn sharding(&self) -> Option<&Sharding> {
         match &self.0 {
             Kind::One(_) => None,
-            Kind::Sharded(shards) => Some(&shards.sharding),
+            Kind::Sharded(shards) => Some(&shards.laid.sharding),
         }
     }
 
@@ -146,7 +158,7 @@ impl Array {
     pub fn layout(&self) -> ShardLayout {
         match &self.0 {
             Kind::One(buffer) => ShardLayout::replicated(buffer.shape(), 1),
-            Kind::Sharded(shards) => (*shards.layout).clone(),
+            Kind::Sharded(shards) => (*shards.laid.layout).clone(),
         }
     }
 
@@ -160,7 +172,7 @@ impl Array {
         let several = several.into_iter().flat_map(|shards| {
             shards.buffers.iter().map(|(place, buffer)| Shard {
                 place: *place,
-                slice: shards.layout.slice(*place),
+                slice: shards.laid.layout.slice(*place),
                 buffer,
             })
         });
@@ -171,7 +183,7 @@ impl Array {
     pub fn is_fully_replicated(&self) -> bool {
         match &self.0 {
             Kind::One(_) => true,
-            Kind::Sharded(shards) => shards.layout.is_fully_replicated(),
+            Kind::Sharded(shards) => shards.laid.layout.is_fully_replicated(),
         }
     }
 
@@ -184,9 +196,9 @@ impl Array {
             Kind::One(buffer) => Ok(buffer),
             Kind::Sharded(shards) => Err(Error::InvalidArgument(format!(
                 "{} is in {} shards, {}, and not in one buffer; addressable_shards() has them",
-                shards.spec,
-                shards.layout.device_count(),
-                shards.sharding
+                shards.laid.spec,
+                shards.laid.layout.device_count(),
+                shards.laid.sharding
             ))),
         }
     }
@@ -267,18 +279,18 @@ impl Array {
             Kind::Sharded(shards) => shards,
         };
         let part = |part: usize| {
-            let has_it = |(place, _): &&(usize, Buffer)| shards.layout.part(*place) == part;
+            let has_it = |(place, _): &&(usize, Buffer)| shards.laid.layout.part(*place) == part;
             let (_, buffer) = shards.buffers.iter().find(has_it).ok_or_else(|| {
                 Error::InvalidArgument(format!(
                     "the part {:?} of {} is on devices of other processes only",
-                    shards.layout.slice_of_part(part),
-                    shards.spec
+                    shards.laid.layout.slice_of_part(part),
+                    shards.laid.spec
                 ))
             })?;
-            Ok((shards.layout.slice_of_part(part), buffer.start_to_host()?))
+            Ok((shards.laid.layout.slice_of_part(part), buffer.start_to_host()?))
         };
-        let parts = (0..shards.layout.part_count()).map(part).collect::<Result<_>>()?;
-        Ok(ArrayTransfer { spec: shards.spec.clone(), parts: Parts::Several(parts) })
+        let parts = (0..shards.laid.layout.part_count()).map(part).collect::<Result<_>>()?;
+        Ok(ArrayTransfer { spec: shards.laid.spec.clone(), parts: Parts::Several(parts) })
     }
 
     /// Copies the elements of the whole to the host, row-major, and blocks until they are there.
@@ -324,11 +336,7 @@ impl Array {
         let to = to.into();
         match self.buffers().next() {
             Some(buffer) if self.is_fully_replicated() => buffer.copy_to(&to).map(Array::from),
-            _ => {
-                let whole = self.to_host()?;
-                let bytes = whole.bytes().clone();
-                self.client().buffer_from_host(whole.spec(), bytes, &to, HostSemantics::Copy).map(Array::from)
-            }
+            _ => self.client().put_on(&self.to_host()?, &to).map(Array::from),
         }
     }
 
@@ -339,23 +347,17 @@ impl Array {
     /// As for [`Array::from_shards`] and [`Array::copy_to`].
     pub fn reshard(&self, sharding: Sharding, devices: &[Device]) -> Result<Array> {
         check_devices(devices)?;
-        let layout = Arc::new(sharding.layout(self.shape(), devices.len())?);
-        self.laid_out(Arc::new(sharding), layout, devices)
+        self.laid_out(Laid::new(self.spec().clone(), sharding, devices.len())?, devices)
     }
 
-    pub(crate) fn laid_out(
-        &self,
-        sharding: Arc<Sharding>,
-        layout: Arc<ShardLayout>,
-        devices: &[Device],
-    ) -> Result<Array> {
+    pub(crate) fn laid_out(&self, laid: Laid, devices: &[Device]) -> Result<Array> {
         let own: Vec<Shard<'_>> = self.addressable_shards().collect();
         let on = own.iter().map(|shard| shard.buffer.device()).collect::<Result<Vec<_>>>()?;
         // Comes to the host once, if at all.
         let mut whole: Option<HostArray> = None;
         let mut made: Vec<(usize, usize, Buffer)> = Vec::new();
         for (place, device) in devices.iter().enumerate().filter(|(_, device)| device.is_addressable()) {
-            let (part, slice) = (layout.part(place), layout.slice(place));
+            let (part, slice) = (laid.layout.part(place), laid.layout.slice(place));
             let same = || own.iter().zip(&on).filter(|(shard, _)| shard.slice == slice);
             let buffer = if let Some((shard, _)) = same().find(|(_, on)| *on == device) {
                 shard.buffer.clone()
@@ -364,16 +366,16 @@ impl Array {
             } else if let Some((_, _, buffer)) = made.iter().find(|(_, of, _)| *of == part) {
                 buffer.copy_to(device)?
             } else {
-                if whole.is_none() {
-                    whole = Some(self.to_host()?);
-                }
-                let whole = whole.as_ref().unwrap_or_else(|| unreachable!());
-                upload(&slice_of(whole, &slice)?, device)?
+                let whole = match &mut whole {
+                    Some(whole) => whole,
+                    empty => empty.insert(self.to_host()?),
+                };
+                self.client().put_on(&slice_of(whole, &slice)?, device)?
             };
             made.push((place, part, buffer));
         }
         let buffers = made.into_iter().map(|(place, _, buffer)| (place, buffer)).collect();
-        Array::from_parts(self.spec().clone(), sharding, layout, buffers)
+        Array::from_parts(laid, buffers)
     }
 
     /// The buffers of an array that is laid out like this over these devices, in their order; `None` for any other.
@@ -385,7 +387,7 @@ impl Array {
         let is_there = |(place, buffer): &(usize, Buffer)| {
             devices.get(*place).is_some_and(|device| buffer.is_on(device))
         };
-        let is_same = *shards.layout == *layout
+        let is_same = *shards.laid.layout == *layout
             && shards.buffers.len() == devices.len()
             && shards.buffers.iter().all(is_there);
         is_same.then(|| shards.buffers.iter().map(|(_, buffer)| buffer).collect())
@@ -426,14 +428,14 @@ pub(crate) fn deal_out(
                 Some(slice) => slice,
                 empty => empty.insert(slice_of(array, &layout.slice_of_part(part))?),
             };
-            Ok((place, upload(slice, device)?))
+            Ok((place, device.client().put_on(slice, device)?))
         })
         .collect()
 }
 
-/// Bytes of one element on the host.
-fn element_bytes(dtype: DType) -> usize {
-    dtype.host_bytes(1).unwrap_or(1)
+/// Where a slice's bytes lie among those of an array on the host.
+fn runs_of(spec: &ArraySpec, slice: &[Range<usize>]) -> Runs {
+    Runs::new(&spec.shape, slice, spec.dtype.host_bytes(1).unwrap_or(1))
 }
 
 /// A slice of an array; the array's own bytes where they lie side by side.
@@ -441,17 +443,13 @@ fn slice_of(array: &HostArray, slice: &[Range<usize>]) -> Result<HostArray> {
     let spec = array.spec();
     let shape: Vec<usize> = slice.iter().map(Range::len).collect();
     let sliced = ArraySpec::new(spec.dtype, shape);
-    let runs = Runs::new(&spec.shape, slice, element_bytes(spec.dtype));
+    let runs = runs_of(spec, slice);
     if runs.count() == 1 {
         return HostArray::from_bytes(sliced, array.bytes().slice(runs.get(0)));
     }
     let mut bytes = vec![0; sliced.host_bytes()?];
     runs.gather(array.bytes(), &mut bytes);
     HostArray::from_bytes(sliced, bytes)
-}
-
-fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
-    device.client().buffer_from_host(array.spec(), array.bytes().clone(), device, HostSemantics::Copy)
 }
 
 /// An array on its way to the host.
@@ -480,8 +478,7 @@ impl ArrayTransfer {
         };
         let mut whole = vec![0; self.spec.host_bytes()?];
         for (slice, transfer) in parts {
-            let runs = Runs::new(&self.spec.shape, &slice, element_bytes(self.spec.dtype));
-            runs.scatter(&transfer.wait()?, &mut whole);
+            runs_of(&self.spec, &slice).scatter(&transfer.wait()?, &mut whole);
         }
         HostArray::from_bytes(self.spec, whole)
     }
@@ -513,8 +510,7 @@ impl IntoFuture for ArrayTransfer {
             };
             let mut whole = vec![0; self.spec.host_bytes()?];
             for (slice, transfer) in parts {
-                let runs = Runs::new(&self.spec.shape, &slice, element_bytes(self.spec.dtype));
-                runs.scatter(&transfer.await?, &mut whole);
+                runs_of(&self.spec, &slice).scatter(&transfer.await?, &mut whole);
             }
             HostArray::from_bytes(self.spec, whole)
         })
@@ -549,7 +545,7 @@ impl fmt::Debug for Array {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::One(buffer) => buffer.fmt(f),
-            Kind::Sharded(shards) => write!(f, "Array({}, {})", shards.spec, shards.sharding),
+            Kind::Sharded(shards) => write!(f, "Array({}, {})", shards.laid.spec, shards.laid.sharding),
         }
     }
 }

@@ -124,12 +124,12 @@ impl Params {
         options: &LoadOptions,
     ) -> Result<(Params, LoadReport)> {
         let to = placements(client, options)?;
-        let planned =
+        let mut planned =
             PlannedLoad::new(checkpoint, options, || transfer::target(client, &to[0], options.transfer))?;
         let destination =
             |plan: &LoadPlan| ClientDestination::new(client, &to, checkpoint, plan, options.transfer);
-        if planned.distributed.is_some() {
-            return planned.carry_out_over_devices(client, destination);
+        if let Some(distributed) = planned.distributed.take() {
+            return planned.carry_out_over_devices(client, distributed, destination);
         }
         let (params, report) = planned.carry_out(destination)?;
         Ok((params.try_convert(|buffer| Ok(Array::from(buffer)))?, report))
@@ -204,14 +204,12 @@ impl<'a> PlannedLoad<'a> {
     /// # Errors
     /// As for [`PlannedLoad::carry_out`].
     fn carry_out_over_devices<D: Destination<Buffer = Buffer>>(
-        mut self,
+        self,
         client: &Client,
+        distributed: Distributed,
         destination: impl FnOnce(&LoadPlan) -> Result<D>,
     ) -> Result<(Params, LoadReport)> {
         let (buffers, mut report) = self.transfer(destination)?;
-        let Some(distributed) = self.distributed.take() else {
-            return Err(Error::InvalidArgument("the load is of one device".into()));
-        };
         let (arrays, dealt) =
             distributed.arrays(client, self.checkpoint, &self.plan, &self.tensors, &buffers)?;
         report.tensors = arrays.len();
@@ -219,8 +217,7 @@ impl<'a> PlannedLoad<'a> {
         report.copied_bytes += dealt.bytes;
         report.copied_tensors += dealt.tensors;
         report.seconds.total = self.start.elapsed().as_secs_f64();
-        let metadata = record::strip(self.checkpoint.metadata());
-        Ok((ParamTree::from_parts(self.keys, arrays).with_metadata(metadata, self.framework), report))
+        Ok((self.into_tree(arrays), report))
     }
 
     /// Loads what was planned, and reports how.
@@ -232,8 +229,13 @@ impl<'a> PlannedLoad<'a> {
         destination: impl FnOnce(&LoadPlan) -> Result<D>,
     ) -> Result<(ParamTree<D::Buffer>, LoadReport)> {
         let (buffers, report) = self.transfer(destination)?;
+        Ok((self.into_tree(buffers), report))
+    }
+
+    /// The tree of what was loaded, in the order of the leaves.
+    fn into_tree<A>(self, arrays: Vec<A>) -> ParamTree<A> {
         let metadata = record::strip(self.checkpoint.metadata());
-        Ok((ParamTree::from_parts(self.keys, buffers).with_metadata(metadata, self.framework), report))
+        ParamTree::from_parts(self.keys, arrays).with_metadata(metadata, self.framework)
     }
 
     /// Loads what was planned: a buffer for each step.

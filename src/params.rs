@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::array::HostArray;
 use crate::device_array::{Array, DeviceArray};
 use crate::error::{Context, Result};
-use crate::pjrt::{Client, HostSemantics, Placement};
+use crate::pjrt::{Client, Placement};
 use crate::tree::{Framework, KeyMap, KeyPath, Leaf, Node, Tree};
 
 /// A tree of arrays on devices of a [`Client`], in JAX's order.
@@ -247,9 +247,7 @@ impl Params {
         let (to, (def, arrays)) = (to.into(), tree.flatten());
         let keys = KeyMap::new(def)?;
         let upload = |(leaf, array): (&Leaf, HostArray)| {
-            let bytes = array.bytes().clone();
-            let buffer = client.buffer_from_host(array.spec(), bytes, &to, HostSemantics::Copy);
-            buffer.map(Array::from).for_tensor(&leaf.name)
+            client.put_on(&array, &to).map(Array::from).for_tensor(&leaf.name)
         };
         let arrays = keys.leaves().iter().zip(arrays).map(upload).collect::<Result<_>>()?;
         Ok(Params::from_parts(keys, arrays))

@@ -2,11 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
-use crate::device_array::{Array, deal_out};
+use crate::device_array::{Array, Laid, deal_out};
 use crate::device_mesh::DeviceMesh;
 use crate::error::{Context, Error, Result};
 use crate::format::{Checkpoint, Tensor, TensorReader};
@@ -50,12 +49,10 @@ pub(crate) struct Distributed {
 
 struct Leaf {
     name: String,
-    /// The whole, as it is loaded.
-    spec: ArraySpec,
-    sharding: Arc<Sharding>,
-    layout: Arc<ShardLayout>,
-    /// The parts that devices of this process have: the number of each, and the position of its step.
-    parts: Vec<(usize, usize)>,
+    /// As it is loaded.
+    laid: Laid,
+    /// The positions of the steps of the parts that devices of this process have.
+    steps: Vec<usize>,
     /// Whether it has no parts in the file, so that it is read whole and dealt out.
     is_dealt: bool,
 }
@@ -108,7 +105,8 @@ impl Distribution {
             let sharding = self.sharding(&leaf.name)?;
             let dtype = loaded_dtype(&tensor.name, tensor.spec.dtype, &options.dtypes)?;
             let spec = ArraySpec::new(dtype, tensor.spec.shape.clone());
-            divided.add(index, &leaf.name, tensor, spec, sharding).for_tensor(&leaf.name)
+            let laid = Laid::new(spec, sharding, self.devices.len());
+            laid.and_then(|laid| divided.add(index, &leaf.name, tensor, laid)).for_tensor(&leaf.name)
         };
         let leaves = tensors.enumerate().map(leaf).collect::<Result<_>>()?;
         Ok((divided.parts, Distributed { devices: self.devices.clone(), leaves }))
@@ -131,22 +129,14 @@ struct Divided<'a, 'd> {
 }
 
 impl<'a> Divided<'a, '_> {
-    fn add(
-        &mut self,
-        index: usize,
-        name: &str,
-        tensor: &'a Tensor,
-        spec: ArraySpec,
-        sharding: Sharding,
-    ) -> Result<Leaf> {
-        let layout = sharding.layout(&spec.shape, self.devices.len())?;
+    fn add(&mut self, index: usize, name: &str, tensor: &'a Tensor, laid: Laid) -> Result<Leaf> {
+        let layout = &laid.layout;
         let is_dealt = !tensor.is_plain() && !layout.is_fully_replicated();
         let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (place, device) in self.devices.iter().enumerate().filter(|(_, device)| device.is_addressable()) {
-            tracing::trace!(name, %device, part = layout.part(place), "a part of a tensor");
+        for (place, _) in self.devices.iter().enumerate().filter(|(_, device)| device.is_addressable()) {
             wanted.entry(layout.part(place)).or_default().push(place);
         }
-        let mut parts = Vec::new();
+        let mut steps = Vec::new();
         for (part, mut places) in wanted.into_iter().filter(|_| !is_dealt) {
             let lightest = (0..places.len()).min_by_key(|&at| self.bytes[places[at]]).unwrap_or(0);
             let place = places.swap_remove(lightest);
@@ -155,18 +145,17 @@ impl<'a> Divided<'a, '_> {
                 false => Cow::Owned(part_of(tensor, &layout.slice_of_part(part))?),
             };
             self.bytes[place] += tensor.spec.host_bytes()? as u64;
-            parts.push((part, self.parts.len()));
+            steps.push(self.parts.len());
             self.parts.push(Part { leaf: index, tensor, place, copies: places });
         }
-        let (sharding, layout) = (Arc::new(sharding), Arc::new(layout));
-        Ok(Leaf { name: name.to_owned(), spec, sharding, layout, parts, is_dealt })
+        Ok(Leaf { name: name.to_owned(), laid, steps, is_dealt })
     }
 }
 
 impl Distributed {
     /// Whether any tensor is divided, so that a digest of it is of no use.
     pub fn divides(&self) -> Option<&str> {
-        let divided = self.leaves.iter().find(|leaf| !leaf.layout.is_fully_replicated());
+        let divided = self.leaves.iter().find(|leaf| !leaf.laid.layout.is_fully_replicated());
         divided.map(|leaf| leaf.name.as_str())
     }
 
@@ -193,8 +182,7 @@ impl Distributed {
             } else {
                 copies(client, checkpoint, plan, &leaf, &self.devices, buffers)
             };
-            let array =
-                shards.and_then(|shards| Array::from_parts(leaf.spec, leaf.sharding, leaf.layout, shards));
+            let array = shards.and_then(|shards| Array::from_parts(leaf.laid, shards));
             arrays.push(array.for_tensor(&leaf.name)?);
         }
         Ok((arrays, dealt))
@@ -204,9 +192,9 @@ impl Distributed {
     pub fn placements(&self) -> Vec<LeafPlacement> {
         let leaf = |leaf: &Leaf| LeafPlacement {
             name: leaf.name.clone(),
-            spec: leaf.spec.clone(),
-            sharding: (*leaf.sharding).clone(),
-            layout: (*leaf.layout).clone(),
+            spec: leaf.laid.spec.clone(),
+            sharding: (*leaf.laid.sharding).clone(),
+            layout: (*leaf.laid.layout).clone(),
         };
         self.leaves.iter().map(leaf).collect()
     }
@@ -249,8 +237,8 @@ fn deal(
     } else {
         bytes
     };
-    let whole = convert(&HostArray::from_bytes(tensor.spec.clone(), bytes)?, leaf.spec.dtype)?;
-    deal_out(&whole, &leaf.layout, devices)
+    let whole = convert(&HostArray::from_bytes(tensor.spec.clone(), bytes)?, leaf.laid.spec.dtype)?;
+    deal_out(&whole, &leaf.laid.layout, devices)
 }
 
 /// The shards of a leaf on every device of this process: what was loaded, used in place by others where that can be, and copied
@@ -264,7 +252,7 @@ fn copies(
     buffers: &[Buffer],
 ) -> Result<Vec<(usize, Buffer)>> {
     let mut shards = Vec::new();
-    for &(_, position) in &leaf.parts {
+    for &position in &leaf.steps {
         let (step, buffer) = (&plan.steps[position], &buffers[position]);
         let bytes = match step.extents() {
             [extent] if step.route == Route::Alias => {

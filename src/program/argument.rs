@@ -106,52 +106,26 @@ impl<T: Argument + ?Sized> Argument for std::sync::Arc<T> {
     }
 }
 
-/// Each call copies the arrays to the device. They are bound by their order.
-impl Argument for Tree<HostArray> {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        self.leaves().iter().for_each(|array| array.append_leaves(leaves));
-    }
-}
-
-/// The leaves are bound by their order.
-impl Argument for Tree<Buffer> {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.leaves().iter().map(LeafArgument::buffer));
-    }
-}
-
 impl Argument for Array {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
         leaves.push(LeafArgument::array(self));
     }
 }
 
-/// The leaves are bound by their order.
-impl Argument for Tree<Array> {
+/// The leaves are bound by their order. What is on the host is copied to the device by each call.
+impl<T: Argument> Argument for Tree<T> {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.leaves().iter().map(LeafArgument::array));
+        self.leaves().append_leaves(leaves);
     }
 }
 
-impl Argument for [Array] {
+impl<T: Argument> Argument for [T] {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.iter().map(LeafArgument::array));
+        self.iter().for_each(|argument| argument.append_leaves(leaves));
     }
 }
 
-impl Argument for Vec<Array> {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        self.as_slice().append_leaves(leaves);
-    }
-}
-
-impl Argument for [Buffer] {
-    fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.iter().map(LeafArgument::buffer));
-    }
-}
-
-impl Argument for Vec<Buffer> {
+impl<T: Argument> Argument for Vec<T> {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
         self.as_slice().append_leaves(leaves);
     }

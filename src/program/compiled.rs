@@ -4,14 +4,14 @@ use super::argument::{ArrayArgument, LeafArgument};
 use super::bind::{Slot, given};
 use super::exported::{Aval, Exported};
 use super::pad;
-use super::partitioned::{Laid, Partitioned};
+use super::partitioned::Partitioned;
 use super::signature::{Interface, Signature};
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
-use crate::device_array::{Array, ArrayTransfer};
+use crate::device_array::{Array, ArrayTransfer, Laid};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pjrt::{Buffer, Device, HostSemantics, Input, LoadedExecutable};
+use crate::pjrt::{Buffer, Device, Input, LoadedExecutable};
 
 /// A program compiled for one set of shapes.
 #[derive(Debug)]
@@ -193,8 +193,7 @@ pub fn cut_back(
 
 /// Starts copying an array to a device.
 pub fn upload(array: &HostArray, device: &Device) -> Result<Buffer> {
-    let (spec, bytes) = (array.spec(), array.bytes().clone());
-    device.client().buffer_from_host(spec, bytes, device, HostSemantics::Copy)
+    device.client().put_on(array, device)
 }
 
 /// The position of a platform among those that the program was lowered for; `None` for a program of one platform.

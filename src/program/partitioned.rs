@@ -9,31 +9,22 @@ use super::sharding;
 use super::signature::Interface;
 use crate::array::{ArraySpec, HostArray};
 use crate::cast::convert;
-use crate::device_array::{Array, deal_out};
+use crate::device_array::{Array, Laid, deal_out};
 use crate::error::{Error, Result};
 use crate::pjrt::{Buffer, Device, Input, LoadedExecutable};
-use crate::sharding::{ShardLayout, Sharding};
+use crate::sharding::Sharding;
 
 /// How the arrays of a program lie on its devices.
 #[derive(Debug)]
 pub struct Partitioned {
     /// In the order of the program's own mesh.
     pub devices: Vec<Device>,
-    /// Which leaf of a call each parameter is.
-    taken: Vec<usize>,
+    /// Which parameter each leaf of a call is, by the leaf's position; none for one that is not used.
+    positions: Vec<Option<usize>>,
     /// What `main` takes, after what a call does not give; empty where it is not known.
     pub parameters: Vec<Laid>,
     /// What it returns.
     pub outputs: Vec<Laid>,
-}
-
-/// An array on the program's devices.
-#[derive(Debug, Clone)]
-pub struct Laid {
-    /// The whole.
-    pub spec: ArraySpec,
-    pub sharding: Arc<Sharding>,
-    pub layout: Arc<ShardLayout>,
 }
 
 /// The shards of a call's leaf, one for each device.
@@ -80,12 +71,12 @@ impl Partitioned {
         let parameters: Vec<Laid> = match exported {
             Some(exported) => {
                 let kept = exported.kept.iter().enumerate();
-                let laid = |(position, &leaf): (usize, &usize)| {
+                let parameter = |(position, &leaf): (usize, &usize)| {
                     let position = position + not_given;
                     let said = exported.in_shardings.get(leaf).cloned().flatten();
                     let whole = exported.in_avals[leaf].to_spec();
                     let place = format!("the argument leaf {leaf}");
-                    Laid::new(
+                    laid(
                         &place,
                         whole,
                         on_one(position),
@@ -94,29 +85,22 @@ impl Partitioned {
                         count,
                     )
                 };
-                kept.map(laid).collect::<Result<_>>()?
+                kept.map(parameter).collect::<Result<_>>()?
             }
             None => {
-                let laid = |(position, aval): (usize, &Aval)| {
+                let parameter = |(position, aval): (usize, &Aval)| {
                     let place = format!("argument {position}");
-                    Laid::new(
-                        &place,
-                        None,
-                        aval.to_spec(),
-                        compiled(&parameter_shardings, position),
-                        None,
-                        count,
-                    )
+                    laid(&place, None, aval.to_spec(), compiled(&parameter_shardings, position), None, count)
                 };
                 let parameters = interface.map(|interface| &interface.parameters[..]).unwrap_or_default();
-                parameters.iter().enumerate().map(laid).collect::<Result<_>>()?
+                parameters.iter().enumerate().map(parameter).collect::<Result<_>>()?
             }
         };
         let output = |(position, on_one): (usize, &Arc<ArraySpec>)| {
             let said = exported.and_then(|exported| exported.out_shardings.get(position).cloned().flatten());
             let whole = exported.and_then(|exported| exported.out_avals.get(position)?.to_spec());
             let place = format!("output {position}");
-            Laid::new(
+            laid(
                 &place,
                 whole,
                 Some(ArraySpec::clone(on_one)),
@@ -126,17 +110,22 @@ impl Partitioned {
             )
         };
         let outputs = executable.outputs().iter().enumerate().map(output).collect::<Result<_>>()?;
-        let taken = match exported {
-            Some(exported) => exported.kept.clone(),
-            None => (0..parameters.len()).collect(),
+        let positions = match exported {
+            Some(exported) => {
+                let mut positions = vec![None; exported.in_avals.len()];
+                for (position, &leaf) in exported.kept.iter().enumerate() {
+                    positions[leaf] = Some(position);
+                }
+                positions
+            }
+            None => (0..parameters.len()).map(Some).collect(),
         };
-        Ok(Partitioned { devices, taken, parameters, outputs })
+        Ok(Partitioned { devices, positions, parameters, outputs })
     }
 
     /// What the program takes of the leaf at this position among a call's; `None` where it does not use it.
     pub fn wanted(&self, index: usize) -> Option<&Laid> {
-        let position = self.taken.iter().position(|&taken| taken == index)?;
-        self.parameters.get(position)
+        self.parameters.get((*self.positions.get(index)?)?)
     }
 
     /// Why the leaf at a position among a call's is not laid out as the program takes it, if it is not and nobody may move it.
@@ -180,10 +169,7 @@ impl Partitioned {
             let shards = deal_out(&convert(array, wanted.spec.dtype)?, &wanted.layout, &self.devices)?;
             Ok(Shards::Made(shards.into_iter().map(|(_, buffer)| buffer).collect()))
         };
-        let move_to = |array: &Array| {
-            let (sharding, layout) = (Arc::clone(&wanted.sharding), Arc::clone(&wanted.layout));
-            array.laid_out(sharding, layout, &self.devices).map(Shards::Resharded)
-        };
+        let move_to = |array: &Array| array.laid_out(wanted.clone(), &self.devices).map(Shards::Resharded);
         match leaf.array {
             ArrayArgument::Host(array) => dealt(array),
             ArrayArgument::Sharded(array) if *array.spec() == wanted.spec => array
@@ -214,12 +200,7 @@ impl Partitioned {
             Shards::Made(buffers) => buffers.into_iter().enumerate().collect(),
             Shards::Resharded(array) => return Ok(array),
         };
-        Array::from_parts(
-            wanted.spec.clone(),
-            Arc::clone(&wanted.sharding),
-            Arc::clone(&wanted.layout),
-            buffers,
-        )
+        Array::from_parts(wanted.clone(), buffers)
     }
 
     /// The outputs of which each device has returned its shards.
@@ -227,50 +208,46 @@ impl Partitioned {
         let mut lists: Vec<_> = by_device.into_iter().map(Vec::into_iter).collect();
         let output = |laid: &Laid| {
             let shards = lists.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>().unwrap_or_default();
-            let shards = shards.into_iter().enumerate().collect();
-            Array::from_parts(laid.spec.clone(), Arc::clone(&laid.sharding), Arc::clone(&laid.layout), shards)
+            Array::from_parts(laid.clone(), shards.into_iter().enumerate().collect())
         };
         self.outputs.iter().map(output).collect()
     }
 }
 
-impl Laid {
-    /// An array that the compiler and the artifact each say something of: its type and shape, on one device and as a whole, and
-    /// its sharding.
-    fn new(
-        place: &str,
-        whole: Option<ArraySpec>,
-        on_one: Option<ArraySpec>,
-        compiled: Option<Sharding>,
-        said: Option<Sharding>,
-        devices: usize,
-    ) -> Result<Laid> {
-        let spec = match (whole, &on_one) {
-            (Some(whole), _) => whole,
-            (None, Some(on_one)) => whole_of(on_one, compiled.as_ref()),
-            (None, None) => {
-                return Err(Error::InvalidArgument(format!("the type and shape of {place} are not known")));
-            }
-        };
-        let laid = |sharding: Sharding| {
-            let layout = sharding.layout(&spec.shape, devices).map_err(|error| error.in_argument(place))?;
-            Ok::<_, Error>((sharding, layout))
-        };
-        let (said, compiled) = (said.map(laid).transpose()?, compiled.map(laid).transpose()?);
-        let (sharding, layout) = match (said, compiled) {
-            (Some(said), Some(compiled)) if said.1 == compiled.1 => said,
-            (_, Some(compiled)) => compiled,
-            (Some(said), None) => said,
-            (None, None) => laid(Sharding::Replicated)?,
-        };
-        let shard = ArraySpec::new(spec.dtype, layout.shard_shape());
-        if let Some(on_one) = on_one.filter(|on_one| *on_one != shard) {
-            return Err(Error::InvalidArgument(format!(
-                "{place} is {spec}, {sharding}: {shard} on each device, and the compiler made it {on_one}"
-            )));
+/// An array that the compiler and the artifact each say something of: its type and shape, on one device and as a whole, and its
+/// sharding.
+fn laid(
+    place: &str,
+    whole: Option<ArraySpec>,
+    on_one: Option<ArraySpec>,
+    compiled: Option<Sharding>,
+    said: Option<Sharding>,
+    devices: usize,
+) -> Result<Laid> {
+    let spec = match (whole, &on_one) {
+        (Some(whole), _) => whole,
+        (None, Some(on_one)) => whole_of(on_one, compiled.as_ref()),
+        (None, None) => {
+            return Err(Error::InvalidArgument(format!("the type and shape of {place} are not known")));
         }
-        Ok(Laid { spec, sharding: Arc::new(sharding), layout: Arc::new(layout) })
+    };
+    let by = |sharding: Sharding| {
+        Laid::new(spec.clone(), sharding, devices).map_err(|error| error.in_argument(place))
+    };
+    let laid = match (said.map(by).transpose()?, compiled.map(by).transpose()?) {
+        (Some(said), Some(compiled)) if said.layout == compiled.layout => said,
+        (_, Some(compiled)) => compiled,
+        (Some(said), None) => said,
+        (None, None) => by(Sharding::Replicated)?,
+    };
+    let shard = laid.shard_spec();
+    if let Some(on_one) = on_one.filter(|on_one| *on_one != shard) {
+        return Err(Error::InvalidArgument(format!(
+            "{place} is {spec}, {}: {shard} on each device, and the compiler made it {on_one}",
+            laid.sharding
+        )));
     }
+    Ok(laid)
 }
 
 /// The whole of what one device has.

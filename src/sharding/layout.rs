@@ -128,11 +128,6 @@ impl ShardLayout {
         slice.reverse();
         slice
     }
-
-    /// The first device that has a part.
-    pub fn first_device(&self, part: usize) -> Option<usize> {
-        self.part_of.iter().position(|&of| of == part)
-    }
 }
 
 /// The parts of every dimension of this shape, which must divide it evenly, as JAX demands.

@@ -52,18 +52,14 @@ impl Replacement {
         let switch = Named::new(&self.index, &index.metadata()?);
         let naming = Naming { switch, new: new.collect::<Result<_>>()?, old };
         self.journal.write(&naming, self.options)?;
+        // Files without their index are of no checkpoint.
         if let Err(error) = self.name(writers, &paths, index) {
-            // They are of no checkpoint.
-            let removed = Named::paths(&naming.new, &self.index)
-                .and_then(|named| remove_all(named.iter().map(PathBuf::as_path)));
-            if removed.is_err() {
-                self.journal.keep();
-            }
+            self.take_back(&naming.new);
             return Err(error);
         }
-        let new = [&naming.switch].into_iter().chain(&naming.new);
-        let whole = was_one.then_some(&self.whole);
-        self.leave_one(whole, new)?;
+        if was_one {
+            self.remove_marker(&self.whole).inspect_err(|_| self.take_back_all(&naming))?;
+        }
         self.end(&naming.old)
     }
 
@@ -80,26 +76,35 @@ impl Replacement {
         self.journal.write(&naming, self.options)?;
         // It can have its name all the same, and then the old files are to go.
         writer.finish().inspect_err(|_| self.journal.keep())?;
-        let index = was_several.then_some(&self.index);
-        self.leave_one(index, [&naming.switch])?;
+        if was_several {
+            self.remove_marker(&self.index).inspect_err(|_| self.take_back_all(&naming))?;
+        }
         self.end(&naming.old)
     }
 
-    /// Removes the file that says that the old checkpoint is there, if it is another than the new one's. Where it stays, the new
-    /// one goes again: nobody could tell which of the two is meant.
-    fn leave_one<'n>(&self, old: Option<&PathBuf>, new: impl IntoIterator<Item = &'n Named>) -> Result<()> {
-        let Some(old) = old else { return Ok(()) };
+    /// Removes the file that says that the old checkpoint is there, which is another than the new one's.
+    fn remove_marker(&self, marker: &Path) -> Result<()> {
         // Before it goes: a system that fails now must not have lost both.
+        sync_directory(&self.index, self.options)?;
+        remove_all([marker].into_iter())
+    }
+
+    /// Removes all of the new checkpoint, where the old one's marker stays: nobody could tell which of the two is meant.
+    fn take_back_all(&mut self, naming: &Naming) {
+        // What says that it is there goes first: as long as it stays, it is to be whole.
+        if self.take_back(std::slice::from_ref(&naming.switch)) {
+            self.take_back(&naming.new);
+        }
+    }
+
+    /// Removes new files, and says whether they are gone; the next one that saves removes those that stay.
+    fn take_back(&mut self, new: &[Named]) -> bool {
         let removed =
-            sync_directory(&self.index, self.options).and_then(|()| remove_all([old.as_path()].into_iter()));
-        removed.inspect_err(|_| {
-            let new = new.into_iter().filter_map(|file| file.beside(&self.index));
-            for path in new {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(%error, path = %path.display(), "a file of the new checkpoint stays");
-                }
-            }
-        })
+            Named::paths(new, &self.index).and_then(|named| remove_all(named.iter().map(PathBuf::as_path)));
+        if removed.is_err() {
+            self.journal.keep();
+        }
+        removed.is_ok()
     }
 
     /// The files of the checkpoint that is there, and these.
