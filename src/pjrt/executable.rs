@@ -308,6 +308,7 @@ impl Executable {
             self.api().call(ffi::PJRT_Executable_OptimizedProgram, &mut args)?;
             let mut code = vec![0u8; program.code_size];
             program.code = code.as_mut_ptr().cast();
+            args.program = &mut program;
             self.api().call(ffi::PJRT_Executable_OptimizedProgram, &mut args)?;
             code.truncate(program.code_size);
             Ok(OptimizedProgram { format: string(program.format, program.format_size), code })

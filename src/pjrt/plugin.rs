@@ -1,4 +1,4 @@
-//! A plugin: a library that exports `GetPjrtApi`, opened once a process and never unloaded.
+//! A plugin: a library that exports `GetPjrtApi`, opened once a process and never unloaded; or one that is linked in.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,6 +17,7 @@ pub struct Plugin {
 }
 
 struct PluginInner {
+    /// The library's file; the name of a plugin that is linked in.
     path: PathBuf,
     api: Api,
     attributes: Vec<(String, NamedValue)>,
@@ -44,15 +45,54 @@ impl Plugin {
         if let Some(plugin) = plugins.get(&canonical) {
             return Ok(plugin.clone());
         }
-        let api = load(&canonical)?;
-        let plugin =
-            Plugin { inner: Arc::new(PluginInner { attributes: attributes(api)?, path: canonical, api }) };
-        tracing::debug!(path = %plugin.path().display(), api = %plugin.api_version(), "loaded a PJRT plugin");
+        let plugin = Plugin::initialised(load(&canonical)?, canonical)?;
         plugins.insert(plugin.inner.path.clone(), plugin.clone());
         Ok(plugin)
     }
 
-    /// The library's file.
+    /// The plugin that is linked into this program, in place of one in a library of its own. A second call
+    /// with the same name returns the same plugin.
+    ///
+    /// `get_api` is the plugin's `GetPjrtApi`; it returns its function table, a `PJRT_Api` of the C header.
+    /// `name` stands where the path of other plugins does, as in messages.
+    ///
+    /// # Errors
+    /// [`Error::PluginLibrary`] when the table is null or of another major version; [`Error::Pjrt`] when
+    /// the plugin's initialisation fails.
+    ///
+    /// # Safety
+    /// The table is one of a PJRT plugin, each function does what the C API says, and both stay as they
+    /// are while the process lives. Nothing else has initialised the plugin.
+    pub unsafe fn linked(
+        name: &str,
+        get_api: unsafe extern "C" fn() -> *const std::ffi::c_void,
+    ) -> Result<Plugin> {
+        let path = PathBuf::from(name);
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let plugins = loaded.get_or_insert_with(HashMap::new);
+        if let Some(plugin) = plugins.get(&path) {
+            return Ok(plugin.clone());
+        }
+        // SAFETY: passed on to the caller.
+        let api = unsafe { Api::from_table(get_api().cast()) };
+        let api = api.map_err(|reason| Error::PluginLibrary { path: path.clone(), reason })?;
+        let plugin = Plugin::initialised(api, path)?;
+        plugins.insert(plugin.inner.path.clone(), plugin.clone());
+        Ok(plugin)
+    }
+
+    /// Runs the plugin's one-time setup. Called once for each table, under the lock.
+    fn initialised(api: Api, path: PathBuf) -> Result<Plugin> {
+        if api.has(&ffi::PJRT_Plugin_Initialize) {
+            // SAFETY: the arguments are complete; called once, before any other function, under the lock.
+            unsafe { api.call(ffi::PJRT_Plugin_Initialize, &mut ffi::PJRT_Plugin_Initialize_Args::new()) }?;
+        }
+        let plugin = Plugin { inner: Arc::new(PluginInner { attributes: attributes(api)?, path, api }) };
+        tracing::debug!(path = %plugin.path().display(), api = %plugin.api_version(), "loaded a PJRT plugin");
+        Ok(plugin)
+    }
+
+    /// The library's file; the name of a plugin that is linked in.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
@@ -108,7 +148,7 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// Opens the library, finds its table and runs its one-time setup.
+/// Opens the library and finds its table.
 fn load(path: &Path) -> Result<Api> {
     let unusable = |reason: String| Error::PluginLibrary { path: path.to_owned(), reason };
     // SAFETY: loading runs the library's initialisers; `Plugin::open` tells its caller to trust them. The
@@ -123,12 +163,7 @@ fn load(path: &Path) -> Result<Api> {
         unsafe { library.get::<unsafe extern "C" fn() -> *const ffi::PJRT_Api>(b"GetPjrtApi\0") }
             .map_err(|_| unusable("it does not export GetPjrtApi, so it is some other library".into()))?;
     // SAFETY: the table that it returns is static data of a library that is never unloaded.
-    let api = unsafe { Api::from_table(get_api()) }.map_err(unusable)?;
-    if api.has(&ffi::PJRT_Plugin_Initialize) {
-        // SAFETY: the arguments are complete; called once, before any other function, under the lock.
-        unsafe { api.call(ffi::PJRT_Plugin_Initialize, &mut ffi::PJRT_Plugin_Initialize_Args::new()) }?;
-    }
-    Ok(api)
+    unsafe { Api::from_table(get_api()) }.map_err(unusable)
 }
 
 fn attributes(api: Api) -> Result<Vec<(String, NamedValue)>> {

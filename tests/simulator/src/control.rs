@@ -19,6 +19,11 @@ type Control = unsafe extern "C" fn(request: *const u8, count: usize, reply: Rep
 /// the process.
 pub struct Simulator {
     path: PathBuf,
+    /// None for the state of this library itself.
+    copy: Option<Copy>,
+}
+
+struct Copy {
     control: libloading::Library,
     _directory: tempfile::TempDir,
 }
@@ -34,9 +39,21 @@ impl Simulator {
         std::fs::copy(Simulator::library(), &path).expect("the simulator is built beside the tests");
         // SAFETY: loading it runs nothing.
         let control = unsafe { libloading::Library::new(&path) }.expect("the simulator can be loaded");
-        let simulator = Simulator { path, control, _directory: directory };
+        let simulator = Simulator { path, copy: Some(Copy { control, _directory: directory }) };
         simulator.ask(&Request::Configure(config));
         simulator
+    }
+
+    /// The plugin that is linked into the test, by [`Simulator::get_pjrt_api`]. There is one a process.
+    pub fn linked(config: Config) -> Simulator {
+        let simulator = Simulator { path: PathBuf::from("the linked simulator"), copy: None };
+        simulator.ask(&Request::Configure(config));
+        simulator
+    }
+
+    /// `GetPjrtApi` of the plugin that is linked into the test.
+    pub extern "C" fn get_pjrt_api() -> *const std::ffi::c_void {
+        crate::table::GetPjrtApi().cast()
     }
 
     /// The library that was built for the tests: next to them, or where newer versions of cargo put what a package made.
@@ -87,7 +104,10 @@ impl Simulator {
         let mut answer = Vec::new();
         // SAFETY: the function is `simulator_control` below, of the same build.
         unsafe {
-            let control = self.control.get::<Control>(CONTROL).expect("the library has its door");
+            let copy = self.copy.as_ref();
+            let of_copy =
+                copy.map(|copy| copy.control.get::<Control>(CONTROL).expect("the library has its door"));
+            let control = of_copy.map_or(simulator_control as Control, |control| *control);
             control(request.as_ptr(), request.len(), reply, &mut answer);
         }
         answer
