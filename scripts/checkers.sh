@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests on the simulated accelerator under AddressSanitizer and ThreadSanitizer, and the command under valgrind:
-# scripts/checkers.sh [address|thread|valgrind]. The sanitizers need the nightly toolchain. Five minutes each on two cores.
+# Runs the tests on the simulated accelerator under AddressSanitizer, ThreadSanitizer and Miri, the command under valgrind, and
+# the models of the locks under loom: scripts/checkers.sh [address|thread|miri|loom|valgrind]. The sanitizers and Miri need the
+# nightly toolchain. On two cores Miri takes ten minutes, the others five.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +28,26 @@ case ${1:-all} in
   thread | all)
     rustup component add rust-src --toolchain nightly
     check thread -Zbuild-std
+    ;;
+esac
+
+# The whole binding on a plugin that is linked in: every pointer that either side uses.
+case ${1:-all} in
+  miri | all)
+    echo "== miri"
+    rustup component add miri rust-src --toolchain nightly
+    # Files and the clock are the system's; the C API passes handles as numbers.
+    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" \
+      cargo +nightly miri test --target-dir target/miri --test linked_plugin
+    ;;
+esac
+
+# Every order of the threads' steps, with up to three switches where nobody has to wait.
+case ${1:-all} in
+  loom | all)
+    echo "== loom"
+    RUSTFLAGS="--cfg safejax_loom" LOOM_MAX_PREEMPTIONS=3 \
+      cargo test --release --target-dir target/loom -p safejax --lib loom_
     ;;
 esac
 

@@ -44,6 +44,7 @@ mod serialize;
 pub mod sharding;
 pub mod store;
 mod sub_byte;
+mod sync;
 mod targets;
 mod transfer;
 pub mod tree;

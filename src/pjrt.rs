@@ -23,6 +23,7 @@ mod execution;
 mod ffi;
 mod host_memory;
 mod host_transfer;
+mod lifecycle;
 mod loaded_executable;
 pub(crate) mod memory;
 mod named_value;

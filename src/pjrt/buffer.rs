@@ -2,7 +2,6 @@
 
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::dma::StagingMemory;
 use super::event::Event;
 use super::ffi;
 use super::host_transfer::HostTransfer;
+use super::lifecycle::{Lifecycle, State};
 use super::memory::Memory;
 use crate::array::{ArraySpec, HostArray, check_element};
 use crate::dtype::{DType, Element};
@@ -36,18 +36,7 @@ struct BufferInner {
     references: Mutex<()>,
     /// Whether the memory is a part of another buffer's, which no output of a call may take.
     is_view: bool,
-    /// One of the constants of [`state`]. Nothing but this crate ends a buffer, so that asking the plugin
-    /// before every use would only cost time.
-    state: AtomicU8,
-}
-
-/// What became of a buffer.
-mod state {
-    pub const ALIVE: u8 = 0;
-    pub const DELETED: u8 = 1;
-    pub const DONATED: u8 = 2;
-    /// A call that it was given to has not yet said whether it uses it up.
-    pub const CLAIMED: u8 = 3;
+    lifecycle: Lifecycle,
 }
 
 // SAFETY: the C API allows a buffer to be used from any thread; the rest is constant.
@@ -77,16 +66,15 @@ impl Buffer {
         spec: Arc<ArraySpec>,
         is_view: bool,
     ) -> Buffer {
-        let (device, state) = (OnceLock::new(), AtomicU8::new(state::ALIVE));
         Buffer {
             inner: Arc::new(BufferInner {
                 raw,
                 spec,
                 client: client.clone(),
-                device,
+                device: OnceLock::new(),
                 references: Mutex::new(()),
                 is_view,
-                state,
+                lifecycle: Lifecycle::new(),
             }),
         }
     }
@@ -286,7 +274,7 @@ impl Buffer {
     /// When the plugin cannot.
     pub fn delete(&self) -> Result<()> {
         self.query(ffi::PJRT_Buffer_Delete, ffi::PJRT_Buffer_Delete_Args::new(), |a, b| a.buffer = b)?;
-        self.inner.state.store(state::DELETED, Ordering::Release);
+        self.inner.lifecycle.delete();
         Ok(())
     }
 
@@ -296,11 +284,10 @@ impl Buffer {
     /// # Errors
     /// As for [`Buffer::check_alive`].
     pub(super) fn claim(&self) -> Result<DonationClaim<'_>> {
-        let state = &self.inner.state;
-        match state.compare_exchange(state::ALIVE, state::CLAIMED, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(DonationClaim(self)),
-            Err(_) => self.check_alive().and_then(|()| Err(self.given_away())),
+        if self.inner.lifecycle.claim() {
+            return Ok(DonationClaim(self));
         }
+        self.check_alive().and_then(|()| Err(self.given_away()))
     }
 
     fn given_away(&self) -> Error {
@@ -313,13 +300,13 @@ impl Buffer {
 
     /// Refuses a buffer that was deleted or used up by a call.
     pub(crate) fn check_alive(&self) -> Result<()> {
-        match self.inner.state.load(Ordering::Acquire) {
-            state::ALIVE => Ok(()),
-            state::CLAIMED => Err(self.given_away()),
-            state::DELETED => {
+        match self.inner.lifecycle.state() {
+            State::Alive => Ok(()),
+            State::Claimed => Err(self.given_away()),
+            State::Deleted => {
                 Err(Error::InvalidArgument(format!("the buffer {} was deleted by delete()", self.spec())))
             }
-            _ => Err(Error::InvalidArgument(format!(
+            State::Donated => Err(Error::InvalidArgument(format!(
                 "the buffer {} was donated to an earlier call, which used up its memory; use that call's outputs \
                  instead, or pass the buffer without donating it",
                 self.spec()
@@ -663,10 +650,7 @@ impl Drop for DonationClaim<'_> {
     fn drop(&mut self) {
         // One of which the plugin cannot say is not used again.
         let is_used_up = self.0.is_deleted().unwrap_or(true);
-        let outcome = if is_used_up { state::DONATED } else { state::ALIVE };
-        // One that was deleted meanwhile stays so.
-        let state = &self.0.inner.state;
-        let _ = state.compare_exchange(state::CLAIMED, outcome, Ordering::AcqRel, Ordering::Acquire);
+        self.0.inner.lifecycle.release(is_used_up);
     }
 }
 

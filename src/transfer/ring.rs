@@ -2,11 +2,12 @@
 //! with it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::pjrt::{Client, StagingMemory};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// How much host memory a load through a staging ring uses, and what kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,5 +266,52 @@ impl Drop for Lease {
         } else {
             self.ring.returned.notify_all();
         }
+    }
+}
+
+#[cfg(all(test, safejax_loom))]
+mod loom_tests {
+    use loom::thread::spawn;
+
+    use super::*;
+
+    const CHUNK: usize = 64 << 10;
+
+    /// Threads of a load take chunks, and threads of the plugin's give them back: whoever waits is woken, in every order.
+    #[test]
+    fn who_waits_for_a_chunk_gets_one() {
+        loom::model(|| {
+            let ring = Ring::new(None, Staging::new(2, CHUNK));
+            let [first, second, large] = [CHUNK, CHUNK, CHUNK + 1].map(|bytes| ring.take(bytes).unwrap());
+            let take = |bytes: usize| {
+                let ring = Arc::clone(&ring);
+                spawn(move || drop(ring.take(bytes).unwrap()))
+            };
+            // Of the large ones, one more would be too many.
+            let (takes_one, takes_large) = (take(CHUNK), take(CHUNK + CHUNK / 2));
+            // The one that it is of use to is woken, although the other waits too.
+            drop(large);
+            takes_large.join().unwrap();
+            // By a thread of the plugin's.
+            let plugin = spawn(move || drop((first, second)));
+            takes_one.join().unwrap();
+            plugin.join().unwrap();
+            ring.drain();
+            assert_eq!(ring.state().out, 0);
+        });
+    }
+
+    #[test]
+    fn a_ring_is_drained_of_what_comes_back_meanwhile() {
+        loom::model(|| {
+            let ring = Ring::new(None, Staging::new(2, CHUNK));
+            let out = [ring.take(1).unwrap(), ring.take(2 * CHUNK).unwrap(), ring.take(CHUNK).unwrap()];
+            let plugin = out.map(|lease| spawn(move || drop(lease)));
+            ring.drain();
+            let state = ring.state();
+            assert_eq!((state.out, state.large, state.free.len()), (0, 0, 0));
+            drop(state);
+            plugin.into_iter().for_each(|thread| thread.join().unwrap());
+        });
     }
 }
