@@ -220,6 +220,10 @@ pub enum Error {
         limit: Duration,
     },
 
+    /// The processes of a job do not work together.
+    #[error("{}", Line(.0))]
+    Processes(String),
+
     /// The `xla` crate, or the XLA behind it, reported an error.
     #[cfg(feature = "xla")]
     #[error("the xla crate cannot {action}: {}", Block(message))]
@@ -294,6 +298,11 @@ impl ErrorCode {
         let position = (number as usize).wrapping_sub(1);
         CODES.get(position).map_or(ErrorCode::Unknown, |&(code, _)| code)
     }
+
+    /// absl's number of the code.
+    pub(crate) fn number(self) -> u32 {
+        self as u32 + 1
+    }
 }
 
 impl fmt::Display for ErrorCode {
@@ -312,7 +321,10 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Malformed { .. } | Error::Tree(_) | Error::Template { .. } => Blame::File,
-            Error::Io { .. } | Error::HostMemory { .. } | Error::PluginInstall { .. } => Blame::System,
+            Error::Io { .. }
+            | Error::HostMemory { .. }
+            | Error::PluginInstall { .. }
+            | Error::Processes(_) => Blame::System,
             Error::NotFound { .. }
             | Error::InvalidArgument(_)
             | Error::Cancelled
@@ -398,6 +410,20 @@ impl Error {
     ) -> Error {
         Error::NotFound { what, name: name.to_owned(), nearest: nearest(name, existing) }
     }
+}
+
+/// An error and what led to it, on one line. What stands there already is not said again.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// Adds to an error, on its way up, what it is about.

@@ -38,6 +38,7 @@ pub mod pjrt;
 mod plan;
 pub mod plugins;
 pub mod printable;
+pub mod processes;
 pub mod program;
 pub mod save;
 mod serialize;

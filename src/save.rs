@@ -12,11 +12,13 @@ pub(crate) use options::SaveOptions;
 
 use crate::array::ArraySpec;
 use crate::cast::cast_dtype;
-use crate::device_array::DeviceArray;
+use crate::device_array::{Array, DeviceArray};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::params::{ParamTree, Params};
-use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Supply};
+use crate::pjrt::Client;
+use crate::processes::Processes;
+use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Supply, TogetherSave};
 use crate::tree::{KeyMap, record};
 
 // A tree on a device of whatever kind: a supply has its bytes.
@@ -34,9 +36,7 @@ impl<A: DeviceArray> ParamTree<A> {
         let dtypes = self.dtypes_in_file(options)?;
         let plan = self.checkpoint_plan(&dtypes, options)?;
         let written = plan.write(path, &supply(dtypes), &options.monitor)?;
-        for (tensor, elements) in written.overflows {
-            tracing::warn!(tensor, elements, "elements became infinite in a cast");
-        }
+        warn_of_overflows(written.overflows);
         Ok(())
     }
 
@@ -69,16 +69,15 @@ impl<A: DeviceArray> ParamTree<A> {
     /// # Errors
     /// An error naming the tensor that the format cannot hold; [`Error::Tree`].
     fn checkpoint_plan(&self, dtypes: &[DType], options: &SaveOptions) -> Result<CheckpointPlan> {
+        CheckpointPlan::new(self.specs_in_file(dtypes), self.strings(options)?, file_options(options))
+    }
+
+    /// The names, types and shapes in the file.
+    fn specs_in_file(&self, dtypes: &[DType]) -> Vec<(String, ArraySpec)> {
         let specs = self.iter().zip(dtypes).map(|((name, array), &dtype)| {
             (name.to_owned(), ArraySpec::new(dtype, array.spec().shape.clone()))
         });
-        let files = FileOptions {
-            alignment: options.alignment,
-            digests: options.digests,
-            max_shard_bytes: options.max_shard_bytes,
-            write: options.write,
-        };
-        CheckpointPlan::new(specs.collect(), self.strings(options)?, files)
+        specs.collect()
     }
 
     /// The user's strings, and what is recorded of the tree.
@@ -102,12 +101,32 @@ impl<A: DeviceArray> ParamTree<A> {
     }
 }
 
+fn file_options(options: &SaveOptions) -> FileOptions {
+    FileOptions {
+        alignment: options.alignment,
+        digests: options.digests,
+        max_shard_bytes: options.max_shard_bytes,
+        write: options.write,
+    }
+}
+
+fn warn_of_overflows(overflows: BTreeMap<String, usize>) {
+    for (tensor, elements) in overflows {
+        tracing::warn!(tensor, elements, "elements became infinite in a cast");
+    }
+}
+
 impl Params {
     /// Saves to a file, atomically: the file's name stands for the old content or the new. Blocks until
     /// the bytes are on the disk.
     ///
+    /// Of a client of several processes ([`crate::pjrt::ClientBuilder::processes`]), every one of them calls this, for the same path
+    /// of a file system that all of them reach. Each writes what its devices have, every byte is written once, and the file has its
+    /// name when all is there. With [`SaveOptions::max_shard_bytes`], each process has files of its own, and the index is written
+    /// last. Where one fails, all do, and what was there before stays.
+    ///
     /// # Errors
-    /// [`Error::Io`]; an error naming the tensor when its transfer fails or the format cannot hold it.
+    /// [`Error::Io`]; [`Error::Processes`]; an error naming the tensor when its transfer fails or the format cannot hold it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_with(path, &SaveOptions::default())
     }
@@ -117,7 +136,27 @@ impl Params {
     /// # Errors
     /// As for [`Params::save`].
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        self.write_from(path.as_ref(), options, |dtypes| self.supply(dtypes, options))
+        let client = self.arrays().first().map(Array::client);
+        match client.and_then(Client::processes).filter(|processes| processes.count() > 1) {
+            Some(processes) => self.save_together(path.as_ref(), processes, options),
+            None => self.write_from(path.as_ref(), options, |dtypes| self.supply(dtypes, options)),
+        }
+    }
+
+    fn save_together(&self, path: &Path, processes: &Processes, options: &SaveOptions) -> Result<()> {
+        let planned = self.dtypes_in_file(options).and_then(|dtypes| Ok((dtypes, self.strings(options)?)));
+        let ((dtypes, strings), _) = processes.agree("a save", planned, |_| Vec::new())?;
+        let save = TogetherSave {
+            processes,
+            arrays: self.arrays(),
+            specs: self.specs_in_file(&dtypes),
+            strings,
+            options: file_options(options),
+            registration: options.registration,
+            monitor: &options.monitor,
+        };
+        warn_of_overflows(save.write(path)?);
+        Ok(())
     }
 
     /// The bytes of a safetensors file of these parameters.

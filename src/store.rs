@@ -12,7 +12,9 @@ mod file;
 mod reader;
 mod temporary;
 
-pub(crate) use atomic::{AtomicFile, check_replaceable, remove_all, sync_directory};
+pub(crate) use atomic::{
+    AtomicFile, SharedFile, check_replaceable, remove_all, sync_directory, temporary_at,
+};
 pub use atomic::{WriteOptions, write_atomically};
 #[cfg(test)]
 pub(crate) use blob::cut_off;

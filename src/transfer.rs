@@ -7,6 +7,7 @@ mod carry;
 mod device;
 mod file;
 mod journal;
+mod offers;
 mod options;
 mod replace;
 mod ring;
@@ -15,6 +16,7 @@ mod shards;
 mod sink;
 mod stream;
 mod supply;
+mod together;
 mod workers;
 
 #[cfg(feature = "xla")]
@@ -32,3 +34,4 @@ pub(crate) use sink::Sink;
 #[cfg(feature = "xla")]
 pub(crate) use stream::{pass_on, read_staged};
 pub(crate) use supply::{ByteSource, DeviceSupply, FileChange, ReadPart, Supply, TensorBytes};
+pub(crate) use together::TogetherSave;

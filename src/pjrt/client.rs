@@ -11,18 +11,17 @@ use bytes::Bytes;
 use super::api::{Api, slice, string};
 use super::buffer::Buffer;
 use super::compile_options::device_count;
-use super::device::{Device, DeviceInfo};
+use super::device::{Device, DeviceDescription, DeviceInfo};
 use super::event::{Event, outside_callback, run_in_callback};
 use super::ffi;
 use super::host_memory::HostMemory;
+use super::key_value::ClientStore;
 use super::memory::{Memory, MemoryInfo};
 use super::named_value::NamedValue;
 use super::plugin::Plugin;
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
-
-/// The most devices that a CPU client is made with here; each has threads of its own.
-const MAX_CPU_DEVICES: i64 = 1024;
+use crate::processes::Processes;
 
 /// A client: the connection to the devices of one platform. Cheap to clone; the last clone, buffer or
 /// executable to go destroys it.
@@ -42,6 +41,10 @@ struct ClientInner {
     /// What it was created with.
     options: Vec<(String, NamedValue)>,
     time_limit: Option<Duration>,
+    /// The processes whose devices these are, where there are several.
+    processes: Option<Processes>,
+    /// What the plugin may ask for as long as the client lives.
+    _store: Option<Arc<ClientStore>>,
     /// Pieces of host memory that will not come back: see [`Client::lost_memory`].
     lost_memory: AtomicUsize,
 }
@@ -137,113 +140,17 @@ pub enum HostSemantics {
     Alias,
 }
 
-/// Builds a [`Client`], with the options that its platform understands.
-#[derive(Debug, Clone)]
-pub struct ClientBuilder {
-    plugin: Plugin,
-    options: Vec<(String, NamedValue)>,
-    time_limit: Option<Duration>,
-}
-
-impl ClientBuilder {
-    pub(super) fn new(plugin: Plugin) -> ClientBuilder {
-        ClientBuilder { plugin, options: Vec::new(), time_limit: None }
-    }
-
-    /// The number of devices that a CPU client pretends to have (option `cpu_device_count`).
-    pub fn device_count(self, count: usize) -> ClientBuilder {
-        self.option("cpu_device_count", i64::try_from(count).unwrap_or(i64::MAX))
-    }
-
-    /// The share of a GPU's memory that the client may take, 0 to 1 (option `memory_fraction`).
-    pub fn memory_fraction(self, fraction: f32) -> ClientBuilder {
-        self.option("memory_fraction", fraction)
-    }
-
-    /// Whether a GPU client takes its share of memory at once (option `preallocate`).
-    pub fn preallocate(self, preallocate: bool) -> ClientBuilder {
-        self.option("preallocate", preallocate)
-    }
-
-    /// The longest that anything waits for one piece of work of a device, instead of for as long as it takes: a transfer, an
-    /// execution, a chunk of the staging ring. What is over is [`Error::TimeLimit`]; memory of the host's that the device may
-    /// still use then stays allocated. Calls of the C API that do not return are not ended.
-    pub fn time_limit(mut self, limit: Duration) -> ClientBuilder {
-        self.time_limit = Some(limit);
-        self
-    }
-
-    /// Any other option of the plugin, by name. A plugin refuses names that it does not know.
-    pub fn option(mut self, name: impl Into<String>, value: impl Into<NamedValue>) -> ClientBuilder {
-        let name = name.into();
-        let value = match value.into() {
-            // A share of 0 or 1 is easily written without its point.
-            NamedValue::Int64(share @ (0 | 1)) if name == "memory_fraction" => {
-                NamedValue::Float(share as f32)
-            }
-            value => value,
-        };
-        self.options.push((name, value));
-        self
-    }
-
-    /// Creates the client. Blocks while the plugin looks for its devices.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] for a value that a known option cannot have; [`Error::Pjrt`] when the plugin
-    /// finds no device or refuses an option.
-    pub fn build(self) -> Result<Client> {
-        self.check_options()?;
-        let api = self.plugin.api();
-        let options: Vec<_> = self.options.iter().map(|(name, value)| value.to_raw(name)).collect();
-        let mut args = ffi::PJRT_Client_Create_Args::new();
-        args.create_options = options.as_ptr();
-        args.num_options = options.len();
-        // SAFETY: the options point into `self.options`, which outlives the call; the plugin copies them.
-        unsafe { api.call(ffi::PJRT_Client_Create, &mut args) }?;
-        // SAFETY: the plugin handed the client over.
-        unsafe { Client::from_raw(self.plugin, args.client, self.options, self.time_limit) }
-    }
-}
-
-impl ClientBuilder {
-    /// Refuses values of which plugins abort the process, or make a client without devices.
-    fn check_options(&self) -> Result<()> {
-        for (name, value) in &self.options {
-            if name.contains('\0') {
-                return Err(Error::InvalidArgument(format!("the create option {name:?} holds a zero byte")));
-            }
-            let (fits, wanted) = match name.as_str() {
-                "cpu_device_count" => {
-                    (matches!(value, NamedValue::Int64(1..=MAX_CPU_DEVICES)), "a whole number from 1 to 1024")
-                }
-                "memory_fraction" => (
-                    matches!(value, NamedValue::Float(share) if (0.0..=1.0).contains(share)),
-                    "a number from 0 to 1",
-                ),
-                "preallocate" => (matches!(value, NamedValue::Bool(_)), "true or false"),
-                _ => (true, ""),
-            };
-            if !fits {
-                return Err(Error::InvalidArgument(format!(
-                    "the create option `{name}` is {wanted}, not `{value}`"
-                )));
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Client {
     /// Takes ownership of a client and reads what is constant about it.
     ///
     /// # Safety
     /// `raw` is a client of `plugin` that nobody else will destroy.
-    unsafe fn from_raw(
+    pub(super) unsafe fn from_raw(
         plugin: Plugin,
         raw: *mut ffi::PJRT_Client,
         options: Vec<(String, NamedValue)>,
         time_limit: Option<Duration>,
+        store: Option<Arc<ClientStore>>,
     ) -> Result<Client> {
         let api = plugin.api();
         // From here on the client is destroyed if reading it fails.
@@ -257,6 +164,8 @@ impl Client {
             memories: Vec::new(),
             options,
             time_limit,
+            processes: None,
+            _store: store,
             lost_memory: AtomicUsize::new(0),
         };
         let mut name = ffi::PJRT_Client_PlatformName_Args::new();
@@ -289,6 +198,46 @@ impl Client {
             }
         }
         Ok(Client { inner: Arc::new(inner) })
+    }
+
+    /// What the devices of this process are.
+    pub(super) fn own_devices(&self) -> Vec<DeviceDescription> {
+        let own = self.inner.devices.iter().filter(|info| info.is_addressable());
+        own.map(|info| info.description().clone()).collect()
+    }
+
+    /// The client as one of several, with what the devices of each process are. Those that the plugin does not show are added.
+    ///
+    /// # Errors
+    /// [`Error::Processes`] when two devices have one number.
+    pub(super) fn one_of(
+        mut self,
+        processes: &Processes,
+        devices: Vec<Vec<DeviceDescription>>,
+    ) -> Result<Client> {
+        let Some(inner) = Arc::get_mut(&mut self.inner) else {
+            return Err(Error::InvalidArgument("a client that has clones cannot be one of several".into()));
+        };
+        inner.processes = Some(processes.clone());
+        let shows_all = inner.devices.iter().any(|info| !info.is_addressable());
+        if !shows_all {
+            let others = devices.into_iter().enumerate().filter(|(process, _)| *process != processes.index());
+            inner.devices.extend(others.flat_map(|(_, devices)| devices).map(DeviceInfo::elsewhere));
+            inner.devices.sort_by_key(|info| info.description().id());
+        }
+        let ids = || inner.devices.iter().map(|info| info.description().id());
+        if let Some((id, _)) = ids().zip(ids().skip(1)).find(|(one, next)| one == next) {
+            return Err(Error::Processes(format!(
+                "two processes have a device of the number {id}; the plugin {} cannot be one of several",
+                inner.plugin.path().display()
+            )));
+        }
+        Ok(self)
+    }
+
+    /// The processes whose devices these are, where there are several ([`super::ClientBuilder::processes`]).
+    pub fn processes(&self) -> Option<&Processes> {
+        self.inner.processes.as_ref()
     }
 
     pub(super) fn api(&self) -> Api {

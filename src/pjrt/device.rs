@@ -7,7 +7,7 @@ use super::client::Client;
 use super::ffi;
 use super::memory::Memory;
 use super::named_value::NamedValue;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A device of a client: a CPU, a GPU, a TPU core.
 #[derive(Clone)]
@@ -17,7 +17,7 @@ pub struct Device {
 }
 
 /// What a device is, whether it is here or not.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceDescription {
     id: i32,
     kind: String,
@@ -94,6 +94,26 @@ pub(super) struct DeviceInfo {
 }
 
 impl DeviceInfo {
+    /// A device of another process that the plugin does not show.
+    pub fn elsewhere(description: DeviceDescription) -> DeviceInfo {
+        DeviceInfo {
+            raw: std::ptr::null_mut(),
+            description,
+            local_hardware_id: None,
+            is_addressable: false,
+            memories: Vec::new(),
+            default_memory: None,
+        }
+    }
+
+    pub fn description(&self) -> &DeviceDescription {
+        &self.description
+    }
+
+    pub fn is_addressable(&self) -> bool {
+        self.is_addressable
+    }
+
     /// # Safety
     /// `raw` is a device of a living client of this plugin.
     pub unsafe fn read(api: Api, raw: *mut ffi::PJRT_Device) -> Result<DeviceInfo> {
@@ -221,8 +241,11 @@ impl Device {
     /// How full the device's memory is.
     ///
     /// # Errors
-    /// `UNIMPLEMENTED` from plugins that do not count, such as the CPU's.
+    /// `UNIMPLEMENTED` from plugins that do not count, such as the CPU's; [`Error::InvalidArgument`] of another process's.
     pub fn memory_stats(&self) -> Result<MemoryStats> {
+        if !self.is_addressable() {
+            return Err(Error::InvalidArgument(format!("{self} is attached to another process")));
+        }
         let mut args = ffi::PJRT_Device_MemoryStats_Args::new();
         args.device = self.raw();
         // SAFETY: the device lives as long as its client, which `self` holds.
@@ -241,7 +264,7 @@ impl Device {
 
 impl PartialEq for Device {
     fn eq(&self, other: &Device) -> bool {
-        self.raw() == other.raw()
+        self.index == other.index && self.client == other.client
     }
 }
 

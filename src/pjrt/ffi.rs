@@ -114,6 +114,14 @@ impl PJRT_Executable_Shardings_Args {
 }
 
 pub type PJRT_Event_OnReadyCallback = unsafe extern "C" fn(error: *mut PJRT_Error, user_arg: *mut c_void);
+/// Makes the errors of a caller's callbacks.
+pub type PJRT_CallbackError = unsafe extern "C" fn(
+    code: PJRT_Error_Code,
+    message: *const c_char,
+    message_size: usize,
+) -> *mut PJRT_Error;
+/// `PJRT_KeyValueGetCallback_ValueDeleter`, and that of the other function.
+pub type PJRT_KeyValue_ValueDeleter = unsafe extern "C" fn(value: *mut c_char);
 pub type PJRT_OnDeleteCallback = unsafe extern "C" fn(device_buffer_ptr: *mut c_void, user_arg: *mut c_void);
 
 /// Size and field offsets of one struct, for the test against the C header.
@@ -198,6 +206,20 @@ structs! {
         kv_put_callback: *const c_void, kv_put_user_arg: *mut c_void,
         client: *mut PJRT_Client,
         kv_try_get_callback: *const c_void, kv_try_get_user_arg: *mut c_void,
+    }
+    PJRT_KeyValueGetCallback_Args {
+        key: *const c_char, key_size: usize, timeout_in_ms: c_int,
+        callback_error: *const Option<PJRT_CallbackError>, user_arg: *mut c_void,
+        value: *mut c_char, value_size: usize, value_deleter_callback: Option<PJRT_KeyValue_ValueDeleter>,
+    }
+    PJRT_KeyValueTryGetCallback_Args {
+        key: *const c_char, key_size: usize,
+        callback_error: *const Option<PJRT_CallbackError>, user_arg: *mut c_void,
+        value: *mut c_char, value_size: usize, value_deleter_callback: Option<PJRT_KeyValue_ValueDeleter>,
+    }
+    PJRT_KeyValuePutCallback_Args {
+        key: *const c_char, key_size: usize, value: *const c_char, value_size: usize,
+        callback_error: *const Option<PJRT_CallbackError>, user_arg: *mut c_void,
     }
     PJRT_Client_Destroy_Args { client: *mut PJRT_Client }
     PJRT_Client_PlatformName_Args {

@@ -6,7 +6,7 @@ use super::api::{slice, string};
 use super::ffi;
 
 /// The value of a named option or attribute (`PJRT_NamedValue`).
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 #[allow(missing_docs)] // The variants say what they hold.

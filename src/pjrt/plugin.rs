@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::api::{Api, ApiVersion};
 use super::named_value::NamedValue;
 use super::{ClientBuilder, ffi};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
 /// A PJRT plugin that has been loaded and initialised.
 #[derive(Clone)]
@@ -176,18 +176,4 @@ fn attributes(api: Api) -> Result<Vec<(String, NamedValue)>> {
         api.call(ffi::PJRT_Plugin_Attributes, &mut args)?;
         Ok(NamedValue::read_all(args.attributes, args.num_attributes))
     }
-}
-
-/// The messages of an error and its sources on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text = format!("{text}: {message}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -62,12 +62,38 @@ impl AtomicFile {
     /// # Errors
     /// As for [`AtomicFile::create`].
     pub fn create_like(target: &Path, model: Option<&Path>, options: WriteOptions) -> Result<AtomicFile> {
-        let target = if options.replaces_links { target.to_owned() } else { destination(target) };
+        AtomicFile::create_by(TemporaryFile::create, target, model, options)
+    }
+
+    /// As [`AtomicFile::create_like`], with a temporary name, by which other processes find it.
+    ///
+    /// # Errors
+    /// As for [`AtomicFile::create`].
+    pub fn create_named(target: &Path, model: Option<&Path>, options: WriteOptions) -> Result<AtomicFile> {
+        AtomicFile::create_by(TemporaryFile::create_named, target, model, options)
+    }
+
+    /// Takes over a file with a temporary name that another process has left.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn adopt(temporary: &Path, target: &Path, options: WriteOptions) -> Result<AtomicFile> {
+        let file = TemporaryFile::adopt(temporary).map_err(|error| Error::io("open", temporary, error))?;
+        Ok(AtomicFile { file, target: resolve(target, options), options })
+    }
+
+    fn create_by(
+        create: fn(&Path, u32) -> std::io::Result<TemporaryFile>,
+        target: &Path,
+        model: Option<&Path>,
+        options: WriteOptions,
+    ) -> Result<AtomicFile> {
+        let target = resolve(target, options);
         check_replaceable(&target)?;
         let existing = target.metadata().ok().or_else(|| model.and_then(|model| model.metadata().ok()));
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
         let directory = directory_of(&target);
-        let file = TemporaryFile::create(directory, mode).map_err(|error| {
+        let file = create(directory, mode).map_err(|error| {
             // The directory is what is missing: nobody knows of the temporary file.
             let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
             let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
@@ -99,6 +125,30 @@ impl AtomicFile {
     /// [`Error::Io`].
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.file.as_file().write_all_at(bytes, offset as u64).map_err(|error| self.failed(error))
+    }
+
+    /// Reads at an offset what was written, by whomever.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read_at(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let read = self.file.as_file().read_exact_at(bytes, offset as u64);
+        read.map_err(|error| Error::io("read back", &self.target, error))
+    }
+
+    /// Its temporary name, if it has one.
+    pub fn temporary_name(&self) -> String {
+        let name = self.file.path().and_then(Path::file_name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Leaves it to another process under its temporary name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn leave(self) -> Result<()> {
+        let target = self.target;
+        self.file.leave().map_err(|error| Error::io("write", target, error))
     }
 
     /// Puts the content on the disk and gives the file its name.
@@ -213,6 +263,58 @@ pub fn write_atomically(
 
 /// The bytes that are gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file of another process's, into which this one writes what it has. Nothing becomes of it when this is dropped.
+pub struct SharedFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl SharedFile {
+    /// Opens one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<SharedFile> {
+        let opened = File::options().write(true).open(path);
+        let file = opened.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                let problem = "another process is writing it, but it is not to be seen here: processes that save together need \
+                               a file system that all of them reach";
+                return Error::io("open", path, std::io::Error::other(problem));
+            }
+            Error::io("open", path, error)
+        })?;
+        Ok(SharedFile { file, path: path.to_owned() })
+    }
+
+    /// Writes at an offset. Several threads may write at the same time.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(bytes, offset as u64);
+        written.map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Puts what was written on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(|error| Error::io("write", &self.path, error))
+    }
+}
+
+/// Where a file of this name, or of what the name leads to, has its temporary one.
+pub fn temporary_at(target: &Path, name: &str, options: WriteOptions) -> PathBuf {
+    directory_of(&resolve(target, options)).join(name)
+}
+
+/// What is replaced: the name, or what it leads to.
+fn resolve(target: &Path, options: WriteOptions) -> PathBuf {
+    if options.replaces_links { target.to_owned() } else { destination(target) }
+}
 
 /// The most links that a name may go through, as the system's own (`MAXSYMLINKS` of Linux).
 const MAX_LINKS: usize = 40;

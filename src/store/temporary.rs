@@ -33,6 +33,34 @@ impl TemporaryFile {
         }
     }
 
+    /// As [`TemporaryFile::create`], with a name, by which other processes find it.
+    pub fn create_named(directory: &Path, mode: u32) -> io::Result<TemporaryFile> {
+        remove_stale(directory);
+        TemporaryFile::with_name(directory, mode)
+    }
+
+    /// Takes over one that another process has left. Dropping it removes it.
+    pub fn adopt(path: &Path) -> io::Result<TemporaryFile> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let path = TempPath::try_from_path(path)?;
+        // Not waited for: who leaves it may hold its lock for a moment yet.
+        let _ = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        Ok(TemporaryFile { file, path: Some(path) })
+    }
+
+    /// Its name, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Leaves it to another process under its name.
+    pub fn leave(self) -> io::Result<()> {
+        match self.path {
+            Some(path) => path.keep().map(|_| ()).map_err(|error| error.error),
+            None => Ok(()),
+        }
+    }
+
     fn with_name(directory: &Path, mode: u32) -> io::Result<TemporaryFile> {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
         let mut builder = tempfile::Builder::new();

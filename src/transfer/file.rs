@@ -9,6 +9,7 @@ use super::options::Digests;
 use super::supply::{PartMemory, Supply};
 use super::workers;
 use crate::array::ArraySpec;
+use crate::dtype::DType;
 use crate::error::{Context, Result};
 use crate::format::{CheckpointWriter, DIGEST_KEY, Layout, PART_BYTES};
 use crate::monitor::Tracker;
@@ -75,6 +76,21 @@ impl FilePlan {
         &self.layout
     }
 
+    /// The tensor at this place in the file.
+    pub fn name(&self, placed: usize) -> &str {
+        &self.specs[self.layout.tensors[placed].index].0
+    }
+
+    /// The type and shape in the file of the tensor at this place.
+    pub fn spec(&self, placed: usize) -> &ArraySpec {
+        &self.specs[self.layout.tensors[placed].index].1
+    }
+
+    /// The types in the file, in the order that the tensors were given in.
+    pub fn dtypes(&self) -> impl Iterator<Item = DType> {
+        self.specs.iter().map(|(_, spec)| spec.dtype)
+    }
+
     /// Writes the file from several threads. It has no name until it is finished. Where no file has the target's name yet, it takes
     /// its owner and mode from the model, if there is one.
     ///
@@ -118,12 +134,17 @@ impl FilePlan {
     }
 
     fn head_with(&self, written: &Written) -> Result<Option<Vec<u8>>> {
-        if self.digests == Digests::None {
-            return Ok(None);
+        match self.digests {
+            Digests::None => Ok(None),
+            Digests::Sha256 => self.head_with_digests(&written.digests).map(Some),
         }
+    }
+
+    /// The file's beginning, with these digests.
+    pub fn head_with_digests(&self, digests: &BTreeMap<String, String>) -> Result<Vec<u8>> {
         let mut metadata = self.metadata.clone();
-        metadata.insert(DIGEST_KEY.into(), serde_json::json!(written.digests).to_string());
-        Ok(Some(Layout::new(&self.specs, &metadata, self.alignment)?.head))
+        metadata.insert(DIGEST_KEY.into(), serde_json::json!(digests).to_string());
+        Ok(Layout::new(&self.specs, &metadata, self.alignment)?.head)
     }
 
     /// The parts of the file, in its order.

@@ -13,13 +13,14 @@ use super::replace::Replacement;
 use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
+use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::format::{
     CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, check_whole, index_of, shard_paths, shards_of,
 };
 use crate::monitor::{Monitor, Tracker};
 use crate::printable::Line;
-use crate::store::{WriteOptions, check_replaceable};
+use crate::store::{WriteOptions, check_replaceable, temporary_at};
 
 /// The key of an index's metadata that has the bytes of all tensors.
 const TOTAL_KEY: &str = "total_size";
@@ -57,9 +58,23 @@ impl CheckpointPlan {
         metadata: BTreeMap<String, String>,
         options: FileOptions,
     ) -> Result<CheckpointPlan> {
+        let one = vec![0; specs.len()];
+        CheckpointPlan::of_owners(specs, metadata, options, &one)
+    }
+
+    /// As [`CheckpointPlan::new`], with files of their own for the tensors of each owner, of whom there is a number for each tensor.
+    ///
+    /// # Errors
+    /// As for [`CheckpointPlan::new`].
+    pub fn of_owners(
+        specs: Vec<(String, ArraySpec)>,
+        metadata: BTreeMap<String, String>,
+        options: FileOptions,
+        owners: &[usize],
+    ) -> Result<CheckpointPlan> {
         let sizes = specs.iter().map(|(name, spec)| spec.packed_bytes().for_tensor(name));
         let sizes: Vec<u64> = sizes.map(|size| size.map(|bytes| bytes as u64)).collect::<Result<_>>()?;
-        let shares = share(&sizes, options.max_shard_bytes);
+        let shares = share_by_owner(&sizes, owners, options.max_shard_bytes);
         let (alignment, digests) = (options.alignment, options.digests);
         let (mut files, mut names) = (Vec::new(), Vec::new());
         let is_one = shares.len() == 1;
@@ -89,30 +104,80 @@ impl CheckpointPlan {
     /// # Errors
     /// The first failure. Until the new checkpoint is there, what was there before stays.
     pub fn write(&self, target: &Path, supply: &dyn Supply, monitor: &Monitor) -> Result<Written> {
-        check_whole(target)?;
         let tracker = Tracker::new(monitor, self.total_bytes);
-        let (paths, index) = (self.paths(target)?, index_of(target));
-        // They are replaced last, and then it would be too late.
-        index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
-        let options = if paths.len() > 1 { self.options.write.replacing_links() } else { self.options.write };
-        let model = index.as_deref().map(|index| model_of(target, index)).transpose()?.flatten();
+        let (paths, model) = self.check(target)?;
         let mut writers: Vec<CheckpointWriter> = Vec::new();
         let mut all = Written::default();
         for ((file, positions), path) in self.files.iter().zip(&paths) {
             let part = ShardSupply { supply, positions };
-            let (writer, written) = file.write_unnamed(path, model.as_deref(), options, &part, &tracker)?;
+            let (writer, written) =
+                file.write_unnamed(path, model.as_deref(), self.write_options(), &part, &tracker)?;
             writers.push(writer);
             all.add(written);
         }
-        match index {
-            Some(index) => self.put_in_place(target, &index, writers)?,
-            None => writers.into_iter().try_for_each(CheckpointWriter::finish)?,
-        }
+        self.put_in_place(target, writers)?;
         Ok(all)
     }
 
+    /// The files, each with the positions of its tensors.
+    pub fn files(&self) -> &[(FilePlan, Vec<usize>)] {
+        &self.files
+    }
+
+    /// The types in the files, by the tensors' positions.
+    pub fn dtypes(&self) -> Vec<DType> {
+        let of_file = |(file, positions): &(FilePlan, Vec<usize>)| {
+            positions.iter().copied().zip(file.dtypes()).collect::<Vec<_>>()
+        };
+        let mut dtypes: Vec<_> = self.files.iter().flat_map(of_file).collect();
+        dtypes.sort_unstable_by_key(|(position, _)| *position);
+        dtypes.into_iter().map(|(_, dtype)| dtype).collect()
+    }
+
+    /// How the files are written.
+    pub fn write_options(&self) -> WriteOptions {
+        if self.files.len() > 1 { self.options.write.replacing_links() } else { self.options.write }
+    }
+
+    /// Whether the checkpoint may be written there; where each file may be begun, and the file whose owner and mode new ones take.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::InvalidArgument`], when something else is there.
+    pub fn check(&self, target: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>)> {
+        check_whole(target)?;
+        let (paths, index) = (self.paths(target)?, index_of(target));
+        // They are replaced last, and then it would be too late.
+        index.iter().map(PathBuf::as_path).chain([target]).try_for_each(check_replaceable)?;
+        let model = index.as_deref().map(|index| model_of(target, index)).transpose()?.flatten();
+        Ok((paths, model))
+    }
+
+    /// Where files of these temporary names are.
+    ///
+    /// # Errors
+    /// As for [`CheckpointPlan::check`].
+    pub fn beside(&self, target: &Path, names: &BTreeMap<usize, String>) -> Result<Vec<(usize, PathBuf)>> {
+        let (paths, options) = (self.paths(target)?, self.write_options());
+        let place = |(file, path): (usize, &PathBuf)| match names.get(&file) {
+            // A name alone: it was said by another process.
+            Some(name) if !name.contains('/') => Ok((file, temporary_at(path, name, options))),
+            _ => Err(Error::Processes(format!("nobody has begun file {file} of the checkpoint"))),
+        };
+        paths.iter().enumerate().map(place).collect()
+    }
+
     /// Gives the files their names.
-    fn put_in_place(&self, target: &Path, index: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
+    ///
+    /// # Errors
+    /// As for [`CheckpointPlan::write`].
+    pub fn put_in_place(&self, target: &Path, writers: Vec<CheckpointWriter>) -> Result<()> {
+        match index_of(target) {
+            Some(index) => self.put_with_index(target, &index, writers),
+            None => writers.into_iter().try_for_each(CheckpointWriter::finish),
+        }
+    }
+
+    fn put_with_index(&self, target: &Path, index: &Path, mut writers: Vec<CheckpointWriter>) -> Result<()> {
         // Only now: of two that save at the same time, the one that ends last is there.
         let begin = || Replacement::begin(index, target, self.options.write);
         if writers.len() > 1 {
@@ -171,6 +236,23 @@ impl CheckpointPlan {
         }
         format!("{:#}\n", json!({"metadata": metadata, "weight_map": map}))
     }
+}
+
+/// The positions of the tensors of each file, owner by owner.
+fn share_by_owner(sizes: &[u64], owners: &[usize], most: Option<u64>) -> Vec<Vec<usize>> {
+    let mut by_owner: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (position, &owner) in owners.iter().enumerate() {
+        by_owner.entry(owner).or_default().push(position);
+    }
+    if by_owner.is_empty() {
+        return vec![Vec::new()];
+    }
+    let of_owner = |positions: Vec<usize>| {
+        let own: Vec<u64> = positions.iter().map(|&position| sizes[position]).collect();
+        let shares = share(&own, most).into_iter();
+        shares.map(move |share| share.into_iter().map(|place| positions[place]).collect())
+    };
+    by_owner.into_values().flat_map(of_owner).collect()
 }
 
 /// The positions of the tensors of each file, in order.

@@ -190,11 +190,31 @@ fn has_parts(buffer: &Buffer) -> bool {
 impl Supply for DeviceSupply<'_> {
     fn supply(&self, index: usize) -> Result<TensorBytes<'_>> {
         let array = &self.arrays[index];
-        let change = FileChange::to_file(array.dtype(), self.dtypes[index]);
-        let Some(buffer) = array.one_with_all() else {
-            return Ok(TensorBytes { content: ByteSource::Host(array.to_host()?.bytes().clone()), change });
-        };
-        let whole = || Ok::<ByteSource<'_>, Error>(ByteSource::Host(buffer.start_to_host()?.wait()?.into()));
+        match array.one_with_all() {
+            Some(buffer) => self.of_buffer(buffer, self.dtypes[index]),
+            None => {
+                let change = FileChange::to_file(array.dtype(), self.dtypes[index]);
+                Ok(TensorBytes { content: ByteSource::Host(array.to_host()?.bytes().clone()), change })
+            }
+        }
+    }
+
+    fn is_divisible(&self, index: usize) -> bool {
+        let Some(buffer) = self.arrays[index].one_with_all() else { return false };
+        has_parts(buffer) && (buffer.is_on_cpu().unwrap_or(false) || self.copies_parts(buffer))
+    }
+
+    fn registration(&self) -> Registration {
+        self.registration
+    }
+}
+
+impl DeviceSupply<'_> {
+    /// Where the bytes of a buffer are, which has the whole of an array, or a part.
+    pub fn of_buffer(&self, buffer: &Buffer, dtype: DType) -> Result<TensorBytes<'static>> {
+        let change = FileChange::to_file(buffer.dtype(), dtype);
+        let whole =
+            || Ok::<ByteSource<'static>, Error>(ByteSource::Host(buffer.start_to_host()?.wait()?.into()));
         let content = if has_parts(buffer) {
             buffer.wait()?;
             match buffer.host_view()? {
@@ -206,14 +226,5 @@ impl Supply for DeviceSupply<'_> {
             whole()?
         };
         Ok(TensorBytes { content, change })
-    }
-
-    fn is_divisible(&self, index: usize) -> bool {
-        let Some(buffer) = self.arrays[index].one_with_all() else { return false };
-        has_parts(buffer) && (buffer.is_on_cpu().unwrap_or(false) || self.copies_parts(buffer))
-    }
-
-    fn registration(&self) -> Registration {
-        self.registration
     }
 }

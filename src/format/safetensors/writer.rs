@@ -38,7 +38,33 @@ impl CheckpointWriter {
         layout: Layout,
         options: WriteOptions,
     ) -> Result<CheckpointWriter> {
-        let atomic = AtomicFile::create_like(target, model, options)?;
+        CheckpointWriter::begin(AtomicFile::create_like(target, model, options)?, layout)
+    }
+
+    /// As [`CheckpointWriter::create_like`], under a temporary name, by which other processes find it.
+    pub(crate) fn create_named(
+        target: &Path,
+        model: Option<&Path>,
+        layout: Layout,
+        options: WriteOptions,
+    ) -> Result<CheckpointWriter> {
+        CheckpointWriter::begin(AtomicFile::create_named(target, model, options)?, layout)
+    }
+
+    /// Takes over a complete file that another process has left under a temporary name.
+    pub(crate) fn adopt(
+        temporary: &Path,
+        target: &Path,
+        layout: Layout,
+        options: WriteOptions,
+    ) -> Result<CheckpointWriter> {
+        let atomic = AtomicFile::adopt(temporary, target, options)?;
+        let writer = CheckpointWriter { atomic, layout, next: 0, written: AtomicUsize::new(0) };
+        writer.is_written_by_all();
+        Ok(writer)
+    }
+
+    fn begin(atomic: AtomicFile, layout: Layout) -> Result<CheckpointWriter> {
         atomic.reserve(layout.file_bytes)?;
         atomic.write_at(0, &layout.head)?;
         Ok(CheckpointWriter { atomic, layout, next: 0, written: AtomicUsize::new(0) })
@@ -81,6 +107,32 @@ impl CheckpointWriter {
         self.atomic.write_at(range.start + start, bytes)?;
         self.written.fetch_add(bytes.len(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Says that all of it is written, by other processes too.
+    pub(crate) fn is_written_by_all(&self) {
+        self.written.store(self.tensor_bytes(), Ordering::Relaxed);
+    }
+
+    /// Reads back what was written at an offset in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn read_back(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.atomic.read_at(offset, bytes)
+    }
+
+    /// Its temporary name, if it has one.
+    pub(crate) fn temporary_name(&self) -> String {
+        self.atomic.temporary_name()
+    }
+
+    /// Leaves it to another process under its temporary name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn leave(self) -> Result<()> {
+        self.atomic.leave()
     }
 
     /// Replaces the file's beginning by another of the same length, once its content is known.
@@ -132,9 +184,12 @@ impl CheckpointWriter {
         self.atomic.take_other_name(target)
     }
 
+    fn tensor_bytes(&self) -> usize {
+        self.layout.tensors.iter().map(|placed| placed.range.len()).sum()
+    }
+
     fn check_complete(&self) -> Result<()> {
-        let (written, expected) =
-            (self.written.load(Ordering::Relaxed), self.layout.file_bytes - self.layout.head.len());
+        let (written, expected) = (self.written.load(Ordering::Relaxed), self.tensor_bytes());
         if written != expected {
             return Err(Error::InvalidArgument(format!(
                 "{written} bytes of tensors were written, and the layout has {expected}"

@@ -1,0 +1,357 @@
+//! A checkpoint that several processes write, on a file system that all of them reach. Each file is one process's; the others write
+//! what they have of its tensors into it. Process 0 gives the files their names, and the index last, when all is there.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::file::FilePlan;
+use super::offers::{self, Offer, Offers, Writers};
+use super::shards::{CheckpointPlan, FileOptions};
+use super::supply::{DeviceSupply, PartMemory, TensorBytes};
+use super::workers;
+use super::{Digests, Registration};
+use crate::array::ArraySpec;
+use crate::device_array::Array;
+use crate::error::{Context, Error, Result};
+use crate::format::{CheckpointWriter, PART_BYTES};
+use crate::monitor::{Monitor, Tracker};
+use crate::pjrt::Buffer;
+use crate::processes::Processes;
+use crate::sharding::Runs;
+use crate::store::{DigestState, SharedFile};
+
+/// The most threads that write.
+const MAX_THREADS: usize = 4;
+
+/// What is saved by all processes together: the arrays of this one, and how all of them are in the files.
+pub struct TogetherSave<'a> {
+    pub processes: &'a Processes,
+    pub arrays: &'a [Array],
+    /// The names, types and shapes in the files.
+    pub specs: Vec<(String, ArraySpec)>,
+    pub strings: BTreeMap<String, String>,
+    pub options: FileOptions,
+    pub registration: Registration,
+    pub monitor: &'a Monitor,
+}
+
+/// A part of a tensor that this process writes.
+struct Part<'a> {
+    file: usize,
+    /// The tensor's position in the file, and among all.
+    placed: usize,
+    tensor: usize,
+    buffer: &'a Buffer,
+    /// Where its bytes are among the tensor's, in the file.
+    runs: Runs,
+}
+
+/// A file that is being written: one's own, or another process's.
+enum Open {
+    Own(CheckpointWriter),
+    Other(SharedFile),
+}
+
+impl TogetherSave<'_> {
+    /// Saves, in every process; all of them end well or none does. Returns the elements that a cast of this process's made
+    /// infinite, by tensor.
+    ///
+    /// # Errors
+    /// [`Error::Processes`] when the processes do not save the same, or another one fails; what fails here.
+    pub fn write(mut self, target: &Path) -> Result<BTreeMap<String, usize>> {
+        let offers = self.offers(target).and_then(|offers| offers.to_bytes());
+        let (_, said) = self.processes.agree("what is saved", offers, Clone::clone)?;
+        let offers: Vec<Offers> = said.iter().map(|said| Offers::from_bytes(said)).collect::<Result<_>>()?;
+        let writers = offers::assign(&offers)?;
+        let (plan, owners) = self.plan(&writers)?;
+
+        let own = self.own_files(&plan, &owners, target);
+        let names = |own: &BTreeMap<usize, CheckpointWriter>| {
+            let names: BTreeMap<usize, String> =
+                own.iter().map(|(&file, writer)| (file, writer.temporary_name())).collect();
+            serde_json::to_vec(&names).unwrap_or_default()
+        };
+        let (own, said) = self.processes.agree("the files of a save", own, names)?;
+
+        let written = self.write_parts(&plan, &writers, own, &said, target);
+        let (written, _) = self.processes.agree("the parts of a save", written, |_| Vec::new())?;
+        let (own, overflows) = written;
+
+        let finished = self.finish_own(&plan, own);
+        let (own, said) = self.processes.agree("the ends of files of a save", finished, names)?;
+
+        // Here they are nobody's for a moment, in which process 0 takes them.
+        let named = if self.processes.index() == 0 {
+            self.adopt(&plan, own, &said, target).and_then(|writers| plan.put_in_place(target, writers))
+        } else {
+            own.into_values().try_for_each(CheckpointWriter::leave)
+        };
+        self.processes.agree("the names of a save", named, |()| Vec::new())?;
+        Ok(overflows)
+    }
+
+    /// What this process has.
+    fn offers(&self, target: &Path) -> Result<Offers> {
+        let tensors = self.arrays.iter().zip(&self.specs).map(|(array, (name, spec))| {
+            let layout = array.layout();
+            let mut parts: Vec<usize> =
+                array.addressable_shards().map(|shard| layout.part(shard.place)).collect();
+            parts.sort_unstable();
+            parts.dedup();
+            let part = ArraySpec::new(array.dtype(), layout.shard_shape());
+            let part_bytes = part.host_bytes().for_tensor(name)? as u64;
+            Ok(Offer {
+                name: name.clone(),
+                spec: spec.to_string(),
+                cuts: layout.parts().to_vec(),
+                part_bytes,
+                parts,
+            })
+        });
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let FileOptions { alignment, digests, max_shard_bytes, .. } = self.options;
+        let terms = serde_json::json!({
+            "file": name, "strings": self.strings, "alignment": alignment, "digests": format!("{digests:?}"),
+            "max_shard_bytes": max_shard_bytes,
+        });
+        Ok(Offers { terms: terms.to_string(), tensors: tensors.collect::<Result<_>>()? })
+    }
+
+    /// The files, and whose they are. One file is process 0's.
+    fn plan(&mut self, writers: &Writers) -> Result<(CheckpointPlan, Vec<usize>)> {
+        let count = self.processes.count();
+        let owners = match self.options.max_shard_bytes {
+            Some(_) => offers::owners(writers, count),
+            None => vec![0; writers.len()],
+        };
+        let (specs, strings) = (std::mem::take(&mut self.specs), std::mem::take(&mut self.strings));
+        let plan = CheckpointPlan::of_owners(specs, strings, self.options, &owners)?;
+        let of_file = |positions: &[usize]| positions.first().map_or(0, |&position| owners[position]);
+        let of_files = plan.files().iter().map(|(_, positions)| of_file(positions)).collect();
+        Ok((plan, of_files))
+    }
+
+    /// Begins the files of this process, under temporary names: the others look for them.
+    fn own_files(
+        &self,
+        plan: &CheckpointPlan,
+        owners: &[usize],
+        target: &Path,
+    ) -> Result<BTreeMap<usize, CheckpointWriter>> {
+        let index = self.processes.index();
+        let (paths, model) = plan.check(target)?;
+        let own = owners.iter().enumerate().filter(|(_, owner)| **owner == index);
+        own.map(|(file, _)| {
+            let layout = plan.files()[file].0.layout().clone();
+            let writer =
+                CheckpointWriter::create_named(&paths[file], model.as_deref(), layout, plan.write_options())?;
+            Ok((file, writer))
+        })
+        .collect()
+    }
+
+    /// Writes what this process has to.
+    fn write_parts(
+        &self,
+        plan: &CheckpointPlan,
+        writers: &Writers,
+        own: BTreeMap<usize, CheckpointWriter>,
+        names: &[Vec<u8>],
+        target: &Path,
+    ) -> Result<(BTreeMap<usize, CheckpointWriter>, BTreeMap<String, usize>)> {
+        let parts = self.parts(plan, writers)?;
+        let mut files: BTreeMap<usize, Open> =
+            own.into_iter().map(|(file, writer)| (file, Open::Own(writer))).collect();
+        for (file, path) in plan.beside(target, &all_names(names)?)? {
+            if parts.iter().any(|part| part.file == file) && !files.contains_key(&file) {
+                files.insert(file, Open::Other(SharedFile::open(&path)?));
+            }
+        }
+        let total = parts.iter().map(|part| (part.runs.count() * part.runs.run_bytes()) as u64).sum();
+        let tracker = Tracker::new(self.monitor, total);
+        let dtypes = plan.dtypes();
+        let supply = DeviceSupply::new(self.arrays, dtypes, self.registration);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let workers = workers::run(
+            threads.min(parts.len().max(1)),
+            &parts,
+            || (PartMemory::new(self.registration), BTreeMap::new()),
+            |(memory, overflows), part| {
+                let (plan, _) = &plan.files()[part.file];
+                let name = plan.name(part.placed);
+                let bytes = supply.of_buffer(part.buffer, supply.dtypes[part.tensor]).for_tensor(name)?;
+                part.write(&bytes, plan, &files, memory, &tracker).for_tensor(name)?;
+                match std::mem::take(&mut memory.overflows) {
+                    0 => {}
+                    elements => *overflows.entry(name.to_owned()).or_insert(0) += elements,
+                }
+                Ok(())
+            },
+        )?;
+        let mut overflows: BTreeMap<String, usize> = BTreeMap::new();
+        for (name, elements) in workers.into_iter().flat_map(|(_, overflows)| overflows) {
+            *overflows.entry(name).or_default() += elements;
+        }
+        let mut own = BTreeMap::new();
+        for (file, open) in files {
+            match open {
+                Open::Own(writer) => drop(own.insert(file, writer)),
+                // Each machine has the disk's word for what it wrote.
+                Open::Other(shared) if self.options.write.sync => shared.sync()?,
+                Open::Other(_) => {}
+            }
+        }
+        Ok((own, overflows))
+    }
+
+    /// The parts that this process writes, in the order of the files.
+    fn parts(&self, plan: &CheckpointPlan, writers: &Writers) -> Result<Vec<Part<'_>>> {
+        let index = self.processes.index();
+        let mut parts = Vec::new();
+        for (file, (file_plan, positions)) in plan.files().iter().enumerate() {
+            for (placed, tensor) in file_plan.layout().tensors.iter().enumerate() {
+                let position = positions[tensor.index];
+                let layout = self.arrays[position].layout();
+                for (part, _) in writers[position].iter().enumerate().filter(|(_, writer)| **writer == index)
+                {
+                    let mut shards = self.arrays[position].addressable_shards();
+                    let Some(shard) = shards.find(|shard| layout.part(shard.place) == part) else { continue };
+                    let spec = file_plan.spec(placed);
+                    let runs =
+                        runs_in_file(spec, &layout.slice_of_part(part)).for_tensor(file_plan.name(placed))?;
+                    parts.push(Part { file, placed, tensor: position, buffer: shard.buffer, runs });
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Ends the files of this process, of which others have written parts: their digests, and the disk's word.
+    fn finish_own(
+        &self,
+        plan: &CheckpointPlan,
+        own: BTreeMap<usize, CheckpointWriter>,
+    ) -> Result<BTreeMap<usize, CheckpointWriter>> {
+        for (&file, writer) in &own {
+            let (file_plan, _) = &plan.files()[file];
+            writer.is_written_by_all();
+            if self.options.digests == Digests::Sha256 {
+                let digests = digests_of(file_plan, writer)?;
+                writer.replace_head(&file_plan.head_with_digests(&digests)?)?;
+            }
+            writer.sync()?;
+        }
+        Ok(own)
+    }
+
+    /// Takes over the files of the others.
+    fn adopt(
+        &self,
+        plan: &CheckpointPlan,
+        mut own: BTreeMap<usize, CheckpointWriter>,
+        names: &[Vec<u8>],
+        target: &Path,
+    ) -> Result<Vec<CheckpointWriter>> {
+        let (paths, _) = plan.check(target)?;
+        let adopt = |(file, temporary): (usize, PathBuf)| match own.remove(&file) {
+            Some(writer) => Ok(writer),
+            None => {
+                let layout = plan.files()[file].0.layout().clone();
+                CheckpointWriter::adopt(&temporary, &paths[file], layout, plan.write_options())
+            }
+        };
+        plan.beside(target, &all_names(names)?)?.into_iter().map(adopt).collect()
+    }
+}
+
+impl Part<'_> {
+    /// Writes it, piece by piece, to where its bytes are in the file.
+    fn write(
+        &self,
+        bytes: &TensorBytes<'_>,
+        plan: &FilePlan,
+        files: &BTreeMap<usize, Open>,
+        memory: &mut PartMemory,
+        tracker: &Tracker<'_>,
+    ) -> Result<()> {
+        let (run, total) = (self.runs.run_bytes(), self.runs.count() * self.runs.run_bytes());
+        for start in (0..total).step_by(PART_BYTES) {
+            tracker.check()?;
+            let end = total.min(start + PART_BYTES);
+            let piece = bytes.part(start, end - start, memory)?;
+            // The runs that the piece ends in can be others' too.
+            let mut at = start;
+            while at < end {
+                let until = ((at / run + 1) * run).min(end);
+                let to = self.runs.get(at / run).start + at % run;
+                match &files[&self.file] {
+                    Open::Own(writer) => {
+                        writer.write_at(self.placed, to, &piece[at - start..until - start])?
+                    }
+                    Open::Other(file) => {
+                        let offset = plan.layout().tensors[self.placed].range.start + to;
+                        file.write_at(offset, &piece[at - start..until - start])?;
+                    }
+                }
+                at = until;
+            }
+            tracker.progressed(plan.name(self.placed), (end - start) as u64);
+        }
+        Ok(())
+    }
+}
+
+/// Where the bytes of a part are among those of a tensor in a file, which has several elements in a byte where they are smaller.
+fn runs_in_file(spec: &ArraySpec, slice: &[Range<usize>]) -> Result<Runs> {
+    let whole = slice.iter().zip(&spec.shape).all(|(range, &size)| range.len() == size);
+    if whole {
+        return Ok(Runs::new(&[spec.packed_bytes()?], &[0..spec.packed_bytes()?], 1));
+    }
+    let per_byte = if spec.dtype.bits() < 8 { 8 / spec.dtype.bits() } else { 1 };
+    if per_byte == 1 {
+        return Ok(Runs::new(&spec.shape, slice, spec.dtype.bits() / 8));
+    }
+    // The last dimension in bytes, where parts begin and end with one.
+    let (mut shape, mut slice) = (spec.shape.clone(), slice.to_vec());
+    let is_whole_bytes = |size: &usize| size.is_multiple_of(per_byte);
+    match (shape.last_mut(), slice.last_mut()) {
+        (Some(size), Some(range)) if [*size, range.start, range.end].iter().all(is_whole_bytes) => {
+            *size /= per_byte;
+            *range = range.start / per_byte..range.end / per_byte;
+            Ok(Runs::new(&shape, &slice, 1))
+        }
+        _ => Err(Error::InvalidArgument(format!(
+            "parts of {spec} that do not begin and end with a byte of the file cannot be written by several processes; \
+             lay it out whole, or along an outer dimension"
+        ))),
+    }
+}
+
+/// The temporary name of each file, from what the processes said of theirs.
+fn all_names(said: &[Vec<u8>]) -> Result<BTreeMap<usize, String>> {
+    let mut all = BTreeMap::new();
+    for (process, said) in said.iter().enumerate() {
+        let names: BTreeMap<usize, String> = serde_json::from_slice(said).map_err(|error| {
+            Error::Processes(format!("the files of process {process} cannot be read: {error}"))
+        })?;
+        all.extend(names);
+    }
+    Ok(all)
+}
+
+/// The digest of each tensor of a file, by name.
+fn digests_of(plan: &FilePlan, writer: &CheckpointWriter) -> Result<BTreeMap<String, String>> {
+    let mut memory = vec![0; PART_BYTES];
+    let mut digests = BTreeMap::new();
+    for (placed, tensor) in plan.layout().tensors.iter().enumerate() {
+        let mut digest = DigestState::default();
+        for start in tensor.range.clone().step_by(PART_BYTES) {
+            let piece = &mut memory[..PART_BYTES.min(tensor.range.end - start)];
+            writer.read_back(start, piece)?;
+            digest.update(piece);
+        }
+        digests.insert(plan.name(placed).to_owned(), digest.finish());
+    }
+    Ok(digests)
+}
