@@ -35,6 +35,11 @@ impl Runs {
         Runs { run, outer, first, count }
     }
 
+    /// All of so many bytes.
+    pub fn whole(bytes: usize) -> Runs {
+        Runs { run: bytes, outer: Vec::new(), first: 0, count: usize::from(bytes > 0) }
+    }
+
     /// Bytes of each run.
     pub fn run_bytes(&self) -> usize {
         self.run

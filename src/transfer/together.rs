@@ -306,7 +306,7 @@ impl Part<'_> {
 fn runs_in_file(spec: &ArraySpec, slice: &[Range<usize>]) -> Result<Runs> {
     let whole = slice.iter().zip(&spec.shape).all(|(range, &size)| range.len() == size);
     if whole {
-        return Ok(Runs::new(&[spec.packed_bytes()?], &[0..spec.packed_bytes()?], 1));
+        return Ok(Runs::whole(spec.packed_bytes()?));
     }
     let per_byte = if spec.dtype.bits() < 8 { 8 / spec.dtype.bits() } else { 1 };
     if per_byte == 1 {
