@@ -13,7 +13,9 @@ use common::{digits, files, read_tensors};
 use safejax::load::{ShardingRules, Verification};
 use safejax::processes::{DirectoryStore, MemoryStore, Processes};
 use safejax::save::Digests;
-use safejax::{Array, Client, DeviceMesh, HostArray, LoadOptions, Params, Plugin, SaveOptions};
+use safejax::{
+    Array, Client, CompileOptions, DeviceMesh, HostArray, LoadOptions, Params, Plugin, Program, SaveOptions,
+};
 use safejax_simulator::{Config, Simulator};
 
 /// What a process of a job has to do.
@@ -76,6 +78,13 @@ fn devices(job: &Job) -> Result<()> {
     let refused = client.put_on(&array, &other).unwrap_err().to_string();
     ensure!(refused.contains("is attached to another process"), "{refused}");
     ensure!(other.memory_stats().is_err());
+    let mut on_other = CompileOptions::default();
+    on_other.device_assignment = Some(vec![vec![other.id()]]);
+    let text = "module @sim_identity {\n  func.func public @main(%a: tensor<f32>) -> tensor<f32> {\n    return %a : tensor<f32>\n  }\n}\n";
+    let program = Program::from_bytes(text.as_bytes().to_vec())?;
+    let refused = client.compile_with(&program, &on_other).unwrap_err().to_string();
+    ensure!(refused.contains("a program runs on the devices of one process"), "{refused}");
+    client.compile(&program)?.call(&[&HostArray::from_slice(&[], &[1f32])?])?.wait()?;
     // A second client, whose keys are others.
     ensure!(job.client()?.devices().len() == 4);
     Ok(())

@@ -65,7 +65,15 @@ impl CompileOptions {
             Some(id) => {
                 let mut devices = client.addressable_devices().into_iter();
                 let found = devices.find(|device| device.id() == id);
-                found.ok_or_else(|| Error::InvalidArgument(format!("the client has no device {id}")))
+                found.ok_or_else(|| {
+                    let is_elsewhere = client.devices().iter().any(|device| device.id() == id);
+                    Error::InvalidArgument(match is_elsewhere {
+                        true => format!(
+                            "device {id} is attached to another process: a program runs on the devices of one process"
+                        ),
+                        false => format!("the client has no device {id}"),
+                    })
+                })
             }
         }
     }

@@ -53,8 +53,13 @@ impl Client {
         format: ProgramFormat,
         options: &CompileOptions,
     ) -> Result<LoadedExecutable> {
-        let known: Vec<i32> = self.devices().iter().map(Device::id).collect();
-        options.check_devices(&known, "this client", "there")?;
+        let known: Vec<i32> = self.addressable_devices().iter().map(Device::id).collect();
+        let (holder, whereabouts) = if known.len() < self.devices().len() {
+            ("this process", "one of this process: a program runs on the devices of one process")
+        } else {
+            ("this client", "there")
+        };
+        options.check_devices(&known, holder, whereabouts)?;
         let options = options.to_bytes()?;
         let program = format.program(code);
         let mut args = ffi::PJRT_Client_Compile_Args::new();
