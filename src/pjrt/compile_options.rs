@@ -78,6 +78,13 @@ impl CompileOptions {
         }
     }
 
+    /// The same, on the first of these devices.
+    pub(super) fn on_first(mut self, devices: &[i32]) -> CompileOptions {
+        let rows = devices.chunks(self.partitions.max(1)).take(self.replicas);
+        self.device_assignment = Some(rows.map(<[i32]>::to_vec).collect());
+        self
+    }
+
     /// Refuses options over which compilers abort the process or never return: of more devices than there are, of others than
     /// these, or of one twice. `holder` has them, and `whereabouts` says of one that it has not.
     pub(super) fn check_devices(&self, known: &[i32], holder: &str, whereabouts: &str) -> Result<()> {

@@ -54,13 +54,18 @@ impl Client {
         options: &CompileOptions,
     ) -> Result<LoadedExecutable> {
         let known: Vec<i32> = self.addressable_devices().iter().map(Device::id).collect();
-        let (holder, whereabouts) = if known.len() < self.devices().len() {
+        let is_one_of_several = known.len() < self.devices().len();
+        let (holder, whereabouts) = if is_one_of_several {
             ("this process", "one of this process: a program runs on the devices of one process")
         } else {
             ("this client", "there")
         };
         options.check_devices(&known, holder, whereabouts)?;
-        let options = options.to_bytes()?;
+        let options = match options.device_assignment {
+            // A plugin would take the first devices of all processes.
+            None if is_one_of_several => options.clone().on_first(&known).to_bytes()?,
+            _ => options.to_bytes()?,
+        };
         let program = format.program(code);
         let mut args = ffi::PJRT_Client_Compile_Args::new();
         args.client = self.raw();
