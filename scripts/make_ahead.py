@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=64"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
@@ -56,6 +56,10 @@ def sharded(w, x):
     return jax.nn.softmax(x @ w)
 
 
+def wide(params, x):
+    return jax.nn.relu(x @ params["up"]) @ params["down"]
+
+
 def specs(shape, dtype=jnp.float32):
     return SPEC(shape, dtype)
 
@@ -69,11 +73,18 @@ CASES = {
 }
 SHARDED = ([specs((1024, 2048)), specs((256, 1024))], [P(None, "m"), P("d", None)], P("d", "m"))
 
+WIDE = (
+    [{"up": specs((512, 2048), jnp.bfloat16), "down": specs((2048, 512), jnp.bfloat16)}, specs((64, 512), jnp.bfloat16)],
+    [{"up": P(None, "m"), "down": P("m", None)}, P("d", None)],
+    P("d", None),
+)
 
-def sharding_options(devices):
-    mesh = Mesh(np.array(devices).reshape(2, 2), ("d", "m"))
+
+def sharding_options(case, devices, shape):
+    mesh = Mesh(np.array(devices[: shape[0] * shape[1]]).reshape(shape), ("d", "m"))
     named = lambda spec: NamedSharding(mesh, spec)
-    return {"in_shardings": tuple(map(named, SHARDED[1])), "out_shardings": named(SHARDED[2])}
+    is_spec = lambda node: isinstance(node, P)
+    return {"in_shardings": tuple(jax.tree.map(named, case[1], is_leaf=is_spec)), "out_shardings": named(case[2])}
 
 
 def numbers(compiled):
@@ -115,16 +126,21 @@ def main():
     for name, (function, arguments, options) in CASES.items():
         exported = export.export(jax.jit(function, **options), platforms=platforms)(*arguments)
         (OUT / f"{name}.jaxexport").write_bytes(exported.serialize())
-    exported = export.export(jax.jit(sharded, **sharding_options(jax.devices("cpu"))), platforms=platforms)(*SHARDED[0])
-    (OUT / "sharded.jaxexport").write_bytes(exported.serialize())
+    for function, case, shape in [(sharded, SHARDED, (2, 2)), (wide, WIDE, (8, 8))]:
+        jitted = jax.jit(function, **sharding_options(case, jax.devices("cpu"), shape))
+        exported = export.export(jitted, platforms=platforms)(*case[0])
+        (OUT / f"{function.__name__}.jaxexport").write_bytes(exported.serialize())
     for topology in TOPOLOGIES:
         devices = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
         one = SingleDeviceSharding(devices[0])
         for name, (function, arguments, options) in CASES.items():
             jitted = jax.jit(function, in_shardings=one, out_shardings=one, **options)
             found.setdefault(name, {})[topology] = numbers(jitted.lower(*arguments).compile())
-        jitted = jax.jit(sharded, **sharding_options(devices))
+        jitted = jax.jit(sharded, **sharding_options(SHARDED, devices, (2, 2)))
         found.setdefault("sharded", {})[topology] = numbers(jitted.lower(*SHARDED[0]).compile())
+    devices = topologies.get_topology_desc(topology_name="v5e:8x8", platform="tpu").devices
+    jitted = jax.jit(wide, **sharding_options(WIDE, devices, (8, 8)))
+    found["wide"] = {"v5e:8x8": numbers(jitted.lower(*WIDE[0]).compile())}
     (OUT / "numbers.json").write_text(json.dumps({"jax": jax.__version__, "libtpu": "0.0.51", "cases": found}, indent=1) + "\n")
 
 

@@ -23,6 +23,7 @@ use crate::output::{self, Output, OutputArgs};
 use crate::sizes::{self, parse_size};
 use crate::{interrupt, stream};
 pub use one::CompileOne;
+pub use report::collectives_text;
 use report::{Outcome, Params};
 
 #[derive(Args)]

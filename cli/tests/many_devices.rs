@@ -167,3 +167,18 @@ fn a_function_of_several_devices_takes_and_gives_whole_arrays() {
     let error = fails(command.args(["--devices", "0,1"]));
     assert!(error.contains("the program runs on 4 devices, and there are 2 for it"), "{error}");
 }
+
+#[test]
+fn what_devices_tell_each_other_is_shown() {
+    let shown = succeeds(safejax().arg("inspect").arg(spmd("jax0102-collectives.jaxexport")));
+    let written = "collectives written in it: all_gather, 2 all_reduce, all_to_all, collective_permute, reduce_scatter;";
+    assert!(shown.contains(written), "{shown}");
+    let gradients = spmd("jax0438-fsdp.jaxexport");
+    let shown = succeeds(safejax().arg("inspect").arg(&gradients).args(["--plugin", "cpu"]));
+    assert!(shown.contains("collectives written in it: none;"), "{shown}");
+    assert!(shown.contains("donates args[0]['w'] to the output [1]['w']"), "{shown}");
+    let compiled = succeeds(safejax().arg("compile").arg(&gradients).args(["--for", "cpu", "--json"]));
+    let said: Value = serde_json::from_str(&compiled).unwrap();
+    // The gradients of what all devices have a part of are summed up.
+    assert!(said["targets"][0]["collectives"]["all_reduce"].as_u64() > Some(0), "{said}");
+}

@@ -4,8 +4,8 @@
 //! (Shardy's attributes, locations, attributes of the future) is passed on as it is. Formats: MLIR's `BytecodeFormat.md` and
 //! `Bytecode/Encoding.h`; StableHLO's `VhloBytecode.cpp`.
 
+mod calls;
 mod constant;
-mod custom_calls;
 mod encoding;
 mod infer;
 mod module;
@@ -17,7 +17,7 @@ mod tables;
 mod work;
 mod write;
 
-pub use custom_calls::custom_calls;
+pub use calls::{custom_calls, operation_counts};
 pub use module::Module;
 pub use print::text;
 pub use refine::{Refined, Refusal, declared_sizes, refine};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
 use safejax::printable::{File, Line};
-use safejax::program::{Aval, CompiledOutput, MatrixWork};
+use safejax::program::{Aval, Collectives, CompiledOutput, MatrixWork};
 use safejax::sharding::Sharding;
 use safejax::{
     Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, ExecutableFile, Program, Target, TreeDef,
@@ -49,6 +49,8 @@ struct Compiled {
     counted_flops: Option<(f64, bool)>,
     figures: Option<DeviceFigures>,
     outputs: Vec<ReportedOutput>,
+    /// How often the devices tell each other something, and by which operations, where the compiler says.
+    collectives: Option<Collectives>,
     /// Whether the compiler had the device to try what is fast.
     is_tuned: bool,
 }
@@ -127,6 +129,7 @@ impl Outcome {
             cost,
             figures: target.figures(),
             outputs: compilation.outputs().iter().map(ReportedOutput::of).collect(),
+            collectives: compilation.collectives(),
             is_tuned: target.is_here() || topology.platform_name() != "cuda",
         };
         Outcome {
@@ -175,6 +178,9 @@ impl Outcome {
                 compiled.outputs.len() - SHOWN_OUTPUTS
             );
         }
+        if let Some(collectives) = compiled.collectives.as_ref().filter(|_| compiled.devices > 1) {
+            text += &format!("  collectives: {}\n", collectives_text(collectives));
+        }
         if !compiled.is_tuned {
             text += "  no card was there to try kernels on: what is compiled on one can be faster\n";
         }
@@ -208,7 +214,20 @@ impl Outcome {
             "roofline": compiled.and_then(Compiled::roofline),
             "is_tuned": compiled.map(|compiled| compiled.is_tuned),
             "outputs": compiled.map(|compiled| &compiled.outputs),
+            "collectives": compiled.and_then(|compiled| compiled.collectives.as_ref()),
         })
+    }
+}
+
+/// Such as `all_reduce, 2 all_gather`.
+pub fn collectives_text(collectives: &Collectives) -> String {
+    let one = |(name, count): (&String, &usize)| match count {
+        1 => name.clone(),
+        count => format!("{count} {name}"),
+    };
+    match collectives.is_empty() {
+        true => "none".into(),
+        false => collectives.iter().map(one).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -12,6 +12,7 @@ use safejax::sharding::Sharding;
 use safejax::{Client, Function, Program, plugins};
 use serde_json::{Value, json};
 
+use crate::compile::collectives_text;
 use crate::output::OutputArgs;
 
 /// Shows a program, which was refined for these sizes if there are any, and whether a plugin reads it if one is named.
@@ -121,10 +122,17 @@ impl Reader {
 
 /// What the program donates, as the plugin's compiler says.
 fn donations(program: &Program, library: &Path) -> Result<Vec<(String, usize)>, String> {
-    if program.exported().is_some_and(|exported| exported.device_count > 1) {
-        return Err("it runs on several devices".into());
-    }
-    let compile = || -> safejax::Result<Function> { Client::from_plugin(library)?.compile(program) };
+    let devices = program.exported().map_or(1, |exported| exported.device_count);
+    let compile = || -> safejax::Result<Function> {
+        let client = Client::from_plugin(library)?;
+        match client.platform_name() {
+            // As many as it takes: they are the host's processors all the same.
+            "cpu" if client.devices().len() < devices => {
+                client.plugin().client().device_count(devices).build()?.compile(program)
+            }
+            _ => client.compile(program),
+        }
+    };
     let function = compile().map_err(|error| error.to_string())?;
     let signature = function.signature().ok_or("the plugin does not say")?;
     let donation = |parameter: &Parameter| Some((parameter.place.clone(), parameter.donated_into?));
@@ -191,6 +199,13 @@ fn exported_text(program: &Program, exported: &Exported, sizes: &[(&str, usize)]
     if exported.vjp.is_some() {
         text += "with its gradient\n";
     }
+    if let Some(collectives) = program.collectives().filter(|_| exported.device_count > 1) {
+        let _ = writeln!(
+            text,
+            "collectives written in it: {}; `safejax compile` says what the shardings add",
+            collectives_text(&collectives)
+        );
+    }
     text + "takes\n" + &program.signature_text().unwrap_or_default()
 }
 
@@ -209,6 +224,7 @@ fn exported_json(program: &Program, exported: &Exported) -> Value {
         "stablehlo_version": program.stablehlo_version(),
         "platforms": exported.platforms,
         "device_count": exported.device_count,
+        "collectives": program.collectives(),
         "in_tree": exported.in_tree,
         "in_avals": avals(&exported.in_avals),
         "in_shardings": shardings(&exported.in_shardings),

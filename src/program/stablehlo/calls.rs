@@ -1,6 +1,7 @@
-//! The custom calls of a module, with their places, for what a compiler says of one that it does not have.
+//! What a module calls: its custom calls with their places, for what a compiler says of one that it does not have; and how often
+//! it has each operation.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Result;
 use super::module::{AttributeId, Block, Module, Operation};
@@ -30,6 +31,25 @@ pub fn custom_calls(module: &Module) -> Result<Vec<CustomCall>> {
         }
     }
     Ok(walk.calls())
+}
+
+/// How often each operation stands in a module, by its name with its version: `add_v1`.
+///
+/// # Errors
+/// When the module's tables are damaged.
+pub fn operation_counts(module: &Module) -> Result<BTreeMap<String, usize>> {
+    let tables = Tables::of(module)?;
+    let mut counts = BTreeMap::new();
+    let mut blocks: Vec<&Block> = vec![module.root()?.1];
+    while let Some(block) = blocks.pop() {
+        for operation in &block.operations {
+            blocks.extend(operation.regions.iter().flat_map(|region| &region.blocks));
+            if let Some(name) = tables.name(operation.name) {
+                *counts.entry(name.to_owned()).or_insert(0) += 1;
+            }
+        }
+    }
+    Ok(counts)
 }
 
 struct Walk<'a> {
