@@ -87,13 +87,15 @@ impl Processes {
     /// `what` says what it is about: processes that are not about the same thing are an error.
     ///
     /// # Errors
-    /// [`Error::Processes`] when another process does not come in time, or is about something else; the error of the store.
+    /// [`Error::Processes`] when another process does not come in time, or is about something else, or takes itself for one of another
+    /// number; the error of the store.
     pub fn exchange(&self, what: &str, value: &[u8]) -> Result<Vec<Vec<u8>>> {
         self.exchange_at(what, value).map(|(_, values)| values)
     }
 
     /// As [`Processes::exchange`], with the number of the step.
     fn exchange_at(&self, what: &str, value: &[u8]) -> Result<(u64, Vec<Vec<u8>>)> {
+        let what = &format!("{} (of {} processes)", what.replace('\n', " "), self.count);
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         let number = *step;
         *step += 1;
@@ -109,8 +111,11 @@ impl Processes {
         });
         let values = values.collect::<Result<Vec<_>>>()?;
         // Who has come here has read what was said before. What was said first stays: it tells a job from another of its name.
-        if number > 1 {
-            self.store.delete(&key(number - 1, self.index))?;
+        if number > 1
+            && let Err(error) = self.store.delete(&key(number - 1, self.index))
+        {
+            // Who finds it finds nothing wrong.
+            tracing::warn!(%error, "what was said to the other processes stays in the store");
         }
         Ok((number, values))
     }
@@ -232,16 +237,18 @@ mod tests {
         let [alone, _] = both(in_memory(), |processes| {
             (processes.index() == 0).then(|| processes.exchange("a save", b"").unwrap_err().to_string())
         });
-        assert!(alone.unwrap().starts_with("process 1 of 2 has not come to `a save` within 300ms; "));
+        assert!(
+            alone
+                .unwrap()
+                .starts_with("process 1 of 2 has not come to `a save (of 2 processes)` within 300ms; ")
+        );
         let [first, second] = both(in_memory(), |processes| {
             let what = ["a save", "a client"][processes.index()];
             processes.exchange(what, b"").unwrap_err().to_string()
         });
-        assert!(
-            first.starts_with("process 1 is about `a client`, and this one, 0, about `a save`; "),
-            "{first}"
-        );
-        assert!(second.starts_with("process 0 is about `a save`"), "{second}");
+        let said = "process 1 is about `a client (of 2 processes)`, and this one, 0, about `a save (of 2 processes)`; ";
+        assert!(first.starts_with(said), "{first}");
+        assert!(second.starts_with("process 0 is about `a save "), "{second}");
         let [first, second] = both(in_memory(), |processes| {
             let failed = Err(Error::InvalidArgument("no".into()));
             let outcome = if processes.index() == 0 { failed } else { Ok(Vec::new()) };

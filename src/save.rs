@@ -16,7 +16,6 @@ use crate::device_array::{Array, DeviceArray};
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::params::{ParamTree, Params};
-use crate::pjrt::Client;
 use crate::processes::Processes;
 use crate::transfer::{CheckpointPlan, DeviceSupply, FileOptions, Supply, TogetherSave};
 use crate::tree::{KeyMap, record};
@@ -123,7 +122,8 @@ impl Params {
     /// Of a client of several processes ([`crate::pjrt::ClientBuilder::processes`]), every one of them calls this, for the same path
     /// of a file system that all of them reach. Each writes what its devices have, every byte is written once, and the file has its
     /// name when all is there. With [`SaveOptions::max_shard_bytes`], each process has files of its own, and the index is written
-    /// last. Where one fails, all do, and what was there before stays.
+    /// last. Where one fails, all do, and what was there before stays; only when names are given can a process fail that does not
+    /// know of the others, and then the checkpoint is the old one or the new one, whole.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Processes`]; an error naming the tensor when its transfer fails or the format cannot hold it.
@@ -136,8 +136,8 @@ impl Params {
     /// # Errors
     /// As for [`Params::save`].
     pub fn save_with(&self, path: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
-        let client = self.arrays().first().map(Array::client);
-        match client.and_then(Client::processes).filter(|processes| processes.count() > 1) {
+        let mut clients = self.arrays().iter().map(Array::client);
+        match clients.find_map(|client| client.processes().filter(|processes| processes.count() > 1)) {
             Some(processes) => self.save_together(path.as_ref(), processes, options),
             None => self.write_from(path.as_ref(), options, |dtypes| self.supply(dtypes, options)),
         }

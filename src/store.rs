@@ -21,6 +21,6 @@ pub(crate) use blob::cut_off;
 pub(crate) use blob::{Blob, MemoryBlob, SharedBlob, zeros};
 pub(crate) use cursor::Cursor;
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
-pub(crate) use file::FileBlob;
+pub(crate) use file::{FileBlob, is_incoherent};
 pub use reader::Io;
 pub(crate) use reader::Reader;

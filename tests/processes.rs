@@ -151,7 +151,7 @@ fn leaves(job: &Job) -> Result<()> {
         return Ok(());
     }
     let error = params.save(job.directory.join("one.safetensors")).unwrap_err().to_string();
-    ensure!(error.contains("process 1 of 2 has not come to `a save` within"), "{error}");
+    ensure!(error.contains("process 1 of 2 has not come to `a save (of 2 processes)` within"), "{error}");
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn is_killed(job: &Job) -> Result<()> {
     }
     let changed = params.map(|_, array| Ok(array.clone()))?;
     let error = changed.save(job.directory.join("one.safetensors")).unwrap_err().to_string();
-    ensure!(error.contains("process 1 of 2 has not come to `what is saved`"), "{error}");
+    ensure!(error.contains("process 1 of 2 has not come to `what is saved (of 2 processes)`"), "{error}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -44,7 +45,7 @@ struct ClientInner {
     /// The processes whose devices these are, where there are several.
     processes: Option<Processes>,
     /// What the plugin may ask for as long as the client lives.
-    _store: Option<Arc<ClientStore>>,
+    store: Option<Arc<ClientStore>>,
     /// Pieces of host memory that will not come back: see [`Client::lost_memory`].
     lost_memory: AtomicUsize,
 }
@@ -165,7 +166,7 @@ impl Client {
             options,
             time_limit,
             processes: None,
-            _store: store,
+            store,
             lost_memory: AtomicUsize::new(0),
         };
         let mut name = ffi::PJRT_Client_PlatformName_Args::new();
@@ -582,12 +583,15 @@ impl Drop for ClientInner {
     fn drop(&mut self) {
         let api = self.plugin.api();
         let raw = SendPtr(self.raw);
+        // It goes after the client, and stays where the client does.
+        let store = ManuallyDrop::new(self.store.take());
         let destroy = move || {
-            let SendPtr(client) = { raw };
+            let (SendPtr(client), store) = ({ raw }, ManuallyDrop::into_inner(store));
             let mut args = ffi::PJRT_Client_Destroy_Args::new();
             args.client = client;
             // SAFETY: this is the last handle; buffers, events and executables hold one each.
             unsafe { api.call_in_drop(ffi::PJRT_Client_Destroy, &mut args) };
+            drop(store);
         };
         // Destroying a client waits for its threads, and this may be one of them.
         outside_callback(destroy);

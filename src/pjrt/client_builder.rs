@@ -83,10 +83,9 @@ impl ClientBuilder {
     /// finds no device or refuses an option; [`Error::Processes`] when another process fails or does not come, or the plugin is
     /// not one for several.
     pub fn build(self) -> Result<Client> {
-        self.check_options()?;
         match &self.processes {
             Some(processes) if processes.count() > 1 => self.build_one_of(processes),
-            _ => self.create(&[], None),
+            _ => self.check_options().and_then(|()| self.create(&[], None)),
         }
     }
 
@@ -109,12 +108,15 @@ impl ClientBuilder {
 
     /// Creates the client of this process, in whichever words the plugin has for that.
     fn create_process(&self, processes: &Processes, store: &Arc<ClientStore>) -> Result<Client> {
+        self.check_options()?;
         let (index, count) = (processes.index() as i64, processes.count() as i64);
         let of_several = [("node_id".to_owned(), index.into()), ("num_nodes".to_owned(), count.into())];
         let client = match self.create(&of_several, Some(store)) {
-            // It has no such options.
-            Err(Error::Pjrt { code: ErrorCode::InvalidArgument, .. }) => {
-                self.create(&[("process_id".to_owned(), index.into())], Some(store))?
+            // It has no such options. Where the others are no better, the first error is the one to tell.
+            Err(first @ Error::Pjrt { code: ErrorCode::InvalidArgument, .. }) => {
+                let second = self.create(&[("process_id".to_owned(), index.into())], Some(store));
+                let is_of_names = |error: &Error| error.to_string().contains("node_id");
+                second.map_err(|second| if is_of_names(&first) { second } else { first })?
             }
             client => client?,
         };

@@ -50,7 +50,10 @@ impl KeyValueStore for DirectoryStore {
     fn put(&self, key: &str, value: &[u8]) -> Result<()> {
         let path = self.path(key);
         let failed = |error| Error::io("write", &path, error);
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.job).map_err(failed)?;
+        // As anybody's file: another user's process may be one of the job's.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let mut builder = tempfile::Builder::new();
+        let mut file = builder.prefix(".new-").permissions(mode).tempfile_in(&self.job).map_err(failed)?;
         file.write_all(value).map_err(failed)?;
         match file.persist_noclobber(&path) {
             Ok(_) => Ok(()),

@@ -28,8 +28,11 @@ impl EtcdStore {
     /// `http://10.0.0.1:2379`, of one cluster. Blocks until one of them answers.
     ///
     /// # Errors
-    /// [`Error::Processes`] when none does within ten seconds.
+    /// [`Error::Processes`] when none does within ten seconds; [`Error::InvalidArgument`] for an empty name.
     pub fn connect(endpoints: &[&str], job: &str) -> Result<EtcdStore> {
+        if job.is_empty() {
+            return Err(Error::InvalidArgument("the job's name is empty".into()));
+        }
         let prefix = format!("safejax/{job}/");
         let failed =
             |problem: String| Error::Processes(format!("etcd at {}: {problem}", endpoints.join(", ")));

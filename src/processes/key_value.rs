@@ -27,18 +27,20 @@ pub trait KeyValueStore: Send + Sync {
     /// Whatever keeps the store from it.
     fn delete(&self, key: &str) -> Result<()>;
 
-    /// The key's value. Blocks until it has one, for so long at most: then it is `None`.
+    /// The key's value. Blocks until it has one, for so long at most: then it is `None`. A store that cannot tell is asked again
+    /// meanwhile.
     ///
     /// # Errors
-    /// As for [`KeyValueStore::try_get`].
+    /// As for [`KeyValueStore::try_get`], when the time is over.
     fn get(&self, key: &str, limit: Duration) -> Result<Option<Vec<u8>>> {
         let started = Instant::now();
         let mut pause = SHORTEST_PAUSE;
         loop {
-            if let Some(value) = self.try_get(key)? {
-                return Ok(Some(value));
+            let answer = self.try_get(key);
+            if let Ok(Some(_)) = answer {
+                return answer;
             }
-            let Some(rest) = limit.checked_sub(started.elapsed()) else { return Ok(None) };
+            let Some(rest) = limit.checked_sub(started.elapsed()) else { return answer };
             std::thread::sleep(pause.min(rest).max(Duration::from_millis(1)));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

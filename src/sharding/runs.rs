@@ -40,6 +40,18 @@ impl Runs {
         Runs { run: bytes, outer: Vec::new(), first: 0, count: usize::from(bytes > 0) }
     }
 
+    /// The same in units of so many bytes; `None` where one begins or ends within a unit.
+    pub fn in_units_of(&self, unit: usize) -> Option<Runs> {
+        let divided = |bytes: usize| bytes.is_multiple_of(unit).then(|| bytes / unit);
+        let outer = self.outer.iter().map(|&(count, stride)| Some((count, divided(stride)?)));
+        Some(Runs {
+            run: divided(self.run)?,
+            outer: outer.collect::<Option<_>>()?,
+            first: divided(self.first)?,
+            count: self.count,
+        })
+    }
+
     /// Bytes of each run.
     pub fn run_bytes(&self) -> usize {
         self.run
@@ -88,6 +100,18 @@ impl Runs {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn runs_in_larger_units_are_those_that_begin_and_end_with_one() {
+        let halves = |shape: &[usize], slice: &[Range<usize>]| {
+            let runs = Runs::new(shape, slice, 1).in_units_of(2)?;
+            Some(runs.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(halves(&[4, 3], &[2..4, 0..3]).unwrap().first(), Some(&(3..6)));
+        assert_eq!(halves(&[4, 3], &[1..2, 0..3]), None);
+        assert_eq!(halves(&[2, 8], &[0..2, 4..8]), Some(vec![2..4, 6..8]));
+        assert_eq!(halves(&[2, 6], &[0..2, 3..6]), None);
+    }
 
     #[test]
     fn leading_slices_are_one_run_and_inner_ones_several() {

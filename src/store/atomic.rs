@@ -1,8 +1,8 @@
 //! Files that are written so that their name stands for the old content or the new, never for half of it.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::temporary::{TemporaryFile, directory_of};
@@ -45,6 +45,8 @@ pub struct AtomicFile {
     file: TemporaryFile,
     target: PathBuf,
     options: WriteOptions,
+    /// What it gets when all have written to it.
+    final_mode: Option<Permissions>,
 }
 
 impl AtomicFile {
@@ -65,12 +67,30 @@ impl AtomicFile {
         AtomicFile::create_by(TemporaryFile::create, target, model, options)
     }
 
-    /// As [`AtomicFile::create_like`], with a temporary name, by which other processes find it.
+    /// As [`AtomicFile::create_like`], with a temporary name, by which other processes find it. They can write to it until
+    /// [`AtomicFile::set_final_mode`], whatever the mode of the file that it replaces.
     ///
     /// # Errors
     /// As for [`AtomicFile::create`].
     pub fn create_named(target: &Path, model: Option<&Path>, options: WriteOptions) -> Result<AtomicFile> {
-        AtomicFile::create_by(TemporaryFile::create_named, target, model, options)
+        let mut atomic = AtomicFile::create_by(TemporaryFile::create_named, target, model, options)?;
+        let file = atomic.file.as_file();
+        let set = || {
+            let permissions = file.metadata()?.permissions();
+            file.set_permissions(PermissionsExt::from_mode(permissions.mode() | 0o600))?;
+            Ok(permissions)
+        };
+        atomic.final_mode = Some(set().map_err(|error| atomic.failed(error))?);
+        Ok(atomic)
+    }
+
+    /// Gives it the mode that it is to have.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_final_mode(&self) -> Result<()> {
+        let Some(permissions) = self.final_mode.clone() else { return Ok(()) };
+        self.file.as_file().set_permissions(permissions).map_err(|error| self.failed(error))
     }
 
     /// Takes over a file with a temporary name that another process has left.
@@ -79,7 +99,7 @@ impl AtomicFile {
     /// [`Error::Io`].
     pub fn adopt(temporary: &Path, target: &Path, options: WriteOptions) -> Result<AtomicFile> {
         let file = TemporaryFile::adopt(temporary).map_err(|error| Error::io("open", temporary, error))?;
-        Ok(AtomicFile { file, target: resolve(target, options), options })
+        Ok(AtomicFile { file, target: resolve(target, options), options, final_mode: None })
     }
 
     fn create_by(
@@ -103,7 +123,7 @@ impl AtomicFile {
             keep_owner_and_mode(file.as_file(), &existing)
                 .map_err(|error| Error::io("write", &target, error))?;
         }
-        Ok(AtomicFile { file, target, options })
+        Ok(AtomicFile { file, target, options, final_mode: None })
     }
 
     fn failed(&self, error: std::io::Error) -> Error {

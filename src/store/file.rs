@@ -272,6 +272,25 @@ fn is_cached(_file: &File, _ranges: &[Range<usize>]) -> bool {
     true
 }
 
+/// Of those, the ones whose clients write pages that they keep, so that two machines that write to one page of a file undo each
+/// other's writes: NFS, SMB, 9P, AFS.
+const INCOHERENT: [u32; 7] =
+    [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x5346_414f, 0x6b41_4653];
+
+/// Whether machines that write to one file beside this one undo each other's writes.
+#[cfg(target_os = "linux")]
+pub fn is_incoherent(target: &Path) -> bool {
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The width of the field depends on the platform.
+    #[allow(clippy::unnecessary_cast)]
+    rustix::fs::statfs(directory).is_ok_and(|system| INCOHERENT.contains(&(system.f_type as u32)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn is_incoherent(_target: &Path) -> bool {
+    false
+}
+
 /// Whether the file is on a file system of [`REMOTE`].
 #[cfg(target_os = "linux")]
 fn is_remote(file: &File) -> bool {

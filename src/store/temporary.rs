@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempPath;
 
@@ -14,6 +14,15 @@ const SUFFIX: &str = ".tmp";
 
 /// A temporary file that nobody locks and that was not written to for so long is what a killed process left.
 const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long the lock of a file that is taken over is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The times of a file that is touched.
+const NOW: rustix::fs::Timestamps = rustix::fs::Timestamps {
+    last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+    last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+};
 
 /// A new file in a directory. Dropping it, or the end of the process, leaves nothing where the file system has files
 /// without names.
@@ -39,12 +48,22 @@ impl TemporaryFile {
         TemporaryFile::with_name(directory, mode)
     }
 
-    /// Takes over one that another process has left. Dropping it removes it.
+    /// Takes over one that another process has left, and that may be read alone. Dropping it removes it.
     pub fn adopt(path: &Path) -> io::Result<TemporaryFile> {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = File::open(path)?;
         let path = TempPath::try_from_path(path)?;
-        // Not waited for: who leaves it may hold its lock for a moment yet.
-        let _ = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        // Nobody is to take it for a stale one, before it is locked either.
+        let touched = rustix::fs::futimens(&file, &NOW);
+        let started = Instant::now();
+        // Who leaves it may hold its lock for a moment yet.
+        while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            == Err(rustix::io::Errno::WOULDBLOCK)
+            && started.elapsed() < LOCK_PATIENCE
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Another user's file cannot be touched; then its lock has to do.
+        touched.or_else(|error| if error == rustix::io::Errno::PERM { Ok(()) } else { Err(error) })?;
         Ok(TemporaryFile { file, path: Some(path) })
     }
 
@@ -221,6 +240,27 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "content");
         assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(names(directory.path()), ["a"]);
+    }
+
+    #[test]
+    fn what_is_taken_over_is_not_taken_for_stale() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = TemporaryFile::create_named(directory.path(), 0o600).unwrap();
+        let path = other.path().unwrap().to_owned();
+        other.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+        other.as_file().set_modified(SystemTime::now() - 2 * STALE_AFTER).unwrap();
+        let adopted = std::thread::scope(|scope| {
+            let adopted = scope.spawn(|| TemporaryFile::adopt(&path).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+            other.leave().unwrap();
+            adopted.join().unwrap()
+        });
+        // Locked as well.
+        adopted.as_file().set_modified(SystemTime::now() - 2 * STALE_AFTER).unwrap();
+        drop(TemporaryFile::create(directory.path(), 0o600).unwrap());
+        assert!(path.exists());
+        drop(adopted);
+        assert!(names(directory.path()).is_empty());
     }
 
     #[test]

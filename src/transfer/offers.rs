@@ -1,5 +1,6 @@
 //! Which process writes which part of which tensor: each says what it has, and all come to the same answer.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
 use flate2::Compression;
@@ -13,8 +14,12 @@ use crate::error::{Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Offers {
     /// All that has to be the same in every process: the file's name, its strings, how it is laid out.
-    pub terms: String,
+    pub terms: BTreeMap<String, String>,
     pub tensors: Vec<Offer>,
+    /// The machine's name.
+    pub host: String,
+    /// Whether machines that write to one file there undo each other's writes.
+    pub is_incoherent: bool,
 }
 
 /// What a process has of a tensor.
@@ -59,6 +64,7 @@ impl Offers {
 /// [`Error::Processes`] when the processes do not save the same, or nobody has a part.
 pub fn assign(offers: &[Offers]) -> Result<Writers> {
     offers.iter().enumerate().skip(1).try_for_each(|(process, other)| compare(&offers[0], other, process))?;
+    check_file_system(offers)?;
     let mut bytes = vec![0u64; offers.len()];
     let tensors = offers[0].tensors.iter().enumerate();
     tensors
@@ -92,9 +98,6 @@ fn compare(first: &Offers, other: &Offers, process: usize) -> Result<()> {
     let differs = |what: String| {
         Err(Error::Processes(format!("processes 0 and {process} do not save the same: {what}")))
     };
-    if first.terms != other.terms {
-        return differs(format!("`{}` and `{}`", first.terms, other.terms));
-    }
     if first.tensors.len() != other.tensors.len() {
         return differs(format!("{} tensors and {}", first.tensors.len(), other.tensors.len()));
     }
@@ -106,7 +109,40 @@ fn compare(first: &Offers, other: &Offers, process: usize) -> Result<()> {
             return differs(format!("{} and {}", said(one), said(two)));
         }
     }
-    Ok(())
+    let keys = first.terms.keys().chain(other.terms.keys());
+    match keys.into_iter().find(|key| first.terms.get(*key) != other.terms.get(*key)) {
+        Some(key) => {
+            let said =
+                |offers: &Offers| offers.terms.get(key).map_or("nothing".to_owned(), |value| cut(value));
+            differs(format!("{key} is {} and {}", said(first), said(other)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What is shown of a value.
+const SHOWN_CHARACTERS: usize = 60;
+
+fn cut(value: &str) -> String {
+    match value.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("`{}…`", &value[..end]),
+        None => format!("`{value}`"),
+    }
+}
+
+/// Refuses a file system on which the machines would undo each other's writes: a client of NFS writes pages, not bytes, and two
+/// machines write to one page.
+fn check_file_system(offers: &[Offers]) -> Result<()> {
+    let other = offers.iter().find(|other| other.host != offers[0].host);
+    match other.filter(|_| offers.iter().any(|offers| offers.is_incoherent)) {
+        Some(other) => Err(Error::Processes(format!(
+            "the checkpoint is on NFS, SMB or the like, and processes of several machines ({} and {}) cannot write one file there: save to a file \
+             system that is the same everywhere (such as Lustre, GPFS or CephFS), or from one machine",
+            offers[0].host.trim(),
+            other.host.trim()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The process whose file has each tensor: the one that writes most of it.
@@ -132,7 +168,12 @@ mod tests {
             part_bytes: 32 / cuts.iter().product::<usize>() as u64,
             parts: parts.to_vec(),
         });
-        Offers { terms: "a".into(), tensors: tensors.collect() }
+        Offers {
+            terms: [("the file".to_owned(), "a".to_owned())].into(),
+            tensors: tensors.collect(),
+            host: "here".into(),
+            is_incoherent: true,
+        }
     }
 
     #[test]
@@ -156,8 +197,14 @@ mod tests {
         let message = error(&one, &offers(&[("b", &[2], &[0])])).to_string();
         assert!(message.contains("processes 0 and 1") && message.contains("`b`"), "{message}");
         assert!(error(&one, &offers(&[])).to_string().contains("1 tensors and 0"));
-        let other = Offers { terms: "b".into(), ..one.clone() };
-        assert!(error(&one, &other).to_string().contains("`a` and `b`"));
+        let long = "b".repeat(100);
+        let other = Offers { terms: [("the file".to_owned(), long)].into(), ..one.clone() };
+        let message = error(&one, &other).to_string();
+        assert!(message.ends_with(&format!("the file is `a` and `{}…`", "b".repeat(60))), "{message}");
+        let elsewhere = Offers { host: "there".into(), ..offers(&[("a", &[2], &[1])]) };
+        assert!(error(&one, &elsewhere).to_string().contains("(here and there)"));
+        let local = Offers { is_incoherent: false, ..one.clone() };
+        assert!(assign(&[local, Offers { is_incoherent: false, ..elsewhere }]).is_ok());
         let missing = error(&one, &one);
         assert_eq!(missing.to_string(), "tensor `a`");
         assert!(crate::error::chain(&missing).contains("no process has its part 1 of 2"));

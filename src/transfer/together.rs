@@ -19,7 +19,7 @@ use crate::monitor::{Monitor, Tracker};
 use crate::pjrt::Buffer;
 use crate::processes::Processes;
 use crate::sharding::Runs;
-use crate::store::{DigestState, SharedFile};
+use crate::store::{DigestState, SharedFile, is_incoherent, remove_all};
 
 /// The most threads that write.
 const MAX_THREADS: usize = 4;
@@ -81,13 +81,15 @@ impl TogetherSave<'_> {
         let finished = self.finish_own(&plan, own);
         let (own, said) = self.processes.agree("the ends of files of a save", finished, names)?;
 
+        // Nothing is named as long as somebody may have given up waiting.
+        self.processes.agree("the names of a save", Ok(()), |()| Vec::new())?;
         // Here they are nobody's for a moment, in which process 0 takes them.
         let named = if self.processes.index() == 0 {
             self.adopt(&plan, own, &said, target).and_then(|writers| plan.put_in_place(target, writers))
         } else {
             own.into_values().try_for_each(CheckpointWriter::leave)
         };
-        self.processes.agree("the names of a save", named, |()| Vec::new())?;
+        self.processes.agree("the end of a save", named, |()| Vec::new())?;
         Ok(overflows)
     }
 
@@ -110,12 +112,21 @@ impl TogetherSave<'_> {
             })
         });
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let FileOptions { alignment, digests, max_shard_bytes, .. } = self.options;
-        let terms = serde_json::json!({
-            "file": name, "strings": self.strings, "alignment": alignment, "digests": format!("{digests:?}"),
-            "max_shard_bytes": max_shard_bytes,
-        });
-        Ok(Offers { terms: terms.to_string(), tensors: tensors.collect::<Result<_>>()? })
+        let FileOptions { alignment, digests, max_shard_bytes, write } = self.options;
+        let terms = [
+            ("the file", name.into_owned()),
+            ("alignment", alignment.to_string()),
+            ("digests", format!("{digests:?}")),
+            ("max_shard_bytes", format!("{max_shard_bytes:?}")),
+            ("sync", write.sync.to_string()),
+        ];
+        let strings = self.strings.iter().map(|(key, value)| (format!("the string `{key}`"), value.clone()));
+        Ok(Offers {
+            terms: terms.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(strings).collect(),
+            tensors: tensors.collect::<Result<_>>()?,
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            is_incoherent: is_incoherent(target),
+        })
     }
 
     /// The files, and whose they are. One file is process 0's.
@@ -216,10 +227,11 @@ impl TogetherSave<'_> {
                 for (part, _) in writers[position].iter().enumerate().filter(|(_, writer)| **writer == index)
                 {
                     let mut shards = self.arrays[position].addressable_shards();
-                    let Some(shard) = shards.find(|shard| layout.part(shard.place) == part) else { continue };
+                    let name = file_plan.name(placed);
+                    let shard = shards.find(|shard| layout.part(shard.place) == part);
+                    let shard = shard.ok_or(Error::Undelivered).for_tensor(name)?;
                     let spec = file_plan.spec(placed);
-                    let runs =
-                        runs_in_file(spec, &layout.slice_of_part(part)).for_tensor(file_plan.name(placed))?;
+                    let runs = runs_in_file(spec, &layout.slice_of_part(part)).for_tensor(name)?;
                     parts.push(Part { file, placed, tensor: position, buffer: shard.buffer, runs });
                 }
             }
@@ -240,6 +252,7 @@ impl TogetherSave<'_> {
                 let digests = digests_of(file_plan, writer)?;
                 writer.replace_head(&file_plan.head_with_digests(&digests)?)?;
             }
+            writer.set_final_mode()?;
             writer.sync()?;
         }
         Ok(own)
@@ -254,14 +267,19 @@ impl TogetherSave<'_> {
         target: &Path,
     ) -> Result<Vec<CheckpointWriter>> {
         let (paths, _) = plan.check(target)?;
-        let adopt = |(file, temporary): (usize, PathBuf)| match own.remove(&file) {
+        let there = plan.beside(target, &all_names(names)?)?;
+        let adopt = |(file, temporary): &(usize, PathBuf)| match own.remove(file) {
             Some(writer) => Ok(writer),
             None => {
-                let layout = plan.files()[file].0.layout().clone();
-                CheckpointWriter::adopt(&temporary, &paths[file], layout, plan.write_options())
+                let layout = plan.files()[*file].0.layout().clone();
+                CheckpointWriter::adopt(temporary, &paths[*file], layout, plan.write_options())
             }
         };
-        plan.beside(target, &all_names(names)?)?.into_iter().map(adopt).collect()
+        let adopted: Result<Vec<_>> = there.iter().map(adopt).collect();
+        adopted.inspect_err(|_| {
+            // The error of the first is what is told.
+            let _ = remove_all(there.iter().map(|(_, temporary)| temporary.as_path()));
+        })
     }
 }
 
@@ -308,24 +326,16 @@ fn runs_in_file(spec: &ArraySpec, slice: &[Range<usize>]) -> Result<Runs> {
     if whole {
         return Ok(Runs::whole(spec.packed_bytes()?));
     }
-    let per_byte = if spec.dtype.bits() < 8 { 8 / spec.dtype.bits() } else { 1 };
-    if per_byte == 1 {
-        return Ok(Runs::new(&spec.shape, slice, spec.dtype.bits() / 8));
+    let bits = spec.dtype.bits();
+    if bits >= 8 {
+        return Ok(Runs::new(&spec.shape, slice, bits / 8));
     }
-    // The last dimension in bytes, where parts begin and end with one.
-    let (mut shape, mut slice) = (spec.shape.clone(), slice.to_vec());
-    let is_whole_bytes = |size: &usize| size.is_multiple_of(per_byte);
-    match (shape.last_mut(), slice.last_mut()) {
-        (Some(size), Some(range)) if [*size, range.start, range.end].iter().all(is_whole_bytes) => {
-            *size /= per_byte;
-            *range = range.start / per_byte..range.end / per_byte;
-            Ok(Runs::new(&shape, &slice, 1))
-        }
-        _ => Err(Error::InvalidArgument(format!(
+    Runs::new(&spec.shape, slice, 1).in_units_of(8 / bits).ok_or_else(|| {
+        Error::InvalidArgument(format!(
             "parts of {spec} that do not begin and end with a byte of the file cannot be written by several processes; \
-             lay it out whole, or along an outer dimension"
-        ))),
-    }
+             lay it out whole, or in other parts"
+        ))
+    })
 }
 
 /// The temporary name of each file, from what the processes said of theirs.

@@ -114,6 +114,14 @@ impl CheckpointWriter {
         self.written.store(self.tensor_bytes(), Ordering::Relaxed);
     }
 
+    /// Gives it the mode that it is to have, when all have written to it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn set_final_mode(&self) -> Result<()> {
+        self.atomic.set_final_mode()
+    }
+
     /// Reads back what was written at an offset in the file.
     ///
     /// # Errors
