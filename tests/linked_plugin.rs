@@ -6,6 +6,7 @@ mod common;
 
 use common::{block_on, read_tensors};
 use safejax::load::{Delivery, ShardingRules, Staging};
+use safejax::processes::{MemoryStore, Processes};
 use safejax::{
     Checkpoint, Client, DeviceMesh, Donate, HostArray, LoadOptions, NamedSharding, Params, PartitionSpec,
     Plugin, Program, serialize,
@@ -85,6 +86,22 @@ fn loads_shards_and_moves_them(client: &Client) {
     }
 }
 
+/// Two clients that meet through the store of their caller, which the plugin calls.
+fn meets_another() {
+    let store = MemoryStore::default();
+    let clients = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|index| {
+            let processes = Processes::new(index, 2, store.clone()).unwrap();
+            scope.spawn(move || plugin().client().processes(&processes).build().unwrap())
+        });
+        threads.map(|thread| thread.join().unwrap())
+    });
+    for client in &clients {
+        assert_eq!((client.devices().len(), client.addressable_devices().len()), (2, 1));
+        calls(client);
+    }
+}
+
 /// One test: the linked plugin has one state.
 #[test]
 fn a_linked_plugin_does_what_one_in_a_library_does() {
@@ -99,6 +116,9 @@ fn a_linked_plugin_does_what_one_in_a_library_does() {
         simulator.assert_clean(0);
     }
     assert_eq!(plugin().path().to_str(), Some(NAME));
+    let simulator = Simulator::linked(Config::default());
+    meets_another();
+    simulator.assert_clean(0);
     faults_are_errors();
 }
 

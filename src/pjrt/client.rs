@@ -277,7 +277,7 @@ impl Client {
         &self.inner.options
     }
 
-    /// How long anything waits for one piece of work of a device: [`ClientBuilder::time_limit`].
+    /// How long anything waits for one piece of work of a device: [`super::ClientBuilder::time_limit`].
     pub fn time_limit(&self) -> Option<Duration> {
         self.inner.time_limit
     }

@@ -85,7 +85,7 @@ unsafe fn answer(
 /// The plugin's arguments, and the store that it was given.
 unsafe extern "C" fn put(args: *mut ffi::PJRT_KeyValuePutCallback_Args) -> *mut ffi::PJRT_Error {
     // SAFETY: the C API passes complete arguments; the store is alive as long as the client.
-    let (args, store) = unsafe { (&*args, &*(*args).user_arg.cast::<ClientStore>()) };
+    let (store, args) = unsafe { (&*(*args).user_arg.cast::<ClientStore>(), &*args) };
     // SAFETY: keys and values have as many bytes as is said.
     unsafe {
         answer(args.callback_error, || {
@@ -100,7 +100,7 @@ unsafe extern "C" fn put(args: *mut ffi::PJRT_KeyValuePutCallback_Args) -> *mut 
 /// As for [`put`].
 unsafe extern "C" fn get(args: *mut ffi::PJRT_KeyValueGetCallback_Args) -> *mut ffi::PJRT_Error {
     // SAFETY: as above.
-    let (args, store) = unsafe { (&mut *args, &*(*args).user_arg.cast::<ClientStore>()) };
+    let (store, args) = unsafe { (&*(*args).user_arg.cast::<ClientStore>(), &mut *args) };
     // SAFETY: as above.
     unsafe {
         answer(args.callback_error, || {
@@ -122,7 +122,7 @@ unsafe extern "C" fn get(args: *mut ffi::PJRT_KeyValueGetCallback_Args) -> *mut 
 /// As for [`put`].
 unsafe extern "C" fn try_get(args: *mut ffi::PJRT_KeyValueTryGetCallback_Args) -> *mut ffi::PJRT_Error {
     // SAFETY: as above.
-    let (args, store) = unsafe { (&mut *args, &*(*args).user_arg.cast::<ClientStore>()) };
+    let (store, args) = unsafe { (&*(*args).user_arg.cast::<ClientStore>(), &mut *args) };
     // SAFETY: as above.
     unsafe {
         answer(args.callback_error, || {
