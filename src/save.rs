@@ -148,11 +148,10 @@ impl Params {
         let ((dtypes, strings), _) = processes.agree("a save", planned, |_| Vec::new())?;
         let save = TogetherSave {
             processes,
-            arrays: self.arrays(),
             specs: self.specs_in_file(&dtypes),
+            supply: self.supply(dtypes, options),
             strings,
             options: file_options(options),
-            registration: options.registration,
             monitor: &options.monitor,
         };
         warn_of_overflows(save.write(path)?);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use common::{digits, files, read_tensors};
+use common::{digits, files, names, read_tensors};
 use safejax::load::{ShardingRules, Verification};
 use safejax::processes::{DirectoryStore, MemoryStore, Processes};
 use safejax::save::Digests;
@@ -223,15 +223,6 @@ fn run(work: &str, plugin: &Path) -> Outcome {
 
 fn plugins() -> [PathBuf; 2] {
     [Client::cpu().unwrap().plugin().path().to_owned(), Simulator::library()]
-}
-
-/// The names in a directory.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -158,6 +158,18 @@ impl ClientArgs {
     }
 }
 
+/// The client, or another one with so many devices where it has fewer: on the CPU they are the host's processors all the same.
+pub fn with_devices(
+    client: Client,
+    count: usize,
+    configure: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> safejax::Result<Client> {
+    if client.platform_name() != "cpu" || client.devices().len() >= count {
+        return Ok(client);
+    }
+    configure(client.plugin().client().device_count(count)).build()
+}
+
 impl DeviceArgs {
     /// Whether one device was asked for.
     pub fn is_one(&self) -> bool {
@@ -168,12 +180,10 @@ impl DeviceArgs {
     pub fn connect_to_several(&self, count: usize) -> Result<Client> {
         let client =
             self.client.connect_to(self.device.as_ref().and_then(|name| name.platform.as_deref()))?;
-        let is_said = self.client.options.iter().any(|(name, _)| name == CPU_DEVICES);
-        if client.platform_name() != "cpu" || client.devices().len() >= count || is_said {
+        if self.client.options.iter().any(|(name, _)| name == CPU_DEVICES) {
             return Ok(client);
         }
-        let builder = client.plugin().client().device_count(count);
-        Ok(self.client.configured(builder).build()?)
+        Ok(with_devices(client, count, |builder| self.client.configured(builder))?)
     }
 
     /// Creates the client and finds the device.

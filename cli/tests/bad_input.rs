@@ -6,19 +6,10 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{client, data, digits, fails, raw_file, safejax, succeeds};
+use common::{client, data, digits, fails, names, raw_file, safejax, succeeds};
 use safejax::convert::{ConvertOptions, convert, open};
 use safejax::load::Selection;
 use safejax::{Blame, Checkpoint, Client, Error, Params, Plugin};
-
-fn names(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 #[test]
 fn a_file_that_is_cut_anywhere_is_refused() {

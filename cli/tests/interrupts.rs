@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{binary, stderr};
+use common::{binary, names, stderr};
 use safejax::convert::{ConvertOptions, convert, open};
 use safejax::load::Selection;
 use safejax::save::Digests;
@@ -21,14 +21,6 @@ fn write_sparse(path: &Path, bytes: u64) {
     let head = common::raw_file(&header, &[]);
     std::fs::write(path, &head).unwrap();
     File::options().write(true).open(path).unwrap().set_len(head.len() as u64 + bytes).unwrap();
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 fn has_files_without_names(directory: &Path) -> bool {

@@ -150,9 +150,7 @@ impl ClientBuilder {
             Client::from_raw(self.plugin.clone(), args.client, options, self.time_limit, store.cloned())
         }
     }
-}
 
-impl ClientBuilder {
     /// Refuses values of which plugins abort the process, or make a client without devices.
     fn check_options(&self) -> Result<()> {
         for (name, value) in &self.options {

@@ -51,21 +51,23 @@ mod loom_tests {
 
     use super::*;
 
+    /// A call that wants a buffer, and uses it up or not; whether it got it.
+    fn call(buffer: &Arc<Lifecycle>, is_used_up: bool) -> loom::thread::JoinHandle<bool> {
+        let buffer = Arc::clone(buffer);
+        loom::thread::spawn(move || {
+            let is_ours = buffer.claim();
+            if is_ours {
+                buffer.release(is_used_up);
+            }
+            is_ours
+        })
+    }
+
     #[test]
     fn one_of_two_calls_gets_a_buffer_and_one_that_was_deleted_stays_so() {
         loom::model(|| {
             let buffer = Arc::new(Lifecycle::new());
-            let call = |is_used_up: bool| {
-                let buffer = Arc::clone(&buffer);
-                loom::thread::spawn(move || {
-                    let is_ours = buffer.claim();
-                    if is_ours {
-                        buffer.release(is_used_up);
-                    }
-                    is_ours
-                })
-            };
-            let calls = [call(true), call(false)];
+            let calls = [call(&buffer, true), call(&buffer, false)];
             let deletes = {
                 let buffer = Arc::clone(&buffer);
                 loom::thread::spawn(move || buffer.delete())
@@ -77,17 +79,7 @@ mod loom_tests {
         });
         loom::model(|| {
             let buffer = Arc::new(Lifecycle::new());
-            let call = || {
-                let buffer = Arc::clone(&buffer);
-                loom::thread::spawn(move || {
-                    let is_ours = buffer.claim();
-                    if is_ours {
-                        buffer.release(true);
-                    }
-                    is_ours
-                })
-            };
-            let calls = [call(), call()].map(|call| call.join().unwrap());
+            let calls = [call(&buffer, true), call(&buffer, true)].map(|call| call.join().unwrap());
             assert_eq!(calls.iter().filter(|is_ours| **is_ours).count(), 1);
             assert_eq!(buffer.state(), State::Donated);
         });

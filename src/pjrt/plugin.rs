@@ -39,15 +39,7 @@ impl Plugin {
     pub fn open(path: impl AsRef<Path>) -> Result<Plugin> {
         let path = path.as_ref();
         let canonical = path.canonicalize().map_err(|error| Error::io("open plugin", path, error))?;
-        // Held while loading, so that two threads cannot initialise one library twice.
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let plugins = loaded.get_or_insert_with(HashMap::new);
-        if let Some(plugin) = plugins.get(&canonical) {
-            return Ok(plugin.clone());
-        }
-        let plugin = Plugin::initialised(load(&canonical)?, canonical)?;
-        plugins.insert(plugin.inner.path.clone(), plugin.clone());
-        Ok(plugin)
+        Plugin::once(canonical, load)
     }
 
     /// The plugin that is linked into this program, in place of one in a library of its own. A second call
@@ -67,28 +59,29 @@ impl Plugin {
         name: &str,
         get_api: unsafe extern "C" fn() -> *const std::ffi::c_void,
     ) -> Result<Plugin> {
-        let path = PathBuf::from(name);
+        Plugin::once(name.into(), |path| {
+            // SAFETY: passed on to the caller.
+            let api = unsafe { Api::from_table(get_api().cast()) };
+            api.map_err(|reason| Error::PluginLibrary { path: path.to_owned(), reason })
+        })
+    }
+
+    /// The plugin of this path, whose table is found and set up when it is asked for first.
+    fn once(path: PathBuf, table: impl FnOnce(&Path) -> Result<Api>) -> Result<Plugin> {
+        // Held meanwhile, so that two threads cannot initialise one library twice.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let plugins = loaded.get_or_insert_with(HashMap::new);
         if let Some(plugin) = plugins.get(&path) {
             return Ok(plugin.clone());
         }
-        // SAFETY: passed on to the caller.
-        let api = unsafe { Api::from_table(get_api().cast()) };
-        let api = api.map_err(|reason| Error::PluginLibrary { path: path.clone(), reason })?;
-        let plugin = Plugin::initialised(api, path)?;
-        plugins.insert(plugin.inner.path.clone(), plugin.clone());
-        Ok(plugin)
-    }
-
-    /// Runs the plugin's one-time setup. Called once for each table, under the lock.
-    fn initialised(api: Api, path: PathBuf) -> Result<Plugin> {
+        let api = table(&path)?;
         if api.has(&ffi::PJRT_Plugin_Initialize) {
             // SAFETY: the arguments are complete; called once, before any other function, under the lock.
             unsafe { api.call(ffi::PJRT_Plugin_Initialize, &mut ffi::PJRT_Plugin_Initialize_Args::new()) }?;
         }
         let plugin = Plugin { inner: Arc::new(PluginInner { attributes: attributes(api)?, path, api }) };
         tracing::debug!(path = %plugin.path().display(), api = %plugin.api_version(), "loaded a PJRT plugin");
+        plugins.insert(plugin.inner.path.clone(), plugin.clone());
         Ok(plugin)
     }
 

@@ -12,6 +12,7 @@ use memmap2::{Advice, Mmap};
 
 use super::blob::{Blob, SharedBlob, cut_off};
 use super::direct::DirectFile;
+use super::temporary::directory_of;
 use crate::error::{Error, Result};
 
 /// What Linux before 5.14 says of advice that it does not know.
@@ -280,10 +281,9 @@ const INCOHERENT: [u32; 7] =
 /// Whether machines that write to one file beside this one undo each other's writes.
 #[cfg(target_os = "linux")]
 pub fn is_incoherent(target: &Path) -> bool {
-    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // The width of the field depends on the platform.
     #[allow(clippy::unnecessary_cast)]
-    rustix::fs::statfs(directory).is_ok_and(|system| INCOHERENT.contains(&(system.f_type as u32)))
+    rustix::fs::statfs(directory_of(target)).is_ok_and(|system| INCOHERENT.contains(&(system.f_type as u32)))
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -103,7 +103,7 @@ fn worthwhile_threads(plan: &LoadPlan, checks: bool, staging: Staging) -> usize 
     let is_read = |block: &&Block| checks || block.route != Route::Alias;
     let bytes: usize = plan.blocks.iter().filter(is_read).map(|block| block.bytes).sum();
     let worth = bytes.div_ceil(BYTES_PER_THREAD).max(plan.steps.len() / TENSORS_PER_THREAD);
-    let processors = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let processors = workers::count(MAX_THREADS);
     let most = if plan.is_waited_for { processors.max(WAITING_THREADS) } else { processors };
     // Two chunks of a ring are with the device; a thread more than there are others would only wait.
     let is_staged = |step: &Step| matches!(step.route, Route::Stream | Route::Packed | Route::Whole);

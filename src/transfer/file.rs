@@ -9,7 +9,6 @@ use super::options::Digests;
 use super::supply::{PartMemory, Supply};
 use super::workers;
 use crate::array::ArraySpec;
-use crate::dtype::DType;
 use crate::error::{Context, Result};
 use crate::format::{CheckpointWriter, DIGEST_KEY, Layout, PART_BYTES};
 use crate::monitor::Tracker;
@@ -33,6 +32,21 @@ pub struct Written {
 }
 
 impl Written {
+    /// What all threads learned.
+    pub fn of_all(workers: Vec<(PartMemory, Written)>) -> Written {
+        let mut all = Written::default();
+        workers.into_iter().for_each(|(_, written)| all.add(written));
+        all
+    }
+
+    /// Adds what a thread's casts of this tensor made infinite.
+    pub fn count_overflows(&mut self, tensor: &str, memory: &mut PartMemory) {
+        match std::mem::take(&mut memory.overflows) {
+            0 => {}
+            elements => *self.overflows.entry(tensor.to_owned()).or_default() += elements,
+        }
+    }
+
     /// Adds what was learned by another thread, or of another file.
     pub fn add(&mut self, other: Written) {
         self.digests.extend(other.digests);
@@ -43,7 +57,7 @@ impl Written {
 }
 
 /// The most threads that write: more only wait for each other in the file system.
-const MAX_THREADS: usize = 4;
+pub const MAX_THREADS: usize = 4;
 
 /// A part of a tensor.
 struct Job {
@@ -84,11 +98,6 @@ impl FilePlan {
     /// The type and shape in the file of the tensor at this place.
     pub fn spec(&self, placed: usize) -> &ArraySpec {
         &self.specs[self.layout.tensors[placed].index].1
-    }
-
-    /// The types in the file, in the order that the tensors were given in.
-    pub fn dtypes(&self) -> impl Iterator<Item = DType> {
-        self.specs.iter().map(|(_, spec)| spec.dtype)
     }
 
     /// Writes the file from several threads. It has no name until it is finished. Where no file has the target's name yet, it takes
@@ -173,26 +182,20 @@ impl FilePlan {
     {
         let total: u64 = self.layout.tensors.iter().map(|tensor| tensor.range.len() as u64).sum();
         let jobs = self.jobs(supply);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(most_threads);
         let worth = usize::try_from(total).unwrap_or(usize::MAX).div_ceil(PART_BYTES);
         let workers = workers::run(
-            threads.min(worth),
+            workers::count(most_threads.min(worth)),
             &jobs,
             || (PartMemory::new(supply.registration()), Written::default()),
             |(memory, written), job| {
                 let name = &self.specs[self.layout.tensors[job.placed].index].0;
                 let digest = self.carry(job, supply, tracker, memory, sink).for_tensor(name)?;
                 written.digests.extend(digest.map(|digest| (name.clone(), digest)));
-                match std::mem::take(&mut memory.overflows) {
-                    0 => {}
-                    elements => *written.overflows.entry(name.clone()).or_default() += elements,
-                }
+                written.count_overflows(name, memory);
                 Ok(())
             },
         )?;
-        let mut all = Written::default();
-        workers.into_iter().for_each(|(_, written)| all.add(written));
-        Ok(all)
+        Ok(Written::of_all(workers))
     }
 
     /// Passes a part on to the sink, piece by piece; returns the tensor's digest, if they are recorded.

@@ -13,7 +13,6 @@ use super::replace::Replacement;
 use super::ring::Registration;
 use super::supply::{Supply, TensorBytes};
 use crate::array::ArraySpec;
-use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
 use crate::format::{
     CheckpointWriter, SAFETENSORS_ENDING, SHARD_DIGITS, check_whole, index_of, shard_paths, shards_of,
@@ -34,6 +33,13 @@ pub struct FileOptions {
     /// The most bytes of tensors in a file; a larger tensor has a file to itself.
     pub max_shard_bytes: Option<u64>,
     pub write: WriteOptions,
+}
+
+/// A file that was begun by one process, under a temporary name that the others know.
+pub struct Begun {
+    /// What it was begun for.
+    pub path: PathBuf,
+    pub temporary: PathBuf,
 }
 
 /// A checkpoint about to be written.
@@ -124,16 +130,6 @@ impl CheckpointPlan {
         &self.files
     }
 
-    /// The types in the files, by the tensors' positions.
-    pub fn dtypes(&self) -> Vec<DType> {
-        let of_file = |(file, positions): &(FilePlan, Vec<usize>)| {
-            positions.iter().copied().zip(file.dtypes()).collect::<Vec<_>>()
-        };
-        let mut dtypes: Vec<_> = self.files.iter().flat_map(of_file).collect();
-        dtypes.sort_unstable_by_key(|(position, _)| *position);
-        dtypes.into_iter().map(|(_, dtype)| dtype).collect()
-    }
-
     /// How the files are written.
     pub fn write_options(&self) -> WriteOptions {
         if self.files.len() > 1 { self.options.write.replacing_links() } else { self.options.write }
@@ -152,18 +148,20 @@ impl CheckpointPlan {
         Ok((paths, model))
     }
 
-    /// Where files of these temporary names are.
+    /// Where the files are begun, of which these are the temporary names.
     ///
     /// # Errors
     /// As for [`CheckpointPlan::check`].
-    pub fn beside(&self, target: &Path, names: &BTreeMap<usize, String>) -> Result<Vec<(usize, PathBuf)>> {
-        let (paths, options) = (self.paths(target)?, self.write_options());
-        let place = |(file, path): (usize, &PathBuf)| match names.get(&file) {
+    pub fn beside(&self, target: &Path, names: &BTreeMap<usize, String>) -> Result<Vec<Begun>> {
+        let options = self.write_options();
+        let place = |(file, path): (usize, PathBuf)| match names.get(&file) {
             // A name alone: it was said by another process.
-            Some(name) if !name.contains('/') => Ok((file, temporary_at(path, name, options))),
+            Some(name) if !name.contains('/') => {
+                Ok(Begun { temporary: temporary_at(&path, name, options), path })
+            }
             _ => Err(Error::Processes(format!("nobody has begun file {file} of the checkpoint"))),
         };
-        paths.iter().enumerate().map(place).collect()
+        self.paths(target)?.into_iter().enumerate().map(place).collect()
     }
 
     /// Gives the files their names.

@@ -2,17 +2,16 @@
 //! what they have of its tensors into it. Process 0 gives the files their names, and the index last, when all is there.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::file::FilePlan;
+use super::file::{FilePlan, MAX_THREADS, Written};
 use super::offers::{self, Offer, Offers, Writers};
-use super::shards::{CheckpointPlan, FileOptions};
+use super::shards::{Begun, CheckpointPlan, FileOptions};
 use super::supply::{DeviceSupply, PartMemory, TensorBytes};
-use super::workers;
-use super::{Digests, Registration};
+use super::{Digests, workers};
 use crate::array::ArraySpec;
-use crate::device_array::Array;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, PART_BYTES};
 use crate::monitor::{Monitor, Tracker};
@@ -21,27 +20,22 @@ use crate::processes::Processes;
 use crate::sharding::Runs;
 use crate::store::{DigestState, SharedFile, is_incoherent, remove_all};
 
-/// The most threads that write.
-const MAX_THREADS: usize = 4;
-
 /// What is saved by all processes together: the arrays of this one, and how all of them are in the files.
 pub struct TogetherSave<'a> {
     pub processes: &'a Processes,
-    pub arrays: &'a [Array],
+    pub supply: DeviceSupply<'a>,
     /// The names, types and shapes in the files.
     pub specs: Vec<(String, ArraySpec)>,
     pub strings: BTreeMap<String, String>,
     pub options: FileOptions,
-    pub registration: Registration,
     pub monitor: &'a Monitor,
 }
 
 /// A part of a tensor that this process writes.
 struct Part<'a> {
     file: usize,
-    /// The tensor's position in the file, and among all.
+    /// The tensor's position in the file.
     placed: usize,
-    tensor: usize,
     buffer: &'a Buffer,
     /// Where its bytes are among the tensor's, in the file.
     runs: Runs,
@@ -74,18 +68,22 @@ impl TogetherSave<'_> {
         };
         let (own, said) = self.processes.agree("the files of a save", own, names)?;
 
-        let written = self.write_parts(&plan, &writers, own, &said, target);
+        let begun = all_names(&said).and_then(|names| plan.beside(target, &names));
+        let written = begun.and_then(|begun| {
+            let (own, overflows) = self.write_parts(&plan, &writers, own, &begun)?;
+            Ok((begun, own, overflows))
+        });
         let (written, _) = self.processes.agree("the parts of a save", written, |_| Vec::new())?;
-        let (own, overflows) = written;
+        let (begun, own, overflows) = written;
 
         let finished = self.finish_own(&plan, own);
-        let (own, said) = self.processes.agree("the ends of files of a save", finished, names)?;
+        let (own, _) = self.processes.agree("the ends of files of a save", finished, |_| Vec::new())?;
 
         // Nothing is named as long as somebody may have given up waiting.
         self.processes.agree("the names of a save", Ok(()), |()| Vec::new())?;
         // Here they are nobody's for a moment, in which process 0 takes them.
         let named = if self.processes.index() == 0 {
-            self.adopt(&plan, own, &said, target).and_then(|writers| plan.put_in_place(target, writers))
+            adopt(&plan, own, &begun).and_then(|writers| plan.put_in_place(target, writers))
         } else {
             own.into_values().try_for_each(CheckpointWriter::leave)
         };
@@ -95,7 +93,7 @@ impl TogetherSave<'_> {
 
     /// What this process has.
     fn offers(&self, target: &Path) -> Result<Offers> {
-        let tensors = self.arrays.iter().zip(&self.specs).map(|(array, (name, spec))| {
+        let tensors = self.supply.arrays.iter().zip(&self.specs).map(|(array, (name, spec))| {
             let layout = array.layout();
             let mut parts: Vec<usize> =
                 array.addressable_shards().map(|shard| layout.part(shard.place)).collect();
@@ -168,42 +166,33 @@ impl TogetherSave<'_> {
         plan: &CheckpointPlan,
         writers: &Writers,
         own: BTreeMap<usize, CheckpointWriter>,
-        names: &[Vec<u8>],
-        target: &Path,
+        begun: &[Begun],
     ) -> Result<(BTreeMap<usize, CheckpointWriter>, BTreeMap<String, usize>)> {
         let parts = self.parts(plan, writers)?;
         let mut files: BTreeMap<usize, Open> =
             own.into_iter().map(|(file, writer)| (file, Open::Own(writer))).collect();
-        for (file, path) in plan.beside(target, &all_names(names)?)? {
-            if parts.iter().any(|part| part.file == file) && !files.contains_key(&file) {
-                files.insert(file, Open::Other(SharedFile::open(&path)?));
+        for file in parts.iter().map(|part| part.file) {
+            if let Entry::Vacant(entry) = files.entry(file) {
+                entry.insert(Open::Other(SharedFile::open(&begun[file].temporary)?));
             }
         }
         let total = parts.iter().map(|part| (part.runs.count() * part.runs.run_bytes()) as u64).sum();
         let tracker = Tracker::new(self.monitor, total);
-        let dtypes = plan.dtypes();
-        let supply = DeviceSupply::new(self.arrays, dtypes, self.registration);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let workers = workers::run(
-            threads.min(parts.len().max(1)),
+            workers::count(MAX_THREADS.min(parts.len())),
             &parts,
-            || (PartMemory::new(self.registration), BTreeMap::new()),
-            |(memory, overflows), part| {
+            || (PartMemory::new(self.supply.registration), Written::default()),
+            |(memory, written), part| {
                 let (plan, _) = &plan.files()[part.file];
                 let name = plan.name(part.placed);
-                let bytes = supply.of_buffer(part.buffer, supply.dtypes[part.tensor]).for_tensor(name)?;
+                let bytes =
+                    self.supply.of_buffer(part.buffer, plan.spec(part.placed).dtype).for_tensor(name)?;
                 part.write(&bytes, plan, &files, memory, &tracker).for_tensor(name)?;
-                match std::mem::take(&mut memory.overflows) {
-                    0 => {}
-                    elements => *overflows.entry(name.to_owned()).or_insert(0) += elements,
-                }
+                written.count_overflows(name, memory);
                 Ok(())
             },
         )?;
-        let mut overflows: BTreeMap<String, usize> = BTreeMap::new();
-        for (name, elements) in workers.into_iter().flat_map(|(_, overflows)| overflows) {
-            *overflows.entry(name).or_default() += elements;
-        }
+        let written = Written::of_all(workers);
         let mut own = BTreeMap::new();
         for (file, open) in files {
             match open {
@@ -213,7 +202,7 @@ impl TogetherSave<'_> {
                 Open::Other(_) => {}
             }
         }
-        Ok((own, overflows))
+        Ok((own, written.overflows))
     }
 
     /// The parts that this process writes, in the order of the files.
@@ -223,16 +212,17 @@ impl TogetherSave<'_> {
         for (file, (file_plan, positions)) in plan.files().iter().enumerate() {
             for (placed, tensor) in file_plan.layout().tensors.iter().enumerate() {
                 let position = positions[tensor.index];
-                let layout = self.arrays[position].layout();
+                let array = &self.supply.arrays[position];
+                let layout = array.layout();
                 for (part, _) in writers[position].iter().enumerate().filter(|(_, writer)| **writer == index)
                 {
-                    let mut shards = self.arrays[position].addressable_shards();
+                    let mut shards = array.addressable_shards();
                     let name = file_plan.name(placed);
                     let shard = shards.find(|shard| layout.part(shard.place) == part);
                     let shard = shard.ok_or(Error::Undelivered).for_tensor(name)?;
                     let spec = file_plan.spec(placed);
                     let runs = runs_in_file(spec, &layout.slice_of_part(part)).for_tensor(name)?;
-                    parts.push(Part { file, placed, tensor: position, buffer: shard.buffer, runs });
+                    parts.push(Part { file, placed, buffer: shard.buffer, runs });
                 }
             }
         }
@@ -257,30 +247,26 @@ impl TogetherSave<'_> {
         }
         Ok(own)
     }
+}
 
-    /// Takes over the files of the others.
-    fn adopt(
-        &self,
-        plan: &CheckpointPlan,
-        mut own: BTreeMap<usize, CheckpointWriter>,
-        names: &[Vec<u8>],
-        target: &Path,
-    ) -> Result<Vec<CheckpointWriter>> {
-        let (paths, _) = plan.check(target)?;
-        let there = plan.beside(target, &all_names(names)?)?;
-        let adopt = |(file, temporary): &(usize, PathBuf)| match own.remove(file) {
-            Some(writer) => Ok(writer),
-            None => {
-                let layout = plan.files()[*file].0.layout().clone();
-                CheckpointWriter::adopt(temporary, &paths[*file], layout, plan.write_options())
-            }
-        };
-        let adopted: Result<Vec<_>> = there.iter().map(adopt).collect();
-        adopted.inspect_err(|_| {
-            // The error of the first is what is told.
-            let _ = remove_all(there.iter().map(|(_, temporary)| temporary.as_path()));
-        })
-    }
+/// All files, of which those of the others are taken over.
+fn adopt(
+    plan: &CheckpointPlan,
+    mut own: BTreeMap<usize, CheckpointWriter>,
+    begun: &[Begun],
+) -> Result<Vec<CheckpointWriter>> {
+    let adopt = |(file, Begun { path, temporary }): (usize, &Begun)| match own.remove(&file) {
+        Some(writer) => Ok(writer),
+        None => {
+            let layout = plan.files()[file].0.layout().clone();
+            CheckpointWriter::adopt(temporary, path, layout, plan.write_options())
+        }
+    };
+    let adopted: Result<Vec<_>> = begun.iter().enumerate().map(adopt).collect();
+    adopted.inspect_err(|_| {
+        // The error of the first is what is told.
+        let _ = remove_all(begun.iter().map(|begun| begun.temporary.as_path()));
+    })
 }
 
 impl Part<'_> {

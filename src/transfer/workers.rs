@@ -14,6 +14,11 @@ struct JobQueue<'a, J> {
     first_error: Mutex<Option<Error>>,
 }
 
+/// How many threads do the work, of which so many would have something to do: no more than there are processors.
+pub fn count(most: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(most)
+}
+
 /// Has so many threads, this one included, do the jobs, which they take in order. `worker` makes what each of them needs for
 /// itself; those are returned, with what they counted.
 ///

@@ -238,6 +238,15 @@ pub fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
 }
 
+/// The names in a directory, sorted.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// Of so many calls of a function, those that a sweep has fail: the first and the last, or all of them with
 /// `SAFEJAX_SWEEP=all` (`scripts/soak.sh`).
 pub fn swept(count: u64) -> Vec<u64> {

@@ -12,6 +12,7 @@ use safejax::sharding::Sharding;
 use safejax::{Client, Function, Program, plugins};
 use serde_json::{Value, json};
 
+use crate::client::with_devices;
 use crate::compile::collectives_text;
 use crate::output::OutputArgs;
 
@@ -124,14 +125,7 @@ impl Reader {
 fn donations(program: &Program, library: &Path) -> Result<Vec<(String, usize)>, String> {
     let devices = program.exported().map_or(1, |exported| exported.device_count);
     let compile = || -> safejax::Result<Function> {
-        let client = Client::from_plugin(library)?;
-        match client.platform_name() {
-            // As many as it takes: they are the host's processors all the same.
-            "cpu" if client.devices().len() < devices => {
-                client.plugin().client().device_count(devices).build()?.compile(program)
-            }
-            _ => client.compile(program),
-        }
+        with_devices(Client::from_plugin(library)?, devices, |builder| builder)?.compile(program)
     };
     let function = compile().map_err(|error| error.to_string())?;
     let signature = function.signature().ok_or("the plugin does not say")?;
@@ -199,7 +193,9 @@ fn exported_text(program: &Program, exported: &Exported, sizes: &[(&str, usize)]
     if exported.vjp.is_some() {
         text += "with its gradient\n";
     }
-    if let Some(collectives) = program.collectives().filter(|_| exported.device_count > 1) {
+    if exported.device_count > 1
+        && let Some(collectives) = program.collectives()
+    {
         let _ = writeln!(
             text,
             "collectives written in it: {}; `safejax compile` says what the shardings add",
