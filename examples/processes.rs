@@ -15,9 +15,15 @@ fn main() -> Result<()> {
     };
     let (index, count) = (index.parse().context("INDEX")?, count.parse().context("COUNT")?);
     let processes = Processes::new(index, count, DirectoryStore::new(rendezvous, job)?)?;
+    // The others are told at once, and do not wait for a process that has failed.
+    load_and_save(&processes, file, new_file, pattern)
+        .inspect_err(|error| processes.give_up(format!("{error:#}")))
+}
 
+fn load_and_save(processes: &Processes, file: &str, new_file: &str, pattern: &str) -> Result<()> {
     // Two CPU devices in each process. A client of a GPU's plugin has those of its host.
-    let client = Client::cpu()?.plugin().client().device_count(2).processes(&processes).build()?;
+    let client = Client::cpu()?.plugin().client().device_count(2).processes(processes).build()?;
+    let (index, count) = (processes.index(), processes.count());
     let mesh = DeviceMesh::new(&client, format!("data={}", 2 * count).parse()?)?;
     let rules = ShardingRules::default().rule(pattern, "P(None, 'data')".parse()?);
     let (params, report) = Params::load_with(&client, file, &LoadOptions::default().sharded(&mesh, rules))?;

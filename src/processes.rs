@@ -6,8 +6,8 @@ mod etcd;
 mod key_value;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use directory::DirectoryStore;
 #[cfg(feature = "etcd")]
@@ -18,6 +18,12 @@ use crate::error::{Error, Result, chain};
 
 /// How long a process waits for the others, unless told otherwise. What Orbax gives a barrier is 5 minutes, and a save 20.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often a process that waits looks whether the other one has given up.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// After how long a wait is worth a line in the log, and then each time that as much again has passed.
+const WORTH_A_LINE: Duration = Duration::from_secs(10);
 
 /// This process among those of its job. Cheap to clone: clones are in step with each other.
 ///
@@ -41,9 +47,32 @@ pub struct Processes {
     index: usize,
     count: usize,
     limit: Duration,
+    shared: Arc<Shared>,
+}
+
+/// What the clones have in common. When the last one is dropped, the others are told that this process will not come any more.
+struct Shared {
+    index: usize,
     store: Arc<dyn KeyValueStore>,
+    step: Mutex<Step>,
+}
+
+/// What there is of another process at a step.
+enum Word {
+    Said(Vec<u8>),
+    /// It will not come any more, and why.
+    Left(String),
+    Nothing,
+}
+
+#[derive(Default)]
+struct Step {
     /// How often the processes have exchanged something.
-    step: Arc<Mutex<u64>>,
+    number: u64,
+    /// Whether this process's part of the store is another's, which used it first.
+    is_refused: bool,
+    /// Whether the others know that this process will not come any more.
+    has_left: bool,
 }
 
 impl Processes {
@@ -58,7 +87,8 @@ impl Processes {
                 "there is no process {index} of {count}; they are counted from 0"
             )));
         }
-        Ok(Processes { index, count, limit: PATIENCE, store: Arc::new(store), step: Arc::default() })
+        let shared = Shared { index, store: Arc::new(store), step: Mutex::default() };
+        Ok(Processes { index, count, limit: PATIENCE, shared: Arc::new(shared) })
     }
 
     /// How long this process waits for the others before it gives up, in place of ten minutes. One can be late by what its part of
@@ -80,15 +110,21 @@ impl Processes {
 
     /// The store that all processes reach.
     pub fn store(&self) -> &Arc<dyn KeyValueStore> {
-        &self.store
+        &self.shared.store
+    }
+
+    /// Tells the others that this process gives up, and why: who waits for it fails at once with these words. They are told the
+    /// same, without a reason, when the last clone of this is dropped; a process that is killed tells them nothing.
+    pub fn give_up(&self, why: impl fmt::Display) {
+        self.shared.leave(&format!("has given up: {why}"));
     }
 
     /// Gives the others this process's value, and returns everybody's, in the order of the processes. Blocks until all are there.
     /// `what` says what it is about: processes that are not about the same thing are an error.
     ///
     /// # Errors
-    /// [`Error::Processes`] when another process does not come in time, or is about something else, or takes itself for one of another
-    /// number; the error of the store.
+    /// [`Error::Processes`] when another process does not come in time, has ended or given up, is about something else, or takes
+    /// itself for one of another number; the error of the store.
     pub fn exchange(&self, what: &str, value: &[u8]) -> Result<Vec<Vec<u8>>> {
         self.exchange_at(what, value).map(|(_, values)| values)
     }
@@ -96,28 +132,64 @@ impl Processes {
     /// As [`Processes::exchange`], with the number of the step.
     fn exchange_at(&self, what: &str, value: &[u8]) -> Result<(u64, Vec<Vec<u8>>)> {
         let what = &format!("{} (of {} processes)", what.replace('\n', " "), self.count);
-        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = *step;
-        *step += 1;
+        let mut step = self.shared.step();
+        let number = step.number;
+        step.number += 1;
         let message = [what.as_bytes(), b"\n", value].concat();
-        self.store.put(&key(number, self.index), &message)?;
+        let put = self.store().put(&key(number, self.index), &message);
+        put.inspect_err(|error| step.is_refused |= matches!(error, Error::Processes(_)))?;
         let values = (0..self.count).map(|process| {
             if process == self.index {
                 return Ok(value.to_vec());
             }
-            let said = self.store.get(&key(number, process), self.limit)?;
-            let said = said.ok_or_else(|| self.is_missing(process, what))?;
+            let said = self.wait(number, process, what)?;
             self.about(what, process, &said)
         });
         let values = values.collect::<Result<Vec<_>>>()?;
         // Who has come here has read what was said before. What was said first stays: it tells a job from another of its name.
         if number > 1
-            && let Err(error) = self.store.delete(&key(number - 1, self.index))
+            && let Err(error) = self.store().delete(&key(number - 1, self.index))
         {
             // Who finds it finds nothing wrong.
             tracing::warn!(%error, "what was said to the other processes stays in the store");
         }
         Ok((number, values))
+    }
+
+    /// What another process says at a step, once it has come there.
+    fn wait(&self, number: u64, process: usize, what: &str) -> Result<Vec<u8>> {
+        let (said, left, started) = (key(number, process), left_key(process), Instant::now());
+        let mut lines = 0;
+        loop {
+            let rest = self.limit.saturating_sub(started.elapsed());
+            match self.look(&said, &left, rest.min(LOOK)) {
+                Ok(Word::Said(said)) => return Ok(said),
+                Ok(Word::Left(why)) => {
+                    let words = format!("process {process} of {} {why}; `{what}` needs it", self.count);
+                    return Err(Error::Processes(words));
+                }
+                Ok(Word::Nothing) if rest.is_zero() => return Err(self.is_missing(process, what)),
+                Err(error) if rest.is_zero() => return Err(error),
+                // A store that cannot tell now may be able to later.
+                _ => {}
+            }
+            let waited = started.elapsed();
+            if waited > WORTH_A_LINE * (lines + 1) {
+                lines += 1;
+                tracing::info!(process, what, ?waited, limit = ?self.limit, "waiting for another process");
+            }
+        }
+    }
+
+    /// Looks for what another process says, for so long at most, and then whether it has left.
+    fn look(&self, said: &str, left: &str, limit: Duration) -> Result<Word> {
+        if let Some(said) = self.store().get(said, limit)? {
+            return Ok(Word::Said(said));
+        }
+        let Some(why) = self.store().try_get(left)? else { return Ok(Word::Nothing) };
+        // It may have come just before it left.
+        let said = self.store().try_get(said)?;
+        Ok(said.map_or_else(|| Word::Left(String::from_utf8_lossy(&why).into_owned()), Word::Said))
     }
 
     fn about(&self, what: &str, process: usize, said: &[u8]) -> Result<Vec<u8>> {
@@ -181,9 +253,39 @@ impl fmt::Debug for Processes {
     }
 }
 
+impl Shared {
+    fn step(&self) -> MutexGuard<'_, Step> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the others that this process will not come any more, unless they know.
+    fn leave(&self, why: &str) {
+        let mut step = self.step();
+        // Whose place this is may be well.
+        if step.is_refused || step.has_left {
+            return;
+        }
+        step.has_left = true;
+        if let Err(error) = self.store.put(&left_key(self.index), why.as_bytes()) {
+            tracing::debug!(%error, "the other processes could not be told that this one has left");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.leave("has ended");
+    }
+}
+
 /// Where a process puts what it says at a step.
 fn key(step: u64, process: usize) -> String {
     format!("step/{step}/{process}")
+}
+
+/// Where a process says that it will not come any more.
+fn left_key(process: usize) -> String {
+    format!("left/{process}")
 }
 
 #[cfg(test)]
@@ -234,14 +336,27 @@ mod tests {
 
     #[test]
     fn who_is_missing_or_about_something_else_or_has_failed_is_named() {
-        let [alone, _] = both(in_memory(), |processes| {
-            (processes.index() == 0).then(|| processes.exchange("a save", b"").unwrap_err().to_string())
-        });
-        assert!(
+        let alone = Processes::new(0, 2, MemoryStore::default()).unwrap();
+        let alone = alone.time_limit(Duration::from_millis(300)).exchange("a save", b"").unwrap_err();
+        let said = "process 1 of 2 has not come to `a save (of 2 processes)` within 300ms; ";
+        assert!(alone.to_string().starts_with(said), "{alone}");
+        let left = |why: Option<&str>| {
+            let [alone, _] = both(in_memory(), |processes| {
+                if processes.index() == 0 {
+                    return processes
+                        .time_limit(Duration::from_secs(60))
+                        .exchange("a save", b"")
+                        .unwrap_err()
+                        .to_string();
+                }
+                why.inspect(|why| processes.give_up(why));
+                String::new()
+            });
             alone
-                .unwrap()
-                .starts_with("process 1 of 2 has not come to `a save (of 2 processes)` within 300ms; ")
-        );
+        };
+        let said = ["process 1 of 2 has ended; `a save (of 2 processes)` needs it"];
+        assert_eq!([left(None)], said);
+        assert!(left(Some("no file")).starts_with("process 1 of 2 has given up: no file; `a save "));
         let [first, second] = both(in_memory(), |processes| {
             let what = ["a save", "a client"][processes.index()];
             processes.exchange(what, b"").unwrap_err().to_string()

@@ -151,7 +151,7 @@ fn leaves(job: &Job) -> Result<()> {
         return Ok(());
     }
     let error = params.save(job.directory.join("one.safetensors")).unwrap_err().to_string();
-    ensure!(error.contains("process 1 of 2 has not come to `a save (of 2 processes)` within"), "{error}");
+    ensure!(error.contains("process 1 of 2 has ended; `a save (of 2 processes)` needs it"), "{error}");
     Ok(())
 }
 

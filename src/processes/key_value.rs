@@ -72,7 +72,8 @@ impl KeyValueStore for Box<dyn KeyValueStore> {
 /// The error of a key that has a value already.
 pub fn is_taken(key: &str, place: &str) -> Error {
     Error::Processes(format!(
-        "{place} has a value for `{key}` already; a job needs a name of its own, also when it is started again"
+        "{place} has a value for `{key}` already; a job needs a name of its own, also when it is started \
+         again, and each of its processes an index of its own"
     ))
 }
 
