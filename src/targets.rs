@@ -1,4 +1,4 @@
-//! Devices to compile for by what they are called, whether they are here or not: `v5e:2x2`, `h100`, `b200:8`, `cpu`.
+//! Devices to compile for by what they are called, whether they are here or not: `v5e:2x2`, `h100`, `b200:8`, `cpu:8`.
 
 mod gpu;
 mod tpu;
@@ -29,6 +29,8 @@ enum Kind {
     Gpu(&'static GpuModel, usize),
     /// GPUs of one machine that a file describes.
     Described(PathBuf, usize),
+    /// The processors of this machine, as so many devices; without it, as many as the plugin makes of them.
+    Cpu(Option<usize>),
     /// The devices that the plugin of this name finds here.
     Here,
 }
@@ -44,18 +46,20 @@ pub struct DeviceFigures {
     pub memory_bytes_per_second: f64,
 }
 
-/// The plugins whose devices can be asked for by their own names.
-const PLUGINS: [&str; 5] = ["cpu", "cuda13", "cuda12", "rocm", "tpu"];
+/// The most GPUs of one machine, and devices that the processors are taken for.
+const MAX_DEVICES: usize = 1024;
 
-/// The most GPUs of one machine.
-const MAX_GPUS: usize = 1024;
+const CPU: &str = "cpu";
+
+/// The other plugins, whose devices can be asked for by their names.
+const PLUGINS: [&str; 7] = ["cuda13", "cuda12", "rocm", "rocm10", "oneapi", "tt", "tpu"];
 
 impl FromStr for Target {
     type Err = Error;
 
     /// Reads `NAME` or `NAME:SHAPE`: a generation of TPUs and the shape of a slice (`v5e:2x2`; one chip without it), a model
     /// of GPUs and how many (`h100:8`; one without it), the path of a GPU's description (a `GpuTargetConfigProto` as text),
-    /// or a plugin for the devices that it finds here.
+    /// `cpu` with the devices that the processors are taken for (`cpu:8`), or another plugin for the devices that it finds here.
     fn from_str(text: &str) -> Result<Target> {
         let target = |kind| Target { name: text.to_owned(), kind };
         let (name, shape) = match text.rsplit_once(':') {
@@ -69,8 +73,8 @@ impl FromStr for Target {
         let count = || match shape {
             None => Ok(1),
             Some(count) => match count.parse() {
-                Ok(count) if (1..=MAX_GPUS).contains(&count) => Ok(count),
-                _ => Err(refuse(text, &format!("`{count}` is no number of GPUs from 1 to {MAX_GPUS}"))),
+                Ok(count) if (1..=MAX_DEVICES).contains(&count) => Ok(count),
+                _ => Err(refuse(text, &format!("`{count}` is no number of devices from 1 to {MAX_DEVICES}"))),
             },
         };
         if let Some(model) = gpu::model(name) {
@@ -79,11 +83,17 @@ impl FromStr for Target {
         if name.contains(std::path::MAIN_SEPARATOR) || Path::new(name).extension().is_some() {
             return Ok(target(Kind::Described(name.into(), count()?)));
         }
+        if name == CPU {
+            return Ok(target(Kind::Cpu(shape.map(|_| count()).transpose()?)));
+        }
         if PLUGINS.contains(&text) {
             return Ok(target(Kind::Here));
         }
         let known = Target::names();
-        let meant = nearest(name, known.iter().copied());
+        let meant = match tpu::of_cloud_name(text) {
+            Some(meant) => vec![meant],
+            None => nearest(&name.to_lowercase(), known.iter().copied()),
+        };
         let hint = if meant.is_empty() {
             String::new()
         } else {
@@ -92,7 +102,7 @@ impl FromStr for Target {
         Err(refuse(
             text,
             &format!(
-                "{hint}the targets are {}; the path of a GPU's description; and the plugins {}",
+                "{hint}the targets are {}; the path of a GPU's description; and the plugins {CPU}, {}",
                 known.join(", "),
                 PLUGINS.join(", ")
             ),
@@ -121,13 +131,26 @@ impl Target {
         match &self.kind {
             Kind::Tpu(..) => vec!["tpu"],
             Kind::Gpu(..) | Kind::Described(..) => vec!["cuda13", "cuda13-compiler"],
+            Kind::Cpu(_) => vec![CPU],
             Kind::Here => vec![&self.name],
         }
     }
 
     /// Whether the devices must be on this machine.
     pub fn is_here(&self) -> bool {
-        matches!(self.kind, Kind::Here)
+        matches!(self.kind, Kind::Here | Kind::Cpu(_))
+    }
+
+    /// What to ask for to have so many of these devices, or as few more as there can be; `None` where they are what is here.
+    pub fn of_devices(&self, count: usize) -> Option<Target> {
+        let name = match &self.kind {
+            Kind::Tpu(generation, _) => format!("{}:{}", generation.name, generation.slice_of(count)?),
+            Kind::Gpu(model, _) => format!("{}:{count}", model.name),
+            Kind::Described(path, _) => format!("{}:{count}", path.display()),
+            Kind::Cpu(_) => format!("{CPU}:{count}"),
+            Kind::Here => return None,
+        };
+        name.parse().ok()
     }
 
     /// The devices, as the plugin that compiles for them knows them. Of what is not here, nothing is looked for.
@@ -147,6 +170,7 @@ impl Target {
         };
         match &self.kind {
             Kind::Tpu(generation, shape) => {
+                generation.check_size(shape).map_err(|problem| refuse(&self.name, &problem))?;
                 if waits_for_tpu(plugin.path()) && !has_tpu() {
                     return Err(Error::InvalidArgument(format!(
                         "to compile for {} where no TPU is, set TPU_SKIP_MDS_QUERY=1 before the process starts: without \
@@ -161,7 +185,10 @@ impl Target {
                 let text = gpu::read_description(path)?;
                 of(&gpu::described_name(&text), gpu::options(&text, *count))
             }
-            Kind::Here => plugin.client().build().map_err(|error| self.without_device(error))?.topology(),
+            Kind::Cpu(Some(count)) => plugin.client().device_count(*count).build()?.topology(),
+            Kind::Cpu(None) | Kind::Here => {
+                plugin.client().build().map_err(|error| self.without_device(error))?.topology()
+            }
         }
     }
 
@@ -184,7 +211,7 @@ impl Target {
             Kind::Tpu(generation, _) => Some(generation.figures()),
             Kind::Gpu(model, _) => Some(model.figures()),
             Kind::Described(path, _) => gpu::described_figures(&gpu::read_description(path).ok()?),
-            Kind::Here => None,
+            Kind::Cpu(_) | Kind::Here => None,
         }
     }
 }
@@ -205,9 +232,19 @@ mod tests {
 
     #[test]
     fn targets_are_read_as_they_are_called() {
-        for name in
-            ["v5e", "v5e:2x4", "v4:2x2x1", "v7x", "h100", "h200:8", "a100", "b200", "a/b.txtpb", "cpu", "tpu"]
-        {
+        for name in [
+            "v5e",
+            "v5e:2x4",
+            "v4:2x2x1",
+            "v7x",
+            "h100",
+            "h200:8",
+            "b200",
+            "a/b.txtpb",
+            "cpu",
+            "cpu:64",
+            "tpu",
+        ] {
             assert_eq!(name.parse::<Target>().unwrap().to_string(), name);
         }
         assert_eq!("h100:4".parse::<Target>().unwrap().plugins(), ["cuda13", "cuda13-compiler"]);
@@ -215,10 +252,33 @@ mod tests {
             refused("v9z:2x2").contains("did you mean") || refused("v9z:2x2").contains("the targets are v2")
         );
         assert!(refused("h1000").contains("did you mean `h100"), "{}", refused("h1000"));
-        assert!(refused("h100:0").contains("no number of GPUs"));
+        assert!(refused("h100:0").contains("no number of devices"));
         assert!(refused("v5e:0x2").contains("a shape such as 2x2"), "{}", refused("v5e:0x2"));
         assert!(refused("v5e:2x").contains("a shape such as 2x2"));
-        assert!(refused("cpu:2").contains("the targets are"));
+        assert!(refused("cpu:0").contains("no number of devices"));
+        assert!(refused("tt:2").contains("the targets are") && refused("tt:2").contains("oneapi"));
+        for (cloud, meant) in [
+            ("V5E", "v5e"),
+            ("v5e-4", "v5e:2x2"),
+            ("v5litepod-8", "v5e:2x4"),
+            ("v4-8", "v4:1x2x2"),
+            ("H100:8", "h100"),
+        ] {
+            assert!(refused(cloud).contains(&format!("did you mean `{meant}`")), "{}", refused(cloud));
+        }
+    }
+
+    #[test]
+    fn more_devices_of_a_kind_have_a_name() {
+        let more =
+            |name: &str, count| name.parse::<Target>().unwrap().of_devices(count).map(|more| more.name);
+        assert_eq!(more("v5e", 64).as_deref(), Some("v5e:8x8"));
+        assert_eq!(more("v5e:2x2", 3).as_deref(), Some("v5e:2x2"));
+        assert_eq!(more("v3", 32).as_deref(), Some("v3:4x4"));
+        assert_eq!(more("v5p", 128).as_deref(), Some("v5p:4x4x8"));
+        assert_eq!((more("v5e", 1000), more("tpu", 2)), (None, None));
+        assert_eq!(more("h100", 8).as_deref(), Some("h100:8"));
+        assert_eq!(more("cpu", 64).as_deref(), Some("cpu:64"));
     }
 
     #[test]

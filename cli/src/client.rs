@@ -14,6 +14,9 @@ use crate::progress::InstallBar;
 /// The create option of CPU clients that says how many devices they have.
 const CPU_DEVICES: &str = "cpu_device_count";
 
+/// The most devices that the processors are taken for.
+const MOST_CPU_DEVICES: usize = 1024;
+
 /// Which plugin, which device, and with which options.
 #[derive(Args)]
 pub struct ClientArgs {
@@ -164,7 +167,8 @@ pub fn with_devices(
     count: usize,
     configure: impl FnOnce(ClientBuilder) -> ClientBuilder,
 ) -> safejax::Result<Client> {
-    if client.platform_name() != "cpu" || client.devices().len() >= count {
+    // Who asks for more than can be is told so where they are missed.
+    if client.platform_name() != "cpu" || client.devices().len() >= count || count > MOST_CPU_DEVICES {
         return Ok(client);
     }
     configure(client.plugin().client().device_count(count)).build()

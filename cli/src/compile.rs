@@ -1,6 +1,7 @@
 //! `safejax compile`: whether a program compiles for devices that are not here, fits into them, and how fast it could be.
 
 mod one;
+mod params;
 mod report;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,9 @@ use crate::output::{self, Output, OutputArgs};
 use crate::sizes::{self, parse_size};
 use crate::{interrupt, stream};
 pub use one::CompileOne;
+use params::Params;
+use report::Outcome;
 pub use report::collectives_text;
-use report::{Outcome, Params};
 
 #[derive(Args)]
 pub struct Compile {
@@ -33,7 +35,8 @@ pub struct Compile {
 
     /// What to compile for: TPUs with the shape of a slice (v2, v3, v4:2x2x1, v5e:2x2, v5p:2x2x1, v6e, v7x), NVIDIA GPUs with
     /// their number (a100, a100-40, h100, h100-pcie, h200:8, b200, gb200, b300), the path of a GPU's description (a
-    /// GpuTargetConfigProto as text), or a plugin for the devices that it finds here (cpu, cuda13, …). Can be given several
+    /// GpuTargetConfigProto as text), the processors as so many devices (cpu:8), or a plugin for the devices that it finds
+    /// here (cpu, cuda13, …). Can be given several
     /// times
     #[arg(long = "for", value_name = "TARGET", required = true)]
     targets: Vec<Target>,

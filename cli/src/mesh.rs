@@ -19,6 +19,7 @@ pub struct MeshArgs {
 
     /// The devices of the mesh, by their numbers, in its order [default: the first ones]
     #[arg(long, value_name = "ID,…", value_delimiter = ',', requires = "mesh", allow_hyphen_values = true)]
+    #[arg(value_parser = parse_device)]
     devices: Vec<i32>,
 
     /// How the tensors whose names match a pattern are laid over the mesh, as JAX writes it: '*.kernel=P(None, model)'. The
@@ -34,6 +35,12 @@ pub struct MeshArgs {
     /// Draw which device gets what to this file (SVG), or to standard output (-), without loading anything
     #[arg(long, value_name = "FILE", requires = "mesh")]
     pub svg: Option<PathBuf>,
+}
+
+/// A device's number.
+pub fn parse_device(text: &str) -> Result<i32, String> {
+    text.parse()
+        .map_err(|_| "a device is given by its number, such as 0; `safejax devices` shows them".into())
 }
 
 fn parse_rule(text: &str) -> Result<(String, PartitionSpec), String> {

@@ -22,7 +22,7 @@ use safejax::{
 use serde_json::json;
 
 use crate::client::DeviceArgs;
-use crate::mesh::devices_of;
+use crate::mesh::{devices_of, parse_device};
 use crate::output::{Output, OutputArgs, check_directory};
 use crate::sizes::{borrowed, parse_size};
 use crate::stream;
@@ -80,7 +80,7 @@ pub struct Run {
     /// The devices to run on, by their numbers, in the order of the program's mesh [default: the first ones, as many as it
     /// was exported for]
     #[arg(long, value_name = "ID,…", value_delimiter = ',', conflicts_with = "device")]
-    #[arg(allow_hyphen_values = true)]
+    #[arg(value_parser = parse_device, allow_hyphen_values = true)]
     devices: Vec<i32>,
 
     #[command(flatten)]
@@ -293,7 +293,7 @@ impl Run {
         let found = devices.len();
         let wanted = exported.map_or(found, |exported| exported.device_count);
         if wanted > 1 && wanted != found {
-            bail!("the program runs on {wanted} devices, and there are {found} for it");
+            bail!("--devices: the program runs on {wanted} devices, and there are {found} for it");
         }
         Ok((client, devices))
     }
@@ -315,7 +315,14 @@ impl Run {
         }
         let chosen = file.at_sizes(&borrowed(&self.sizes));
         if chosen.entries().is_empty() {
-            let known: Vec<String> = file.entries().iter().map(Entry::sizes_text).collect();
+            let known: Vec<String> =
+                file.entries().iter().map(Entry::sizes_text).filter(|text| !text.is_empty()).collect();
+            if known.is_empty() {
+                bail!(
+                    "--sizes: {} has no executable for particular sizes; leave the option away",
+                    file.origin()
+                );
+            }
             bail!("--sizes: {} has no executable for them; it has {}", file.origin(), known.join("; "));
         }
         Ok(Code::Executables(chosen))
@@ -481,9 +488,12 @@ fn check_target(function: &Function, path: &Path) -> Result<()> {
     };
     if format == TargetFormat::Npy && outputs.len() != 1 {
         bail!(
-            "an .npy file holds one array, and `{}` has {} outputs; name a .safetensors file",
+            "--out: an .npy file holds one array, and `{}` has {}; name a .safetensors file",
             function.name(),
-            outputs.len()
+            match outputs.len() {
+                0 => "no output".to_owned(),
+                count => format!("{count} outputs"),
+            }
         );
     }
     let unnamed = |aval: &&safejax::program::Aval| aval.dtype.safetensors_name().is_none();

@@ -158,10 +158,16 @@ pub(super) fn device_count(replicas: usize, partitions: usize, found: usize, hol
             "a program of {replicas} replicas and {partitions} partitions cannot be: it needs at least one device, and \
              few enough; {holder} has {found}"
         ))),
-        Some(count) => Err(Error::InvalidArgument(format!(
-            "the program runs on {count} devices ({replicas} replicas of {partitions} partitions), and {holder} has \
-             {found}"
-        ))),
+        Some(count) => {
+            let replicas = if replicas > 1 {
+                format!(" ({replicas} replicas of {partitions} partitions)")
+            } else {
+                String::new()
+            };
+            Err(Error::InvalidArgument(format!(
+                "the program runs on {count} devices{replicas}, and {holder} has {found}"
+            )))
+        }
     }
 }
 

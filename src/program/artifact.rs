@@ -39,6 +39,13 @@ impl Program {
     /// [`Error::Io`]; [`Error::Malformed`] when it is none of the formats.
     pub fn open(path: impl AsRef<Path>) -> Result<Program> {
         let path = path.as_ref();
+        if path.is_dir() {
+            return Err(Error::Malformed {
+                origin: path.display().to_string(),
+                format: "program",
+                problem: "it is a directory".into(),
+            });
+        }
         let blob = open_blob(path)?;
         if blob.size() > MAX_PROGRAM_BYTES {
             return Err(Error::Malformed {
@@ -98,11 +105,10 @@ impl Program {
         let safetensors = safetensors_in(&bytes);
         if let Some(file) = safetensors.clone().filter(ExecutableFile::is_in) {
             return ExecutableFile::of(file)?.program()?.ok_or_else(|| {
-                malformed("file of executables")(
-                    "the program that they were compiled of is not in it; Client::load_executable, or `safejax run \
-                     --trust-executable`, runs what is"
-                        .into(),
-                )
+                Error::InvalidArgument(format!(
+                    "{origin} has executables, and the program that they were compiled of is not in it; \
+                     Client::load_executable, or `safejax run --trust-executable`, runs what is"
+                ))
             });
         }
         if let Some(bundle) = safetensors.as_ref().and_then(Bundle::parse) {

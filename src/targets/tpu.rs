@@ -22,6 +22,8 @@ pub struct TpuGeneration {
     memory_bytes_per_second: f64,
     /// Dimensions of a slice.
     rank: usize,
+    /// Of the largest slice.
+    most_chips: usize,
 }
 
 pub const GENERATIONS: [TpuGeneration; 7] = [
@@ -33,6 +35,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 46e12,
         memory_bytes_per_second: 700e9,
         rank: 2,
+        most_chips: 256,
     },
     TpuGeneration {
         name: "v3",
@@ -42,6 +45,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 123e12,
         memory_bytes_per_second: 900e9,
         rank: 2,
+        most_chips: 1024,
     },
     TpuGeneration {
         name: "v4",
@@ -51,6 +55,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 275e12,
         memory_bytes_per_second: 1200e9,
         rank: 3,
+        most_chips: 4096,
     },
     TpuGeneration {
         name: "v5e",
@@ -60,6 +65,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 197e12,
         memory_bytes_per_second: 819e9,
         rank: 2,
+        most_chips: 256,
     },
     TpuGeneration {
         name: "v5p",
@@ -69,6 +75,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 459e12,
         memory_bytes_per_second: 2765e9,
         rank: 3,
+        most_chips: 8960,
     },
     TpuGeneration {
         name: "v6e",
@@ -78,6 +85,7 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 918e12,
         memory_bytes_per_second: 1640e9,
         rank: 2,
+        most_chips: 256,
     },
     TpuGeneration {
         name: "v7x",
@@ -87,11 +95,24 @@ pub const GENERATIONS: [TpuGeneration; 7] = [
         flops_per_second: 2307e12,
         memory_bytes_per_second: 7380e9,
         rank: 3,
+        most_chips: 9216,
     },
 ];
 
 /// The most chips along a side: more than there are of any generation.
 const MAX_SIDE: usize = 256;
+
+/// The generation and the slice that the cloud calls so: `v5litepod-4` for `v5e:2x2`, and `v4-8` for `v4:1x2x2`, since of some it
+/// counts cores.
+pub fn of_cloud_name(name: &str) -> Option<String> {
+    let name = name.to_lowercase();
+    let (name, number) = name.split_once('-')?;
+    let name = if name == "v5litepod" { "v5e" } else { name };
+    let generation = generation(name)?;
+    let number: usize = number.parse().ok()?;
+    let cores_per_chip = if generation.rank == 3 || generation.devices_per_chip > 1.0 { 2 } else { 1 };
+    Some(format!("{}:{}", generation.name, generation.slice_of_chips(number.div_ceil(cores_per_chip))?))
+}
 
 /// The generation of this name, as we or libtpu call it.
 pub fn generation(name: &str) -> Option<&'static TpuGeneration> {
@@ -114,6 +135,31 @@ impl TpuGeneration {
             ));
         }
         Ok(given.to_owned())
+    }
+
+    /// Refuses a slice of more chips than there are: libtpu ends the process over some.
+    pub fn check_size(&self, shape: &str) -> Result<(), String> {
+        let chips = shape.split('x').filter_map(|side| side.parse::<usize>().ok()).product::<usize>();
+        if chips > self.most_chips {
+            return Err(format!(
+                "the slice {shape} has {chips} chips, and the largest of {} has {}",
+                self.name, self.most_chips
+            ));
+        }
+        Ok(())
+    }
+
+    /// The least slice of so many devices: sides of powers of two, as equal as can be.
+    pub fn slice_of(&self, devices: usize) -> Option<String> {
+        self.slice_of_chips((devices as f64 / self.devices_per_chip).ceil() as usize)
+    }
+
+    fn slice_of_chips(&self, chips: usize) -> Option<String> {
+        let chips = chips.checked_next_power_of_two().filter(|chips| *chips <= self.most_chips)?;
+        let (twos, rank) = (chips.trailing_zeros() as usize, self.rank);
+        let sides: Vec<String> =
+            (0..rank).map(|side| (1usize << ((twos + side) / rank)).to_string()).collect();
+        Some(sides.join("x"))
     }
 
     /// The options of its topologies.

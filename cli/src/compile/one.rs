@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use safejax::store::WriteOptions;
-use safejax::{CompileOptions, ExecutableFile, Plugin, Program, Target};
+use safejax::{CompileOptions, Error, ExecutableFile, Plugin, Program, Target, Topology};
 
 use super::report::Outcome;
 use crate::probe;
@@ -42,6 +42,30 @@ pub fn at_sizes(program: &Program, sizes: &[(String, usize)], platform: Option<&
     Ok(program.refined(&borrowed(sizes), platform)?)
 }
 
+/// What libtpu says of a program that does not run on all devices of a slice whose chips are not all wired to each other.
+const NEEDS_ALL: &str = "should include all slice devices";
+
+/// Names the target to ask for where this one has too few devices, or too many.
+fn with_slice(error: Error, target: &Target, program: &Program, topology: &Topology) -> anyhow::Error {
+    let wanted = program.exported().map_or(1, |exported| exported.device_count);
+    let (found, error) = (topology.devices().len(), anyhow::Error::from(error));
+    let fitting = || target.of_devices(wanted).filter(|fitting| fitting != target);
+    let said = format!("{error:#}");
+    if wanted > found
+        && let Some(fitting) = fitting()
+    {
+        return anyhow!("{said}; ask for as many: {fitting}");
+    }
+    if said.contains(NEEDS_ALL)
+        && let Some(fitting) = fitting()
+    {
+        return anyhow!(
+            "the program runs on {wanted} devices, and on {target} a program runs on all {found}; ask for {fitting}"
+        );
+    }
+    error
+}
+
 impl CompileOne {
     pub fn run(self) -> Result<String> {
         let target: Target = self.target.parse()?;
@@ -61,7 +85,9 @@ impl CompileOne {
         let program = at_sizes(&program, &self.sizes, Some(topology.platform_name()))?;
         let program = if self.any_platform { program.for_any_platform() } else { program };
         let started = Instant::now();
-        let compilation = program.compile_for(&topology, &CompileOptions::default())?;
+        let compilation = program
+            .compile_for(&topology, &CompileOptions::default())
+            .map_err(|error| with_slice(error, target, &program, &topology))?;
         let outcome = Outcome::of_compilation(target, &compilation, started.elapsed());
         if let Some(path) = &self.hlo {
             let code = compilation.executable().optimized_program()?.code;

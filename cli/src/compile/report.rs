@@ -1,19 +1,16 @@
 //! What is said of a program that was compiled for a target.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
 use safejax::pjrt::{CompiledMemoryStats, NamedValue};
-use safejax::printable::{File, Line};
-use safejax::program::{Aval, Collectives, CompiledOutput, MatrixWork};
-use safejax::sharding::Sharding;
-use safejax::{
-    Checkpoint, Compilation, DeviceFigures, Error, ErrorCode, ExecutableFile, Program, Target, TreeDef,
-};
+use safejax::printable::Line;
+use safejax::program::{Collectives, CompiledOutput, MatrixWork};
+use safejax::{Compilation, DeviceFigures, Error, ErrorCode, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::params::Params;
 
 /// The outputs whose layouts are said.
 const SHOWN_OUTPUTS: usize = 4;
@@ -414,113 +411,6 @@ fn host_memory() -> Option<u64> {
     let said = std::fs::read_to_string("/proc/meminfo").ok()?;
     let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     Some(total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}
-
-/// A checkpoint that the program is to run with.
-pub struct Params {
-    bytes_on_each: u64,
-    /// Of these, what the program does not take: it is on the device all the same.
-    unused_bytes: u64,
-    /// What does not fit the program.
-    problems: Vec<String>,
-}
-
-/// The problems of a checkpoint that are said.
-const SHOWN_PROBLEMS: usize = 5;
-
-impl Params {
-    /// Whether the program can be given it.
-    pub fn fits(&self) -> bool {
-        self.problems.is_empty()
-    }
-
-    pub fn of(path: &Path, program: &Program) -> Result<Params> {
-        let checkpoint = Checkpoint::open(path)?;
-        if ExecutableFile::is_in(&checkpoint) {
-            bail!("--params {}: it is a file of executables, and no checkpoint", File(path));
-        }
-        let leaves = leaves_of(program);
-        let (mut bytes_on_each, mut unused_bytes, mut problems) = (0u64, 0u64, Vec::new());
-        for tensor in checkpoint.tensors() {
-            let bytes = tensor.spec.host_bytes()? as u64;
-            let Some(leaf) = leaves.iter().find(|leaf| leaf.name == tensor.name) else {
-                // Without paths, all of it may be meant.
-                if program.exported().is_none() {
-                    bytes_on_each += bytes;
-                } else {
-                    problems.push(format!("`{}` is no leaf of the program's arguments", tensor.name));
-                }
-                continue;
-            };
-            let (aval, part) = (leaf.aval, bytes.div_ceil(leaf.parts as u64));
-            bytes_on_each += part;
-            unused_bytes += if leaf.is_used { 0 } else { part };
-            if aval.to_spec().is_some_and(|spec| spec != tensor.spec) {
-                problems.push(format!("`{}` is {}, and the program takes {aval}", tensor.name, tensor.spec));
-            }
-        }
-        problems.extend(missing(&leaves, &checkpoint));
-        let more = problems.len().saturating_sub(SHOWN_PROBLEMS);
-        problems.truncate(SHOWN_PROBLEMS);
-        if more > 0 {
-            problems.push(format!("and {more} more of {}", File(path)));
-        }
-        Ok(Params { bytes_on_each, unused_bytes, problems })
-    }
-}
-
-/// What a checkpoint does not have of the argument that most of it is for.
-fn missing(leaves: &[Leaf<'_>], checkpoint: &Checkpoint) -> Vec<String> {
-    let is_there = |leaf: &Leaf<'_>| checkpoint.tensor(&leaf.name).is_ok();
-    let mut found: Vec<&str> =
-        leaves.iter().filter(|leaf| is_there(leaf)).map(|leaf| leaf.argument.as_str()).collect();
-    found.sort_unstable();
-    if found.is_empty() {
-        // The largest tree is most likely meant.
-        found = leaves.iter().map(|leaf| leaf.argument.as_str()).collect();
-        found.sort_unstable();
-    }
-    let most = found.chunk_by(|a, b| a == b).max_by_key(|chunk| chunk.len());
-    let Some(argument) = most.and_then(|chunk| chunk.first()) else { return Vec::new() };
-    let of_it = leaves.iter().filter(|leaf| leaf.argument == *argument && !is_there(leaf));
-    of_it
-        .map(|leaf| format!("`{}` is not in it, and the program takes {} there", leaf.name, leaf.aval))
-        .collect()
-}
-
-/// A leaf of an argument, by its name within the argument.
-struct Leaf<'a> {
-    /// The argument, as `0.2` is the third positional one.
-    argument: String,
-    name: String,
-    aval: &'a Aval,
-    /// How many parts it is split into over the devices.
-    parts: usize,
-    /// Whether the program takes it: JAX leaves out what a function does not use.
-    is_used: bool,
-}
-
-/// The leaves of the arguments of an exported function.
-fn leaves_of(program: &Program) -> Vec<Leaf<'_>> {
-    let Some(exported) = program.exported() else { return Vec::new() };
-    let paths: Vec<String> = match &exported.in_tree {
-        TreeDef::Tuple(_) => exported.in_tree.paths().iter().map(|path| path.to_name()).collect(),
-        _ => return Vec::new(),
-    };
-    let shardings = exported.in_shardings.iter().map(Option::as_ref).chain(std::iter::repeat(None));
-    // `0.2.kernel` is the leaf `kernel` of the third positional argument.
-    let parts = |path: &str| {
-        let mut parts = path.splitn(3, '.');
-        let argument = [parts.next().unwrap_or_default(), parts.next().unwrap_or_default()].join(".");
-        (argument, parts.next().unwrap_or_default().to_owned())
-    };
-    let leaves = paths.iter().zip(&exported.in_avals).zip(shardings).enumerate();
-    let leaf = |(index, ((path, aval), sharding)): (usize, ((&String, _), Option<&Sharding>))| {
-        let (argument, name) = parts(path);
-        let is_used = exported.kept.contains(&index);
-        Leaf { argument, name, aval, parts: sharding.map_or(1, Sharding::part_count), is_used }
-    };
-    leaves.map(leaf).collect()
 }
 
 /// Bytes in powers of 1000, as memory is sold.

@@ -43,7 +43,10 @@ pub fn differences(outputs: &Outputs, expected: &Path, tolerance: f64) -> Result
     };
     if sniff(&file)? == Some(Format::Npy) {
         let output =
-            outputs.single().context("an .npy file holds one array, and there are several outputs")?;
+            outputs.single().with_context(|| {
+            let path = File(expected);
+            format!("--expect {path}: an .npy file holds one array, and there are several outputs; give a .safetensors file")
+        })?;
         check("the output", &output.to_host()?, &npy::read(&file, Some(output.dtype()))?);
         return Ok(lines);
     }
