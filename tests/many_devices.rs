@@ -348,6 +348,21 @@ fn what_has_no_parts_in_the_file_is_dealt_out_and_types_are_cast() {
 }
 
 #[test]
+fn a_tensor_whose_parts_are_single_bytes_is_read_whole_and_dealt_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fine.safetensors");
+    let bytes: Vec<u8> = (0..280_000u32).map(|byte| (byte % 251) as u8).collect();
+    let fine = HostArray::from_slice(&[70_000, 4], &bytes).unwrap();
+    let params = Params::from_arrays([("fine".to_owned(), client().put(&fine).unwrap())]).unwrap();
+    params.save(&path).unwrap();
+    let (params, report) = load(&path, &[("fine", "P(None, ('data', 'model'))")], LoadOptions::default());
+    assert_eq!(params.get("fine").unwrap().to_host().unwrap(), fine);
+    assert_eq!(report.bytes, 280_000);
+    let shards = params.get("fine").unwrap();
+    assert!(shards.addressable_shards().all(|shard| shard.buffer.shape() == [70_000, 1]));
+}
+
+#[test]
 fn an_argument_is_loaded_to_where_the_function_takes_it() {
     let directory = tempfile::tempdir().unwrap();
     for case in ["jax0102-attention", "jax0438-axes", "jax0102gspmd-attention", "jax0102-axes"] {

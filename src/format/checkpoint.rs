@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -125,7 +126,8 @@ pub struct Extent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Extents {
     One(Extent),
-    Several(Vec<Extent>),
+    /// Shared, since a part of a tensor can have one for each of its rows.
+    Several(Arc<[Extent]>),
 }
 
 impl Extents {
@@ -143,7 +145,7 @@ impl From<Vec<Extent>> for Extents {
             Some(extent) if extents.is_empty() => Extents::One(extent),
             last => {
                 extents.extend(last);
-                Extents::Several(extents)
+                Extents::Several(extents.into())
             }
         }
     }

@@ -68,7 +68,7 @@ pub(super) fn open(blob: SharedBlob, limits: Limits) -> Result<Checkpoint> {
         let extents = match &array.elements {
             Elements::Here(content) => place(content, 0, &mut pool),
             // There are none.
-            Elements::Stored(..) => Extents::Several(Vec::new()),
+            Elements::Stored(..) => Vec::new().into(),
         };
         let Array { spec, encoding, .. } = array;
         Tensor { name: leaf.name.clone(), spec, extents, encoding, checksum: None }

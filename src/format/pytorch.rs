@@ -107,13 +107,8 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
     let mut tensors = Vec::with_capacity(arrays.len());
     for (leaf, array) in keys.leaves().iter().zip(arrays) {
         let Array { spec, elements, encoding } = array;
-        let mut tensor = Tensor {
-            name: leaf.name.clone(),
-            spec,
-            extents: Extents::Several(Vec::new()),
-            encoding,
-            checksum: None,
-        };
+        let mut tensor =
+            Tensor { name: leaf.name.clone(), spec, extents: Vec::new().into(), encoding, checksum: None };
         match elements {
             Elements::Here(content) => tensor.extents = pickle::place(&content, 1, &mut pool),
             Elements::Stored(key, range) => {

@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::{Checkpoint, Tensor, TensorReader};
 use crate::pjrt::{Buffer, Client, Device, HostSemantics, Placement};
 use crate::plan::{LoadPlan, Route, Selected, ShardingRules, loaded_dtype, part_of};
-use crate::sharding::{Mesh, NamedSharding, ShardLayout, Sharding};
+use crate::sharding::{Mesh, NamedSharding, Runs, ShardLayout, Sharding};
 use crate::sub_byte;
 
 use super::options::LoadOptions;
@@ -131,7 +131,8 @@ struct Divided<'a, 'd> {
 impl<'a> Divided<'a, '_> {
     fn add(&mut self, index: usize, name: &str, tensor: &'a Tensor, laid: Laid) -> Result<Leaf> {
         let layout = &laid.layout;
-        let is_dealt = !tensor.is_plain() && !layout.is_fully_replicated();
+        let has_parts = tensor.is_plain() && !is_too_fine(tensor, layout);
+        let is_dealt = !has_parts && !layout.is_fully_replicated();
         let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (place, _) in self.devices.iter().enumerate().filter(|(_, device)| device.is_addressable()) {
             wanted.entry(layout.part(place)).or_default().push(place);
@@ -150,6 +151,19 @@ impl<'a> Divided<'a, '_> {
         }
         Ok(Leaf { name: name.to_owned(), laid, steps, is_dealt })
     }
+}
+
+/// Runs of a part that are noted one by one, however short they are.
+const FEW_RUNS: usize = 1 << 16;
+
+/// The shortest of many runs that are, in bytes: noting where one is takes nearly as many.
+const SHORT_RUN: usize = 32;
+
+/// Whether the parts of a tensor are so many and so short runs in the file that it is better read whole.
+fn is_too_fine(tensor: &Tensor, layout: &ShardLayout) -> bool {
+    let bits = if tensor.encoding.is_unpacked { 8 } else { tensor.spec.dtype.bits() };
+    let runs = Runs::new(&tensor.spec.shape, &layout.slice_of_part(0), 1);
+    runs.count() > FEW_RUNS && runs.run_bytes() * bits < SHORT_RUN * 8
 }
 
 impl Distributed {

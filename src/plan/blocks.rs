@@ -128,7 +128,7 @@ mod tests {
             renamed_from: None,
             name,
             spec,
-            extents: crate::format::Extents::Several(Vec::new()),
+            extents: Vec::new().into(),
             bytes,
             has_parts,
             route,

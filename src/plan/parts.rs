@@ -30,7 +30,7 @@ pub fn part_of(tensor: &Tensor, slice: &[Range<usize>]) -> Result<Tensor> {
         }
         Ok(start / 8..end / 8)
     };
-    let mut extents: Vec<Extent> = Vec::new();
+    let mut extents: Vec<Extent> = Vec::with_capacity(runs.count());
     let mut stored = Stored { extents: tensor.extents(), index: 0, before: 0 };
     for run in runs.iter() {
         stored.append(in_bytes(run)?, &mut extents);
