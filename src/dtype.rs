@@ -161,6 +161,11 @@ impl DType {
         self.bits() < 8
     }
 
+    /// Whether this is an integer, of any width.
+    pub(crate) fn is_integer(self) -> bool {
+        self.name().contains("int")
+    }
+
     /// Whether this is a real floating point type, of any width.
     pub fn is_float(self) -> bool {
         self.name().contains("float")

@@ -7,10 +7,12 @@
 
 mod archive;
 pub(crate) mod checkpoint;
+mod chunks;
 mod complex;
 mod compressed;
 pub(crate) mod encoding;
 mod first_failure;
+mod folder;
 pub(crate) mod foreign;
 pub(crate) mod json;
 mod leaves;
@@ -21,7 +23,9 @@ pub(crate) mod msgpack;
 pub(crate) mod msgpack;
 pub mod npy;
 pub(crate) mod npz;
+mod ocdbt;
 mod open;
+mod orbax;
 mod pickle;
 mod pool;
 mod problem;
@@ -29,9 +33,11 @@ mod pytorch;
 mod safetensors;
 pub(crate) mod sharded;
 mod tensor_reader;
+mod zarr;
 
 pub(crate) use checkpoint::{Checkpoint, Extents, PART_BYTES, RecordedStructure};
 pub use checkpoint::{Extent, Format, LeftOut, Tensor};
+pub(crate) use chunks::Chunks;
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;

@@ -12,7 +12,7 @@ mod selection;
 mod steps;
 
 pub(crate) use blocks::{Block, Piece, jobs};
-pub(crate) use parts::part_of;
+pub(crate) use parts::{has_parts, part_of};
 pub(crate) use patterns::{check_casts, check_pattern};
 pub use rules::{ShardingRules, Unmatched};
 pub(crate) use select::{Selected, loaded_dtype, select};

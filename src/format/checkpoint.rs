@@ -59,6 +59,8 @@ pub enum Format {
     Pickle,
     /// What `torch.save` writes: a zip archive with a pickle and the storages of its tensors.
     PyTorch,
+    /// A directory that Orbax wrote.
+    Orbax,
 }
 
 impl Format {
@@ -71,6 +73,7 @@ impl Format {
             Format::Npy => "npy file",
             Format::Pickle => "pickled tree of arrays",
             Format::PyTorch => "checkpoint of PyTorch",
+            Format::Orbax => "checkpoint of Orbax",
         }
     }
 }
@@ -84,6 +87,7 @@ impl fmt::Display for Format {
             Format::Npy => "npy",
             Format::Pickle => "pickle",
             Format::PyTorch => "PyTorch",
+            Format::Orbax => "Orbax",
         })
     }
 }

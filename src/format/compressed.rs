@@ -45,7 +45,7 @@ pub fn expand(head: &[u8], blob: &SharedBlob, limits: Limits) -> Option<Result<B
 }
 
 /// All that comes. The memory grows by a quarter at a time: doubled, it could take twice what may be read.
-fn read_all(mut reader: impl Read) -> std::io::Result<Vec<u8>> {
+pub fn read_all(mut reader: impl Read) -> std::io::Result<Vec<u8>> {
     const LEAST_GROWTH: usize = 1 << 20;
     let mut content = Vec::new();
     loop {

@@ -1,5 +1,8 @@
 //! How the elements of a tensor are held in a file, and how they become a host's: row-major and little-endian.
 
+use std::sync::Arc;
+
+use super::chunks::Chunks;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 
@@ -14,6 +17,8 @@ pub(crate) struct Encoding {
     pub is_big_endian: bool,
     /// They are in another order than row-major.
     pub strides: Option<Vec<usize>>,
+    /// They are in chunks, each of which is stored by itself.
+    pub chunks: Option<Arc<Chunks>>,
 }
 
 /// What is deflated (RFC 1951).
@@ -30,7 +35,7 @@ pub(crate) struct Deflated {
 impl Encoding {
     /// Whether any part of the elements can be read by itself.
     pub fn is_plain(&self) -> bool {
-        self.deflated.is_none() && self.strides.is_none()
+        self.deflated.is_none() && self.strides.is_none() && self.chunks.is_none()
     }
 
     /// Whether the bytes are those of an array on the host, as far as whole bytes go.

@@ -111,7 +111,7 @@ pub(super) fn encoding_of(spec: &ArraySpec, is_big_endian: bool, is_fortran_orde
         is_unpacked: spec.dtype.is_sub_byte(),
         is_big_endian,
         strides: if is_fortran_order { column_major(&spec.shape) } else { None },
-        deflated: None,
+        ..Encoding::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
-use super::{compressed, foreign, msgpack, npy, npz, pickle, pytorch, safetensors, sharded};
+use super::{compressed, foreign, msgpack, npy, npz, orbax, pickle, pytorch, safetensors, sharded};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::store::{FileBlob, MemoryBlob, SharedBlob};
@@ -49,6 +49,11 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     {
         return open_unchecked(&index, limits);
     }
+    if path.is_dir()
+        && let Some(item) = orbax::item_of(path)?
+    {
+        return orbax::open(&item, limits);
+    }
     if let Some(index) = sharded::index_of_shard(path) {
         tracing::info!(index = %index.display(), "the file is one of several");
         return open_unchecked(&index, limits);
@@ -88,13 +93,16 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
             }
             None => pickle::open(blob, limits),
         },
-        Some(Format::Safetensors) | None => safetensors::parse(blob).map_err(|error| match error {
-            Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
-                Some(problem) => Error::Malformed { origin, format: "checkpoint", problem },
-                None => Error::Malformed { origin, format, problem },
-            },
-            other => other,
-        }),
+        // A directory is no file.
+        Some(Format::Safetensors | Format::Orbax) | None => {
+            safetensors::parse(blob).map_err(|error| match error {
+                Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
+                    Some(problem) => Error::Malformed { origin, format: "checkpoint", problem },
+                    None => Error::Malformed { origin, format, problem },
+                },
+                other => other,
+            })
+        }
     }
 }
 
@@ -120,6 +128,9 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
         && let Some(index) = sharded::index_in(path)?
     {
         return sniff(index);
+    }
+    if path.is_dir() && orbax::item_of(path)?.is_some() {
+        return Ok(Some(Format::Orbax));
     }
     if let Some(index) = sharded::index_in_place_of(path) {
         return sniff(index);

@@ -7,6 +7,7 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
 use super::checkpoint::{Checkpoint, Extent, Tensor};
+use super::chunks::Chunks;
 use super::encoding::{Deflated, gather};
 use super::problem::Problem;
 use crate::error::{Error, Result};
@@ -177,12 +178,40 @@ impl TensorReader {
         check: Option<&mut DigestCheck<'_>>,
         target: &mut [u8],
     ) -> Result<()> {
-        match &tensor.encoding.deflated {
-            Some(deflated) => self.inflate(tensor, deflated, target)?,
-            None => self.read_stored(tensor, 0, &mut [&mut *target])?,
+        match (&tensor.encoding.deflated, &tensor.encoding.chunks) {
+            (Some(deflated), _) => self.inflate(tensor, deflated, target)?,
+            (None, Some(chunks)) => self.assemble(tensor, chunks, target)?,
+            (None, None) => self.read_stored(tensor, 0, &mut [&mut *target])?,
         }
         if let Some(check) = check {
             check.update(target);
+        }
+        Ok(())
+    }
+
+    /// Puts the tensor together of its chunks.
+    fn assemble(&self, tensor: &Tensor, chunks: &Chunks, target: &mut [u8]) -> Result<()> {
+        chunks.fill(tensor.extents().len(), &tensor.spec.shape, target);
+        let mut memory = Vec::new();
+        for (index, Extent { file, range }) in tensor.extents().iter().enumerate() {
+            let in_memory = self.readers[*file].in_memory(range.clone());
+            let stored: &[u8] = match &in_memory {
+                Some(stored) => stored,
+                None => {
+                    memory.clear();
+                    memory.try_reserve_exact(range.len()).map_err(|error| {
+                        Error::InvalidArgument(format!(
+                            "{} bytes do not fit into memory: {error}",
+                            range.len()
+                        ))
+                    })?;
+                    memory.resize(range.len(), 0);
+                    self.readers[*file].read(range.start, &mut [&mut memory[..]])?;
+                    &memory
+                }
+            };
+            let placed = chunks.place(index, stored, &tensor.spec, target);
+            placed.map_err(|problem| self.malformed(format!("chunk {index}: {problem}")))?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::device_mesh::DeviceMesh;
 use crate::error::{Context, Error, Result};
 use crate::format::{Checkpoint, Tensor, TensorReader};
 use crate::pjrt::{Buffer, Client, Device, HostSemantics, Placement};
-use crate::plan::{LoadPlan, Route, Selected, ShardingRules, loaded_dtype, part_of};
+use crate::plan::{LoadPlan, Route, Selected, ShardingRules, has_parts, loaded_dtype, part_of};
 use crate::sharding::{Mesh, NamedSharding, Runs, ShardLayout, Sharding};
 use crate::sub_byte;
 
@@ -131,12 +131,13 @@ struct Divided<'a, 'd> {
 impl<'a> Divided<'a, '_> {
     fn add(&mut self, index: usize, name: &str, tensor: &'a Tensor, laid: Laid) -> Result<Leaf> {
         let layout = &laid.layout;
-        let has_parts = tensor.is_plain() && !is_too_fine(tensor, layout);
-        let is_dealt = !has_parts && !layout.is_fully_replicated();
         let mut wanted: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (place, _) in self.devices.iter().enumerate().filter(|(_, device)| device.is_addressable()) {
             wanted.entry(layout.part(place)).or_default().push(place);
         }
+        let slices: Vec<_> = wanted.keys().map(|&part| layout.slice_of_part(part)).collect();
+        let has_parts = has_parts(tensor, &slices) && !is_too_fine(tensor, layout);
+        let is_dealt = !has_parts && !layout.is_fully_replicated();
         let mut steps = Vec::new();
         for (part, mut places) in wanted.into_iter().filter(|_| !is_dealt) {
             let lightest = (0..places.len()).min_by_key(|&at| self.bytes[places[at]]).unwrap_or(0);
@@ -161,6 +162,9 @@ const SHORT_RUN: usize = 32;
 
 /// Whether the parts of a tensor are so many and so short runs in the file that it is better read whole.
 fn is_too_fine(tensor: &Tensor, layout: &ShardLayout) -> bool {
+    if !tensor.is_plain() {
+        return false;
+    }
     let bits = if tensor.encoding.is_unpacked { 8 } else { tensor.spec.dtype.bits() };
     let runs = Runs::new(&tensor.spec.shape, &layout.slice_of_part(0), 1);
     runs.count() > FEW_RUNS && runs.run_bytes() * bits < SHORT_RUN * 8

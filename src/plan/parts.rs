@@ -1,17 +1,22 @@
 //! Parts of tensors: a slice of one is a tensor of its own, whose bytes are some of the whole's.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::array::ArraySpec;
 use crate::error::{Error, Result};
-use crate::format::{Extent, Tensor};
+use crate::format::encoding::Encoding;
+use crate::format::{Chunks, Extent, Tensor};
 use crate::sharding::Runs;
 
-/// A slice of a plain tensor ([`Tensor::is_plain`]).
+/// A slice of a tensor that is plain ([`Tensor::is_plain`]) or in chunks, of which it has those that it needs.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] where sub-byte elements of it share bytes with others.
 pub fn part_of(tensor: &Tensor, slice: &[Range<usize>]) -> Result<Tensor> {
+    if let Some(chunks) = &tensor.encoding.chunks {
+        return Ok(part_of_chunks(tensor, chunks, slice));
+    }
     let dtype = tensor.spec.dtype;
     let bits = if tensor.encoding.is_unpacked { 8 } else { dtype.bits() };
     // In elements, or in bytes where these are whole.
@@ -43,6 +48,30 @@ pub fn part_of(tensor: &Tensor, slice: &[Range<usize>]) -> Result<Tensor> {
         encoding: tensor.encoding.clone(),
         checksum: None,
     })
+}
+
+fn part_of_chunks(tensor: &Tensor, chunks: &Chunks, slice: &[Range<usize>]) -> Tensor {
+    let wanted = chunks.of_slice(slice, tensor.extents().len());
+    let extents: Vec<Extent> = wanted.iter().map(|&index| tensor.extents()[index].clone()).collect();
+    let shape: Vec<usize> = slice.iter().map(Range::len).collect();
+    Tensor {
+        name: tensor.name.clone(),
+        spec: ArraySpec::new(tensor.spec.dtype, shape),
+        extents: extents.into(),
+        encoding: Encoding {
+            chunks: Some(Arc::new(chunks.slice(slice, &wanted))),
+            ..tensor.encoding.clone()
+        },
+        checksum: None,
+    }
+}
+
+/// Whether parts of a tensor can be read without the others: those of its elements, or of chunks that no two of these slices share.
+pub fn has_parts(tensor: &Tensor, slices: &[Vec<Range<usize>>]) -> bool {
+    let Some(chunks) = &tensor.encoding.chunks else { return tensor.is_plain() };
+    let count = tensor.extents().len();
+    let read: usize = slices.iter().map(|slice| chunks.of_slice(slice, count).len()).sum();
+    read <= count
 }
 
 /// Where a tensor's bytes are. Asked for runs in their order.

@@ -1,0 +1,352 @@
+//! Tensors in chunks: boxes of a regular grid, each of which is stored by itself, and may be compressed.
+
+use std::ops::Range;
+
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
+
+use super::encoding::{gather, row_major};
+use crate::array::ArraySpec;
+use crate::sharding::Runs;
+use crate::store::zeros;
+
+/// How a tensor lies in chunks. Each of its extents is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunks {
+    /// The shape of every chunk, also of those that reach over the end of the array.
+    pub shape: Vec<usize>,
+    /// The dimensions in the order in which a chunk has them; `None` where that is row-major.
+    pub order: Option<Vec<usize>>,
+    /// What undoes what was done to a chunk's bytes, in this order.
+    pub codecs: Vec<Codec>,
+    /// Where each chunk begins in the array, chunk after chunk.
+    pub origins: Vec<usize>,
+    /// Where the tensor begins in the array, of which it can be a part.
+    pub start: Vec<usize>,
+    /// The element that stands where no chunk is.
+    pub fill: Vec<u8>,
+}
+
+/// What was done to the bytes of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    Zstd,
+    Gzip,
+    Zlib,
+    /// A CRC-32C follows them.
+    Crc32c,
+}
+
+/// Bytes of a CRC-32C.
+pub(crate) const CRC_BYTES: usize = 4;
+
+/// A box of elements, by its range along each dimension.
+type Region = Vec<Range<usize>>;
+
+impl Chunks {
+    /// Bytes of a chunk, of elements of so many.
+    pub fn bytes(&self, width: usize) -> usize {
+        self.shape.iter().product::<usize>() * width
+    }
+
+    fn origin(&self, index: usize) -> &[usize] {
+        &self.origins[index * self.shape.len()..(index + 1) * self.shape.len()]
+    }
+
+    /// The part of the array that both a chunk and a box that begins there, of this shape, have, if there is one.
+    fn common(&self, index: usize, start: &[usize], shape: &[usize]) -> Option<Region> {
+        let dims = self.origin(index).iter().zip(&self.shape).zip(start.iter().zip(shape));
+        dims.map(|((&origin, &chunk), (&start, &size))| {
+            let both = origin.max(start)..(origin + chunk).min(start + size);
+            (!both.is_empty()).then_some(both)
+        })
+        .collect()
+    }
+
+    /// The chunks, of so many, that a slice of the tensor has something of.
+    pub fn of_slice(&self, slice: &[Range<usize>], count: usize) -> Vec<usize> {
+        let start = self.start_of(slice);
+        let shape: Vec<usize> = slice.iter().map(Range::len).collect();
+        (0..count).filter(|&index| self.common(index, &start, &shape).is_some()).collect()
+    }
+
+    /// The same for a slice, with these of its chunks.
+    pub fn slice(&self, slice: &[Range<usize>], chunks: &[usize]) -> Chunks {
+        Chunks {
+            origins: chunks.iter().flat_map(|&index| self.origin(index)).copied().collect(),
+            start: self.start_of(slice),
+            ..self.clone()
+        }
+    }
+
+    /// Where a slice of the tensor begins in the array.
+    fn start_of(&self, slice: &[Range<usize>]) -> Vec<usize> {
+        self.start.iter().zip(slice).map(|(start, range)| start + range.start).collect()
+    }
+
+    /// Whether so many chunks are all that the tensor has something of.
+    fn is_covered(&self, count: usize, shape: &[usize]) -> bool {
+        let dims = self.shape.iter().zip(self.start.iter().zip(shape));
+        let cells = dims.map(|(chunk, (start, size))| (start + size).div_ceil(*chunk) - start / chunk);
+        cells.product::<usize>() <= count
+    }
+
+    /// Puts the fill value everywhere, unless so many chunks cover the tensor.
+    pub fn fill(&self, count: usize, shape: &[usize], target: &mut [u8]) {
+        if self.is_covered(count, shape) {
+            return;
+        }
+        if self.fill.iter().all(|byte| *byte == 0) {
+            target.fill(0);
+        } else {
+            target.chunks_exact_mut(self.fill.len()).for_each(|element| element.copy_from_slice(&self.fill));
+        }
+    }
+
+    /// Puts what a chunk has of the tensor into its place in the tensor's elements.
+    ///
+    /// # Errors
+    /// What is wrong with the chunk.
+    pub fn place(
+        &self,
+        index: usize,
+        stored: &[u8],
+        spec: &ArraySpec,
+        target: &mut [u8],
+    ) -> Result<(), String> {
+        let Some(common) = self.common(index, &self.start, &spec.shape) else { return Ok(()) };
+        let origin = self.origin(index);
+        if self.order.is_none() && self.shape == spec.shape && origin == self.start {
+            return decode(&self.codecs, stored, target);
+        }
+        let width = self.fill.len();
+        let memory = |bytes| zeros(bytes).map_err(|error| error.to_string());
+        let mut chunk = memory(self.bytes(width))?;
+        decode(&self.codecs, stored, &mut chunk)?;
+        if let Some(order) = &self.order {
+            let mut turned = memory(chunk.len())?;
+            let spec = ArraySpec::new(spec.dtype, self.shape.clone());
+            gather(&chunk, &spec, &self.strides(order), &mut turned);
+            chunk = turned;
+        }
+        let within = |start: &[usize]| -> Region {
+            common.iter().zip(start).map(|(range, start)| range.start - start..range.end - start).collect()
+        };
+        let from = Runs::new(&self.shape, &within(origin), width);
+        let to = Runs::new(&spec.shape, &within(&self.start), width);
+        copy(&chunk, &from, target, &to);
+        Ok(())
+    }
+
+    /// How far apart elements lie in a chunk along each dimension.
+    fn strides(&self, order: &[usize]) -> Vec<usize> {
+        let stored: Vec<usize> = order.iter().map(|&dim| self.shape[dim]).collect();
+        let mut strides = vec![0; order.len()];
+        order.iter().zip(row_major(&stored)).for_each(|(&dim, stride)| strides[dim] = stride);
+        strides
+    }
+}
+
+/// Copies runs of some bytes to runs of others, which are as many bytes together.
+fn copy(source: &[u8], from: &Runs, target: &mut [u8], to: &Runs) {
+    let (read, write) = (from.run_bytes(), to.run_bytes());
+    let total = from.count() * read;
+    let mut at = 0;
+    while at < total {
+        let bytes = (read - at % read).min(write - at % write);
+        let (start, place) = (from.get(at / read).start + at % read, to.get(at / write).start + at % write);
+        target[place..place + bytes].copy_from_slice(&source[start..start + bytes]);
+        at += bytes;
+    }
+}
+
+/// Undoes what was done to bytes, which then are exactly as many as there is room for.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn decode(codecs: &[Codec], data: &[u8], target: &mut [u8]) -> Result<(), String> {
+    let Some((first, rest)) = codecs.split_first() else {
+        if data.len() != target.len() {
+            return Err(format!("it has {} bytes, and a chunk has {}", data.len(), target.len()));
+        }
+        target.copy_from_slice(data);
+        return Ok(());
+    };
+    if let Codec::Crc32c = first {
+        let (content, crc) =
+            data.split_at_checked(data.len().wrapping_sub(CRC_BYTES)).ok_or("it has no checksum")?;
+        if crc32c::crc32c(content).to_le_bytes() != crc {
+            return Err("its checksum differs: it is damaged".into());
+        }
+        return decode(rest, content, target);
+    }
+    if rest.is_empty() {
+        return expand(*first, data, target);
+    }
+    // Only checksums can come after.
+    let mut content = zeros(target.len() + rest.len() * CRC_BYTES).map_err(|error| error.to_string())?;
+    expand(*first, data, &mut content)?;
+    decode(rest, &content, target)
+}
+
+fn expand(codec: Codec, data: &[u8], target: &mut [u8]) -> Result<(), String> {
+    match codec {
+        Codec::Zstd => zstd_into(data, target),
+        Codec::Gzip => inflate(MultiGzDecoder::new(data), target),
+        Codec::Zlib => inflate(ZlibDecoder::new(data), target),
+        Codec::Crc32c => decode(&[codec], data, target),
+    }
+}
+
+fn inflate(mut content: impl std::io::Read, target: &mut [u8]) -> Result<(), String> {
+    let failed = |error| format!("what is compressed in it is damaged: {error}");
+    content.read_exact(target).map_err(failed)?;
+    match content.read(&mut [0]).map_err(failed)? {
+        0 => Ok(()),
+        _ => Err(too_long(target.len())),
+    }
+}
+
+fn too_long(bytes: usize) -> String {
+    format!("what is compressed in it has more than its {bytes} bytes")
+}
+
+/// Expands what Zstandard compressed to exactly as many bytes as there is room for.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn zstd_into(data: &[u8], target: &mut [u8]) -> Result<(), String> {
+    let wanted = target.len();
+    let mut expander = zstd::bulk::Decompressor::new().map_err(|error| error.to_string())?;
+    match expander.decompress_to_buffer(data, target) {
+        Ok(bytes) if bytes == wanted => Ok(()),
+        Ok(bytes) => Err(format!("what is compressed in it has {bytes} bytes, and not {wanted}")),
+        Err(error) => {
+            Err(format!("what is compressed in it is damaged, or longer than its {wanted} bytes: {error}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::dtype::DType;
+    use proptest::prelude::*;
+
+    fn encode(codecs: &[Codec], data: &[u8]) -> Vec<u8> {
+        // What is undone last was done first.
+        codecs.iter().rev().fold(data.to_vec(), |data, codec| match codec {
+            Codec::Zstd => zstd::bulk::compress(&data, 1).unwrap(),
+            Codec::Gzip => {
+                let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                writer.write_all(&data).unwrap();
+                writer.finish().unwrap()
+            }
+            Codec::Zlib => {
+                let mut writer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+                writer.write_all(&data).unwrap();
+                writer.finish().unwrap()
+            }
+            Codec::Crc32c => [&data[..], &crc32c::crc32c(&data).to_le_bytes()].concat(),
+        })
+    }
+
+    const CHAINS: [&[Codec]; 7] = [
+        &[],
+        &[Codec::Zstd],
+        &[Codec::Gzip],
+        &[Codec::Zlib],
+        &[Codec::Crc32c],
+        &[Codec::Crc32c, Codec::Zstd],
+        &[Codec::Zstd, Codec::Crc32c],
+    ];
+
+    #[test]
+    fn what_is_too_short_too_long_or_damaged_is_an_error() {
+        let data: Vec<u8> = (0..200).map(|byte| byte % 7).collect();
+        for codecs in CHAINS {
+            let stored = encode(codecs, &data);
+            let room = |bytes: usize, stored: &[u8]| {
+                let mut target = vec![0; bytes];
+                decode(codecs, stored, &mut target).map(|()| target)
+            };
+            assert_eq!(room(200, &stored).unwrap(), data);
+            assert!(room(199, &stored).is_err() && room(201, &stored).is_err(), "{codecs:?}");
+            assert!(room(200, &stored[..stored.len() - 1]).is_err() && room(200, &[]).is_err(), "{codecs:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_slice_of_chunks_is_the_slice_of_the_array(
+            dims in proptest::collection::vec((1usize..7, 1usize..5, 0usize..7, 0usize..7), 0..4),
+            chain in 0usize..7,
+            turned: bool,
+            missing in 0usize..40,
+        ) {
+            let shape: Vec<usize> = dims.iter().map(|(size, ..)| *size).collect();
+            let chunk: Vec<usize> = dims.iter().map(|(_, chunk, ..)| *chunk).collect();
+            let slice: Vec<Range<usize>> = dims.iter().map(|&(size, _, a, b)| {
+                let (a, b) = (a % size, b % size);
+                a.min(b)..a.max(b) + 1
+            }).collect();
+            let whole: Vec<u16> = (0..shape.iter().product::<usize>() as u16).map(|n| n * 3 + 1).collect();
+            let at = |index: &[usize]| -> Option<u16> {
+                let place = index.iter().zip(&shape).try_fold(0, |sum, (&i, &size)| (i < size).then(|| sum * size + i))?;
+                Some(whole[place])
+            };
+            // Every index of a box, the last dimension fastest.
+            let indices = |of: &[usize]| -> Vec<Vec<usize>> {
+                of.iter().fold(vec![vec![]], |all, &size| {
+                    all.iter().flat_map(|index| (0..size).map(move |i| [&index[..], &[i]].concat())).collect()
+                })
+            };
+            let order: Option<Vec<usize>> = turned.then(|| (0..shape.len()).rev().collect());
+            let stored_shape: Vec<usize> =
+                order.as_ref().map_or(chunk.clone(), |order| order.iter().map(|&dim| chunk[dim]).collect());
+            let grid: Vec<usize> = shape.iter().zip(&chunk).map(|(size, chunk)| size.div_ceil(*chunk)).collect();
+            let mut chunks = Chunks {
+                shape: chunk.clone(), order: order.clone(), codecs: CHAINS[chain].to_vec(),
+                origins: vec![], start: vec![0; shape.len()], fill: vec![9, 0],
+            };
+            let mut stored = Vec::new();
+            let mut gone: Option<Vec<usize>> = None;
+            for (number, cell) in indices(&grid).into_iter().enumerate() {
+                let origin: Vec<usize> = cell.iter().zip(&chunk).map(|(i, chunk)| i * chunk).collect();
+                if number == missing {
+                    gone = Some(origin);
+                    continue;
+                }
+                let mut bytes = Vec::new();
+                for index in indices(&stored_shape) {
+                    let mut place = index.clone();
+                    if let Some(order) = &order {
+                        order.iter().zip(&index).for_each(|(&dim, &i)| place[dim] = i);
+                    }
+                    let place: Vec<usize> = place.iter().zip(&origin).map(|(i, origin)| i + origin).collect();
+                    bytes.extend(at(&place).unwrap_or(77).to_le_bytes());
+                }
+                chunks.origins.extend(&origin);
+                stored.push(encode(CHAINS[chain], &bytes));
+            }
+            let wanted = chunks.of_slice(&slice, stored.len());
+            let part = chunks.slice(&slice, &wanted);
+            let part_shape: Vec<usize> = slice.iter().map(Range::len).collect();
+            let spec = ArraySpec::new(DType::U16, part_shape.clone());
+            let mut found = vec![0xee; spec.host_bytes().unwrap()];
+            part.fill(wanted.len(), &part_shape, &mut found);
+            for (place, &index) in wanted.iter().enumerate() {
+                part.place(place, &stored[index], &spec, &mut found).unwrap();
+            }
+            let is_gone = |index: &[usize]| gone.as_ref().is_some_and(|gone| {
+                gone.iter().zip(&chunk).zip(index).all(|((origin, chunk), i)| (*origin..origin + chunk).contains(i))
+            });
+            let expected: Vec<u8> = indices(&part_shape).into_iter().flat_map(|index| {
+                let index: Vec<usize> = index.iter().zip(&slice).map(|(i, range)| i + range.start).collect();
+                if is_gone(&index) { 9 } else { at(&index).unwrap() }.to_le_bytes()
+            }).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

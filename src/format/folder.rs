@@ -1,0 +1,154 @@
+//! The files of a checkpoint that is a directory: each is opened once, and none is outside.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+
+use super::checkpoint::Extent;
+use super::problem::Problem;
+use crate::error::Error;
+use crate::printable::Line;
+use crate::store::{FileBlob, MemoryBlob, SharedBlob};
+
+/// Some bytes of a folder's files, or of what is kept beside them.
+pub type Location = Extent;
+
+/// The files of a checkpoint that is a directory, and memory for small values that are in none of them as they are.
+pub struct Folder {
+    root: PathBuf,
+    /// The first is what is kept.
+    blobs: Vec<SharedBlob>,
+    by_path: HashMap<String, usize>,
+    kept: BytesMut,
+}
+
+/// The position of what is kept among the files.
+const KEPT: usize = 0;
+
+/// The longest file that is read whole, in bytes: more than the descriptions and manifests of real checkpoints have.
+const MAX_WHOLE_BYTES: usize = 256 << 20;
+
+impl Folder {
+    pub fn new(root: &Path) -> Folder {
+        let kept = MemoryBlob::shared(&root.display().to_string(), Bytes::new());
+        Folder { root: root.to_owned(), blobs: vec![kept], by_path: HashMap::new(), kept: BytesMut::new() }
+    }
+
+    /// What it is called in messages.
+    pub fn origin(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    /// The names in a directory within it, in order.
+    ///
+    /// # Errors
+    /// That it cannot be read.
+    pub fn names(&self, directory: &str) -> Result<Vec<String>, Problem> {
+        let path = self.root.join(directory);
+        let entries = std::fs::read_dir(&path).map_err(|error| Error::io("open", &path, error))?;
+        let mut names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether there is a file of this name.
+    pub fn has(&self, path: &str) -> bool {
+        self.root.join(path).is_file()
+    }
+
+    /// Whether there is a directory of this name.
+    pub fn is_directory(&self, path: &str) -> bool {
+        self.root.join(path).is_dir()
+    }
+
+    /// All of a small file.
+    ///
+    /// # Errors
+    /// That it is not there, cannot be read, is too long, or is outside.
+    pub fn read_whole(&mut self, path: &str) -> Result<Bytes, Problem> {
+        let blob = FileBlob::open(&self.path(path)?)?;
+        if blob.size() > MAX_WHOLE_BYTES {
+            return Err(format!(
+                "{} has {} bytes, and {MAX_WHOLE_BYTES} are the most",
+                Line(path),
+                blob.size()
+            )
+            .into());
+        }
+        Ok(blob.read(0..blob.size())?)
+    }
+
+    /// Where some bytes of a file are.
+    ///
+    /// # Errors
+    /// That the file is not there, cannot be opened, is outside, or ends before.
+    pub fn locate(&mut self, path: &str, range: Range<usize>) -> Result<Location, Problem> {
+        let file = self.open(path)?;
+        let size = self.blobs[file].size();
+        if range.end > size {
+            return Err(
+                format!("{} ends at byte {size}, and bytes {range:?} of it are wanted", Line(path)).into()
+            );
+        }
+        Ok(Extent { file, range })
+    }
+
+    /// Where all of a file is.
+    ///
+    /// # Errors
+    /// That the file is not there, cannot be opened, or is outside.
+    pub fn whole(&mut self, path: &str) -> Result<Location, Problem> {
+        let file = self.open(path)?;
+        Ok(Extent { file, range: 0..self.blobs[file].size() })
+    }
+
+    /// Keeps a value; says where.
+    pub fn keep(&mut self, value: &[u8]) -> Location {
+        let start = self.kept.len();
+        self.kept.extend_from_slice(value);
+        Extent { file: KEPT, range: start..self.kept.len() }
+    }
+
+    /// The bytes that are there.
+    ///
+    /// # Errors
+    /// That they cannot be read.
+    pub fn read(&self, Extent { file, range }: &Location) -> Result<Bytes, Problem> {
+        if *file == KEPT {
+            return Ok(Bytes::copy_from_slice(&self.kept[range.clone()]));
+        }
+        Ok(self.blobs[*file].read(range.clone())?)
+    }
+
+    /// The files.
+    pub fn into_blobs(mut self) -> Vec<SharedBlob> {
+        self.blobs[KEPT] = MemoryBlob::shared(&self.root.display().to_string(), self.kept.freeze());
+        self.blobs
+    }
+
+    fn open(&mut self, path: &str) -> Result<usize, Problem> {
+        if let Some(file) = self.by_path.get(path) {
+            return Ok(*file);
+        }
+        let blob = FileBlob::open(&self.path(path)?)?;
+        self.blobs.push(blob);
+        self.by_path.insert(path.to_owned(), self.blobs.len() - 1);
+        Ok(self.blobs.len() - 1)
+    }
+
+    /// The path of a file by what the checkpoint calls it.
+    fn path(&self, path: &str) -> Result<PathBuf, Problem> {
+        let is_within = !path.is_empty()
+            && !path.contains(['\0', '\\'])
+            && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_within {
+            return Err(
+                format!("it refers to the file `{}`, which is not within its directory", Line(path)).into()
+            );
+        }
+        Ok(self.root.join(path))
+    }
+}

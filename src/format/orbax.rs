@@ -1,0 +1,275 @@
+//! Orbax's checkpoints: directories with a tree in JSON, and an array for each of its leaves, in OCDBT or in directories of zarr.
+//! What Orbax writes was held against orbax-checkpoint 0.2.3, 0.5.3 and 0.12.8.
+
+mod place;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::checkpoint::{Checkpoint, Format, LeftOut, RecordedStructure, Tensor};
+use super::folder::{Folder, Location};
+use super::problem::Problem;
+use super::{ocdbt, zarr};
+use crate::error::Result;
+use crate::limits::Limits;
+use crate::tree::{Framework, KeyMap};
+pub use place::item_of;
+use tree::{Content, Described};
+
+/// What a directory is, for errors.
+const FORMAT: &str = "checkpoint of Orbax";
+
+/// The description of the tree.
+const METADATA: &str = "_METADATA";
+
+/// The strings of the tree.
+const STRINGS: &str = "_strings.json";
+
+/// What the directories of the databases of single processes begin with.
+const PROCESS: &str = "ocdbt.process_";
+
+/// Where the data of databases is: no directories of zarr.
+const DATA: [&str; 3] = ["d", "ocdbt_data", "ocdbt_meta"];
+
+/// How deep directories of arrays are nested at most.
+const MAX_NESTING: usize = 64;
+
+/// The arrays of a checkpoint by their names.
+type Arrays = BTreeMap<String, std::result::Result<Tensor, String>>;
+
+/// Opens the checkpoint that is this directory.
+pub(super) fn open(directory: &Path, limits: Limits) -> Result<Checkpoint> {
+    let mut folder = Folder::new(directory);
+    read(&mut folder, limits).map_err(|problem| problem.into_error(&folder.origin(), FORMAT)).map(
+        |(tensors, structure, left_out, metadata)| {
+            let origin = folder.origin();
+            let mut checkpoint = Checkpoint::new(&origin, Format::Orbax, folder.into_blobs(), tensors);
+            checkpoint.structure = structure;
+            checkpoint.left_out = left_out;
+            checkpoint.metadata = metadata;
+            checkpoint
+        },
+    )
+}
+
+type Opened = (Vec<Tensor>, RecordedStructure, Vec<LeftOut>, BTreeMap<String, String>);
+
+fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Problem> {
+    let described = match folder.has(METADATA) {
+        true => {
+            let json = folder.read_whole(METADATA)?;
+            Some(Described::parse(&json).map_err(|problem| format!("{METADATA}: {problem}"))?)
+        }
+        false => None,
+    };
+    let values = values(folder, limits)?;
+    let is_filled = described.as_ref().is_none_or(|described| !described.has_every_chunk);
+    let mut arrays = arrays(&values, folder, limits, is_filled)?;
+    let metadata = random_keys(folder)?;
+    let Some(described) = described else {
+        let (tensors, left_out) = without_tree(arrays);
+        return Ok((tensors, RecordedStructure::Names, left_out, metadata));
+    };
+    let strings = strings(folder)?;
+    limits.check_nodes(described.leaves.len())?;
+    let mut left_out = Vec::new();
+    let content = |name: &str, kind: &str| match arrays.get(name) {
+        Some(Ok(tensor)) => Content::Array(tensor.spec.clone()),
+        Some(Err(problem)) => Content::Refused(problem.clone()),
+        None => match (kind, strings.get(name)) {
+            ("string", Some(text)) => Content::Text(text.clone()),
+            ("string", None) => Content::Refused(format!("its text is not in {STRINGS}")),
+            _ if tree::is_array(kind) => Content::Refused("its array is missing".into()),
+            _ => Content::Refused(format!("it is of type `{kind}`, which is not read")),
+        },
+    };
+    let def = described.tree(content, &mut left_out)?;
+    let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
+    let mut tensors = Vec::with_capacity(keys.leaves().len());
+    for leaf in keys.leaves() {
+        let array = arrays.remove(&leaf.name).and_then(std::result::Result::ok);
+        tensors.push(array.ok_or_else(|| format!("its tree has `{}` twice", leaf.name))?);
+    }
+    let framework = framework_of(&keys);
+    Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
+}
+
+/// Where everything is that has a key: in a database, in those of single processes, or in directories.
+fn values(folder: &mut Folder, limits: Limits) -> std::result::Result<ocdbt::Values, Problem> {
+    if folder.has(ocdbt::MANIFEST) {
+        return ocdbt::read(folder, "", limits);
+    }
+    let names = folder.names("")?;
+    let mut values = ocdbt::Values::new();
+    // What nobody has put together yet.
+    for name in names.iter().filter(|name| name.starts_with(PROCESS)) {
+        let directory = format!("{name}/");
+        if folder.has(&format!("{directory}{}", ocdbt::MANIFEST)) {
+            values.append(&mut ocdbt::read(folder, &directory, limits)?);
+        }
+    }
+    for name in names.iter().filter(|name| !DATA.contains(&name.as_str()) && !name.starts_with(PROCESS)) {
+        add_files(folder, name, MAX_NESTING, limits, &mut values)?;
+    }
+    if folder.has(zarr::V2_KEY) || folder.has(zarr::V3_KEY) {
+        for name in &names {
+            if folder.has(name) {
+                values.insert(name.clone(), folder.whole(name)?);
+            }
+        }
+    }
+    Ok(values)
+}
+
+/// Adds the files of a directory, by their paths, if it or one within it is an array.
+fn add_files(
+    folder: &mut Folder,
+    directory: &str,
+    depth: usize,
+    limits: Limits,
+    values: &mut ocdbt::Values,
+) -> std::result::Result<(), Problem> {
+    if !folder.is_directory(directory) {
+        return Ok(());
+    }
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| format!("its directories are nested deeper than {MAX_NESTING} levels"))?;
+    let names = folder.names(directory)?;
+    let is_array = names.iter().any(|name| name == zarr::V2_KEY || name == zarr::V3_KEY);
+    for name in names {
+        let path = format!("{directory}/{name}");
+        if folder.is_directory(&path) {
+            if is_array {
+                add_chunks(folder, &path, depth, limits, values)?;
+            } else {
+                add_files(folder, &path, depth, limits, values)?;
+            }
+        } else if is_array {
+            limits.check_nodes(values.len() + 1)?;
+            values.insert(path.clone(), folder.whole(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the files of a directory within an array's: its chunks.
+fn add_chunks(
+    folder: &mut Folder,
+    directory: &str,
+    depth: usize,
+    limits: Limits,
+    values: &mut ocdbt::Values,
+) -> std::result::Result<(), Problem> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| format!("its directories are nested deeper than {MAX_NESTING} levels"))?;
+    for name in folder.names(directory)? {
+        let path = format!("{directory}/{name}");
+        if folder.is_directory(&path) {
+            add_chunks(folder, &path, depth, limits, values)?;
+        } else {
+            limits.check_nodes(values.len() + 1)?;
+            values.insert(path.clone(), folder.whole(&path)?);
+        }
+    }
+    Ok(())
+}
+
+/// The arrays that values are of. Where one cannot be read, why not.
+fn arrays(
+    values: &ocdbt::Values,
+    folder: &Folder,
+    limits: Limits,
+    is_filled: bool,
+) -> std::result::Result<Arrays, Problem> {
+    let mut arrays = Arrays::new();
+    for (path, location) in values {
+        let (name, key) = path.rsplit_once('/').unwrap_or(("", path));
+        if key != zarr::V2_KEY && key != zarr::V3_KEY {
+            continue;
+        }
+        let array = match array(name, key, location, values, folder, limits, is_filled) {
+            Ok(tensor) => Ok(tensor),
+            Err(Problem::Content(problem)) => Err(problem),
+            Err(unreadable) => return Err(unreadable),
+        };
+        arrays.insert(name.to_owned(), array);
+    }
+    Ok(arrays)
+}
+
+fn array(
+    name: &str,
+    key: &str,
+    location: &Location,
+    values: &ocdbt::Values,
+    folder: &Folder,
+    limits: Limits,
+    is_filled: bool,
+) -> std::result::Result<Tensor, Problem> {
+    let mut description = zarr::Description::parse(key, &folder.read(location)?)?;
+    if !is_filled {
+        description.refuse_missing_chunks();
+    }
+    let prefix = if name.is_empty() { String::new() } else { format!("{name}/") };
+    let under = values
+        .range(prefix.clone()..)
+        .map_while(|(path, location)| Some((path.strip_prefix(&prefix)?, location)));
+    description.tensor(name, under, folder, limits)
+}
+
+/// The arrays by their names, which may be paths, and those that cannot be read.
+fn without_tree(arrays: Arrays) -> (Vec<Tensor>, Vec<LeftOut>) {
+    let (mut tensors, mut left_out) = (Vec::new(), Vec::new());
+    for (name, array) in arrays {
+        match array {
+            Ok(tensor) => tensors.push(Tensor { name: name.replace('/', "."), ..tensor }),
+            Err(problem) => left_out.push(LeftOut::refused(&name, &problem, format!("`{name}`: {problem}"))),
+        }
+    }
+    (tensors, left_out)
+}
+
+fn strings(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
+    if !folder.has(STRINGS) {
+        return Ok(BTreeMap::new());
+    }
+    let json = folder.read_whole(STRINGS)?;
+    Ok(serde_json::from_slice(&json).map_err(|error| format!("{STRINGS} cannot be read: {error}"))?)
+}
+
+/// What JAX's random keys are of, which are stored as their numbers: `random_key_impl.NAME` for each.
+fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
+    const DIRECTORY: &str = "array_metadatas";
+    let mut keys = BTreeMap::new();
+    if !folder.is_directory(DIRECTORY) {
+        return Ok(keys);
+    }
+    for name in folder.names(DIRECTORY)? {
+        let path = format!("{DIRECTORY}/{name}");
+        if !folder.has(&path) {
+            continue;
+        }
+        let found: serde_json::Value = serde_json::from_slice(&folder.read_whole(&path)?).unwrap_or_default();
+        for array in found.get("array_metadatas").and_then(|arrays| arrays.as_array()).into_iter().flatten() {
+            let array = array.get("array_metadata").unwrap_or(array);
+            let implementation =
+                array.pointer("/ext_metadata/random_key_impl").and_then(|name| name.as_str());
+            let name = array.get("param_name").and_then(|name| name.as_str());
+            if let (Some(name), Some(implementation)) = (name, implementation) {
+                keys.insert(format!("random_key_impl.{name}"), implementation.to_owned());
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// The framework whose names these are, of those whose trees are as their names are.
+fn framework_of(keys: &KeyMap) -> Framework {
+    match Framework::detect(keys.leaves().iter().map(|leaf| leaf.name.as_str())) {
+        framework @ (Framework::Flax | Framework::Haiku | Framework::Nnx) => framework,
+        _ => Framework::Plain,
+    }
+}

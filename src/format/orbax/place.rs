@@ -1,0 +1,125 @@
+//! Where in a directory of Orbax's the arrays are: it can be that of all steps, of one step, or of one item of a step.
+
+use std::path::{Path, PathBuf};
+
+use super::{METADATA, PROCESS};
+use crate::error::{Error, Result};
+use crate::format::{ocdbt, zarr};
+
+/// The files that only Orbax's directories have.
+const MARKS: [&str; 3] = ["_CHECKPOINT_METADATA", "commit_success.txt", "orbax.checkpoint"];
+
+/// What items are called where nobody gave them names.
+const ITEMS: [&str; 3] = ["default", "state", "pytree"];
+
+/// What is in the names of directories that are not finished.
+const UNFINISHED: &str = ".orbax-checkpoint-tmp";
+
+/// The directory of the arrays in a directory that Orbax wrote: of the newest step, where it has several. `None` for another directory.
+///
+/// # Errors
+/// [`Error::Malformed`] where there are several that can be meant, or none; [`Error::Io`].
+pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
+    if is_item(directory) {
+        return Ok(Some(directory.to_owned()));
+    }
+    let names = directories(directory)?;
+    if let Some(item) = only_item(directory, &names)? {
+        return Ok(Some(item));
+    }
+    let newest = names.iter().filter_map(|name| Some((step_of(name)?, name))).max();
+    if let Some((step, name)) = newest {
+        let path = directory.join(name);
+        let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
+        if let Some(item) = item {
+            tracing::info!(step, item = %item.display(), "the newest step");
+            return Ok(Some(item));
+        }
+        if is_marked(&path) {
+            return Err(malformed(&path, "it is a step of a checkpoint of Orbax without arrays".into()));
+        }
+    }
+    if is_marked(directory) {
+        return Err(malformed(
+            directory,
+            "it is a directory that Orbax wrote, and there are no arrays in it".into(),
+        ));
+    }
+    if let Some(name) =
+        directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(UNFINISHED))
+    {
+        return Err(malformed(
+            directory,
+            format!("`{name}` is a checkpoint of Orbax that was never finished"),
+        ));
+    }
+    Ok(None)
+}
+
+fn malformed(directory: &Path, problem: String) -> Error {
+    Error::Malformed { origin: directory.display().to_string(), format: super::FORMAT, problem }
+}
+
+fn is_marked(directory: &Path) -> bool {
+    MARKS.iter().any(|mark| directory.join(mark).is_file())
+}
+
+/// Whether the arrays themselves are in a directory.
+fn is_item(directory: &Path) -> bool {
+    if is_unfinished(directory) {
+        return false;
+    }
+    let has = |name: &str| directory.join(name).is_file();
+    if has(METADATA) || has(ocdbt::MANIFEST) || has(zarr::V2_KEY) || has(zarr::V3_KEY) {
+        return true;
+    }
+    let is_array = |name: &String| {
+        let has = |file: &str| directory.join(name).join(file).is_file();
+        has(zarr::V2_KEY) || has(zarr::V3_KEY) || (name.starts_with(PROCESS) && has(ocdbt::MANIFEST))
+    };
+    directories(directory).is_ok_and(|names| names.iter().any(is_array))
+}
+
+fn is_unfinished(directory: &Path) -> bool {
+    directory.file_name().is_some_and(|name| name.to_string_lossy().contains(UNFINISHED))
+}
+
+/// The item of a step that has arrays.
+fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
+    let has_arrays = |name: &&String| step_of(name).is_none() && is_item(&step.join(name));
+    let items: Vec<&String> = names.iter().filter(has_arrays).collect();
+    let usual = ITEMS.iter().find(|usual| items.iter().any(|item| item == *usual));
+    match (&items[..], usual) {
+        ([], _) => Ok(None),
+        (_, Some(usual)) => Ok(Some(step.join(usual))),
+        ([item], None) => Ok(Some(step.join(item))),
+        ([first, ..], None) => {
+            let all: Vec<&str> = items.iter().map(|item| item.as_str()).collect();
+            Err(malformed(
+                step,
+                format!(
+                    "it has the items {}; give one of them, such as {}",
+                    all.join(", "),
+                    step.join(first).display()
+                ),
+            ))
+        }
+    }
+}
+
+/// The number of a step's directory: `100`, `000100` or `NAME_100`.
+fn step_of(name: &str) -> Option<u64> {
+    let number = name.rsplit_once('_').map_or(name, |(_, number)| number);
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| number.parse().ok()).flatten()
+}
+
+/// The names of the finished directories in a directory, in order.
+fn directories(directory: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
+    let names = entries.flatten().filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| !name.contains(UNFINISHED));
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,198 @@
+//! The tree of a checkpoint, as `_METADATA` describes it: the way to each leaf, and what it was in Python.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::array::ArraySpec;
+use crate::dtype::DType;
+use crate::format::checkpoint::LeftOut;
+use crate::printable::Name;
+use crate::tree::{DictKey, LeafKind, MAX_DEPTH, TreeDef};
+
+/// What `_METADATA` says.
+pub struct Described {
+    /// The leaves and empty nodes.
+    pub leaves: Vec<Leaf>,
+    /// Whether every chunk is stored, so that one that is not there is missing.
+    pub has_every_chunk: bool,
+}
+
+/// A leaf, or an empty node.
+pub struct Leaf {
+    path: Vec<Step>,
+    /// What it was in Python.
+    kind: String,
+}
+
+#[derive(Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Step {
+    key: String,
+    /// 1 for a place in a sequence, 2 for a key or a field.
+    key_type: u8,
+}
+
+/// The number of a step to a place in a sequence.
+const SEQUENCE: u8 = 1;
+
+/// What there is of a leaf.
+pub enum Content {
+    Array(ArraySpec),
+    Text(String),
+    /// Nothing that can be used, and why.
+    Refused(String),
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    tree_metadata: BTreeMap<String, Entry>,
+    #[serde(default)]
+    store_array_data_equal_to_fill_value: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    key_metadata: Vec<Step>,
+    value_metadata: ValueMetadata,
+}
+
+#[derive(Deserialize)]
+struct ValueMetadata {
+    value_type: String,
+}
+
+/// Whether what was this in Python is an array here.
+pub fn is_array(kind: &str) -> bool {
+    matches!(kind, "jax.Array" | "np.ndarray" | "scalar")
+}
+
+impl Described {
+    /// Reads `_METADATA`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(json: &[u8]) -> Result<Described, String> {
+        let found: Metadata =
+            serde_json::from_slice(json).map_err(|error| format!("it cannot be read: {error}"))?;
+        let leaf = |entry: Entry| Leaf { path: entry.key_metadata, kind: entry.value_metadata.value_type };
+        let mut leaves: Vec<Leaf> = found.tree_metadata.into_values().map(leaf).collect();
+        leaves.sort_by(|a, b| a.path.cmp(&b.path));
+        // What leads to others was empty once, and is not any more. It comes just before them.
+        let is_stale: Vec<bool> =
+            leaves.windows(2).map(|pair| pair[1].path.starts_with(&pair[0].path)).collect();
+        let mut is_stale = is_stale.into_iter();
+        leaves.retain(|_| !is_stale.next().unwrap_or(false));
+        if let Some(leaf) = leaves.iter().find(|leaf| leaf.path.len() > MAX_DEPTH) {
+            let start: String = leaf.name().chars().take(40).collect();
+            return Err(format!("`{}…` is nested deeper than {MAX_DEPTH} levels", Name(&start)));
+        }
+        let has_every_chunk = found.store_array_data_equal_to_fill_value.unwrap_or(false);
+        Ok(Described { leaves, has_every_chunk })
+    }
+
+    /// The tree of those leaves of which there is something; the others are left out.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn tree(
+        &self,
+        content: impl Fn(&str, &str) -> Content,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<TreeDef, String> {
+        let mut defs: Vec<(&[Step], TreeDef)> = Vec::with_capacity(self.leaves.len());
+        for leaf in &self.leaves {
+            let def = match leaf.empty() {
+                Some(def) => def,
+                None => match content(&leaf.name(), &leaf.kind) {
+                    Content::Array(spec) => TreeDef::Leaf(leaf.scalar_kind(&spec)),
+                    Content::Text(text) => TreeDef::Str(text),
+                    Content::Refused(why) => {
+                        let name = leaf.name();
+                        left_out.push(LeftOut::refused(&name, &why, format!("`{}`: {why}", Name(&name))));
+                        continue;
+                    }
+                },
+            };
+            defs.push((&leaf.path, def));
+        }
+        node(&mut defs, 0)
+    }
+}
+
+impl Leaf {
+    /// What its array is called.
+    fn name(&self) -> String {
+        let keys: Vec<&str> = self.path.iter().map(|step| step.key.as_str()).collect();
+        keys.join(".")
+    }
+
+    /// The node that it is, if it is an empty one.
+    fn empty(&self) -> Option<TreeDef> {
+        Some(match self.kind.as_str() {
+            "None" => TreeDef::None,
+            "Dict" => TreeDef::Dict(Vec::new()),
+            "List" => TreeDef::List(Vec::new()),
+            "Tuple" | "NamedTuple" => TreeDef::Tuple(Vec::new()),
+            _ => return None,
+        })
+    }
+
+    fn scalar_kind(&self, spec: &ArraySpec) -> LeafKind {
+        match (self.kind.as_str(), spec.dtype, spec.shape.is_empty()) {
+            ("scalar", DType::Bool, true) => LeafKind::Bool,
+            ("scalar", DType::I64, true) => LeafKind::Int,
+            ("scalar", DType::F64, true) => LeafKind::Float,
+            _ => LeafKind::Array,
+        }
+    }
+}
+
+/// The node that these are below, all of whose paths begin alike for so many steps. They are in the order of their paths.
+fn node(defs: &mut [(&[Step], TreeDef)], depth: usize) -> Result<TreeDef, String> {
+    let Some((first, _)) = defs.first() else { return Ok(TreeDef::Dict(Vec::new())) };
+    if first.len() == depth {
+        let [(path, def)] = defs else {
+            let name = first.iter().map(|step| step.key.as_str()).collect::<Vec<_>>().join(".");
+            return Err(format!("its tree has `{}` twice", Name(&name)));
+        };
+        debug_assert_eq!(path.len(), depth);
+        return Ok(std::mem::replace(def, TreeDef::None));
+    }
+    let is_sequence = first[depth].key_type == SEQUENCE;
+    let mut children: Vec<(String, TreeDef)> = Vec::new();
+    for below in defs.chunk_by_mut(|a, b| a.0[depth] == b.0[depth]) {
+        let step = &below[0].0[depth];
+        if (step.key_type == SEQUENCE) != is_sequence {
+            return Err(format!(
+                "a node of its tree has both keys and places, such as `{}`",
+                Name(&step.key)
+            ));
+        }
+        let key = step.key.clone();
+        children.push((key, node(below, depth + 1)?));
+    }
+    match is_sequence {
+        true => sequence(children),
+        false => {
+            let entries = children.into_iter().map(|(key, child)| (DictKey::Str(key), child));
+            TreeDef::dict(entries).map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// A list of children by their places. Where one is left out, a `None` is there.
+fn sequence(children: Vec<(String, TreeDef)>) -> Result<TreeDef, String> {
+    /// Places that may be empty: of a list of which most is left out.
+    const MAX_GAPS: usize = 1 << 16;
+    let mut places: BTreeMap<usize, TreeDef> = BTreeMap::new();
+    let most = children.len() + MAX_GAPS;
+    for (key, child) in children {
+        let place = key.parse::<usize>().ok().filter(|place| *place < most);
+        let place = place.ok_or_else(|| format!("`{}` is no place in a list of its tree", Name(&key)))?;
+        if places.insert(place, child).is_some() {
+            return Err(format!("a list of its tree has the place {place} twice"));
+        }
+    }
+    let end = places.last_key_value().map_or(0, |(place, _)| place + 1);
+    Ok(TreeDef::List((0..end).map(|place| places.remove(&place).unwrap_or(TreeDef::None)).collect()))
+}
