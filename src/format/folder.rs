@@ -105,6 +105,21 @@ impl Folder {
         Ok(Extent { file, range: 0..self.blobs[file].size() })
     }
 
+    /// A file, which is not counted among the others.
+    ///
+    /// # Errors
+    /// That it is not there, cannot be opened, or is outside.
+    pub fn blob(&self, path: &str) -> Result<SharedBlob, Problem> {
+        Ok(FileBlob::open(&self.path(path)?)?)
+    }
+
+    /// Takes files of another kind of checkpoint among the others; the position of the first.
+    pub fn adopt(&mut self, blobs: Vec<SharedBlob>) -> usize {
+        let first = self.blobs.len();
+        self.blobs.extend(blobs);
+        first
+    }
+
     /// Keeps a value; says where.
     pub fn keep(&mut self, value: &[u8]) -> Location {
         let start = self.kept.len();
@@ -133,7 +148,17 @@ impl Folder {
         if let Some(file) = self.by_path.get(path) {
             return Ok(*file);
         }
-        let blob = FileBlob::open(&self.path(path)?)?;
+        let blob = self.blob(path).map_err(|problem| match problem {
+            Problem::Unreadable(Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Problem::Content(format!(
+                    "its file {} is missing, so that it is not a whole copy",
+                    Line(path)
+                ))
+            }
+            problem => problem,
+        })?;
         self.blobs.push(blob);
         self.by_path.insert(path.to_owned(), self.blobs.len() - 1);
         Ok(self.blobs.len() - 1)

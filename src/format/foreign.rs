@@ -72,10 +72,6 @@ const ENDINGS: [&str; 8] = [".safetensors", ".msgpack", ".npz", ".pt", ".pth", "
 /// What a directory is, and what to do.
 pub fn directory(path: &Path) -> String {
     let has = |name: &str| path.join(name).exists();
-    if has("_CHECKPOINT_METADATA") || has("_METADATA") || has("manifest.ocdbt") || has("ocdbt.process_0") {
-        return "it is a directory that Orbax wrote; load it in Python with Orbax, and save the arrays as safetensors"
-            .into();
-    }
     if has("saved_model.pb") || has("checkpoint.index") {
         return "it is a directory that TensorFlow wrote; load it in Python, and save the arrays as safetensors".into();
     }

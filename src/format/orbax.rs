@@ -1,6 +1,7 @@
 //! Orbax's checkpoints: directories with a tree in JSON, and an array for each of its leaves, in OCDBT or in directories of zarr.
 //! What Orbax writes was held against orbax-checkpoint 0.2.3, 0.5.3 and 0.12.8.
 
+mod flax;
 mod place;
 mod tree;
 
@@ -67,10 +68,21 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
     let is_filled = described.as_ref().is_none_or(|described| !described.has_every_chunk);
     let mut arrays = arrays(&values, folder, limits, is_filled)?;
     let metadata = random_keys(folder)?;
+    let is_elsewhere = |described: &Described| described.arrays().all(|name| arrays.contains_key(&name));
+    let placed = match folder.has(flax::FILE) && !described.as_ref().is_some_and(is_elsewhere) {
+        true => Some(flax::read(folder, &mut arrays, limits)?),
+        false => None,
+    };
     let Some(described) = described else {
+        if let Some(placed) = placed {
+            return with_flax_tree(placed, metadata);
+        }
         let (tensors, left_out) = without_tree(arrays);
         return Ok((tensors, RecordedStructure::Names, left_out, metadata));
     };
+    if let Some(placed) = placed {
+        add_own(placed, &mut arrays)?;
+    }
     let strings = strings(folder)?;
     limits.check_nodes(described.leaves.len())?;
     let mut left_out = Vec::new();
@@ -93,6 +105,28 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
     }
     let framework = framework_of(&keys);
     Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
+}
+
+/// The tree of the old file, with its arrays.
+fn with_flax_tree(
+    placed: flax::Placed,
+    metadata: BTreeMap<String, String>,
+) -> std::result::Result<Opened, Problem> {
+    let flax::Placed { def, tensors, left_out } = placed;
+    let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
+    let leaves = keys.leaves().iter().zip(tensors);
+    let tensors = leaves.map(|(leaf, tensor)| Tensor { name: leaf.name.clone(), ..tensor }).collect();
+    let framework = framework_of(&keys);
+    Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
+}
+
+/// Adds the arrays that are in the old file itself, by their names.
+fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> std::result::Result<(), Problem> {
+    let keys = KeyMap::new(placed.def).map_err(|error| error.to_string())?;
+    for (leaf, tensor) in keys.leaves().iter().zip(placed.tensors) {
+        arrays.entry(leaf.name.clone()).or_insert_with(|| Ok(Tensor { name: leaf.name.clone(), ..tensor }));
+    }
+    Ok(())
 }
 
 /// Where everything is that has a key: in a database, in those of single processes, or in directories.

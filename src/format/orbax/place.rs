@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{METADATA, PROCESS};
+use super::{METADATA, PROCESS, flax};
 use crate::error::{Error, Result};
 use crate::format::{ocdbt, zarr};
 
@@ -20,6 +20,9 @@ const UNFINISHED: &str = ".orbax-checkpoint-tmp";
 /// # Errors
 /// [`Error::Malformed`] where there are several that can be meant, or none; [`Error::Io`].
 pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
+    if is_unfinished(directory) {
+        return Err(malformed(directory, "it is a checkpoint of Orbax that was never finished".into()));
+    }
     if is_item(directory) {
         return Ok(Some(directory.to_owned()));
     }
@@ -45,14 +48,6 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
             "it is a directory that Orbax wrote, and there are no arrays in it".into(),
         ));
     }
-    if let Some(name) =
-        directory.file_name().and_then(|name| name.to_str()).filter(|name| name.contains(UNFINISHED))
-    {
-        return Err(malformed(
-            directory,
-            format!("`{name}` is a checkpoint of Orbax that was never finished"),
-        ));
-    }
     Ok(None)
 }
 
@@ -66,10 +61,10 @@ fn is_marked(directory: &Path) -> bool {
 
 /// Whether the arrays themselves are in a directory.
 fn is_item(directory: &Path) -> bool {
-    if is_unfinished(directory) {
-        return false;
-    }
     let has = |name: &str| directory.join(name).is_file();
+    if is_flax_tree(&directory.join(flax::FILE)) {
+        return true;
+    }
     if has(METADATA) || has(ocdbt::MANIFEST) || has(zarr::V2_KEY) || has(zarr::V3_KEY) {
         return true;
     }
@@ -78,6 +73,13 @@ fn is_item(directory: &Path) -> bool {
         has(zarr::V2_KEY) || has(zarr::V3_KEY) || (name.starts_with(PROCESS) && has(ocdbt::MANIFEST))
     };
     directories(directory).is_ok_and(|names| names.iter().any(is_array))
+}
+
+/// Whether a file is the tree that older versions wrote. TensorFlow has text under the same name.
+fn is_flax_tree(path: &Path) -> bool {
+    use std::io::Read;
+    let mut head = [0];
+    std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok()) && flax::begins(&head)
 }
 
 fn is_unfinished(directory: &Path) -> bool {

@@ -90,6 +90,11 @@ impl Described {
         Ok(Described { leaves, has_every_chunk })
     }
 
+    /// The names of the leaves that are arrays.
+    pub fn arrays(&self) -> impl Iterator<Item = String> + '_ {
+        self.leaves.iter().filter(|leaf| is_array(&leaf.kind)).map(Leaf::name)
+    }
+
     /// The tree of those leaves of which there is something; the others are left out.
     ///
     /// # Errors
