@@ -98,6 +98,14 @@ fn steps_and_items_are_found() {
     assert!(unfinished.contains("was never finished"), "{unfinished}");
     let json = origin(&manager.join("2/facts")).unwrap_err().to_string();
     assert!(json.contains("there are no arrays in it"), "{json}");
+    let named = |step: Option<u64>, item: Option<&str>| safejax::format::orbax_item(&manager, step, item);
+    assert_eq!(named(Some(2), None).unwrap(), manager.join("2/state"));
+    assert_eq!(named(None, Some("params")).unwrap(), manager.join("10/params"));
+    assert_eq!(named(Some(2), Some("params")).unwrap(), manager.join("2/params"));
+    let missing = named(Some(20), None).unwrap_err().to_string();
+    assert!(missing.contains("`20`") && missing.contains("10"), "{missing}");
+    assert!(named(None, Some("parms")).unwrap_err().to_string().contains("params"));
+    assert!(named(None, Some("facts")).unwrap_err().to_string().contains("no arrays"));
     let copied = copy("several_items");
     std::fs::rename(copied.path().join("10/state"), copied.path().join("10/other")).unwrap();
     let several = origin(copied.path()).unwrap_err().to_string();

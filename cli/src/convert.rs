@@ -19,7 +19,7 @@ use crate::work_bar;
 
 #[derive(Args)]
 pub struct Convert {
-    /// The checkpoint to read: safetensors, Flax msgpack, npz, npy, a pickled tree of arrays, or PyTorch's; of one in
+    /// The checkpoint to read: safetensors, Flax msgpack, npz, npy, a pickled tree of arrays, PyTorch's, or a directory of Orbax's; of one in
     /// several files, the index, one of them or the directory
     input: PathBuf,
 
@@ -111,7 +111,7 @@ impl Convert {
 
     pub fn run(mut self) -> Result<String> {
         self.check();
-        self.input = stream::input(&self.input)?;
+        self.input = self.select.input(&self.input)?;
         let source = convert::open(&self.input, &self.select.selection())?;
         let mut options = ConvertOptions::default();
         options.format = self.to;

@@ -19,7 +19,6 @@ use serde_json::{Value, json};
 use crate::output::OutputArgs;
 use crate::select::SelectArgs;
 use crate::sizes::{borrowed, parse_size};
-use crate::stream;
 
 /// The characters of a metadata value that are shown.
 const SHOWN_METADATA: usize = 100;
@@ -59,7 +58,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(mut self) -> Result<String> {
-        self.file = stream::input(&self.file)?;
+        self.file = self.select.input(&self.file)?;
         match sniff(&self.file)? {
             Some(Format::Safetensors) => {
                 let checkpoint = self.open()?;

@@ -74,7 +74,7 @@ impl Load {
     }
 
     pub fn run(mut self) -> Result<String> {
-        self.file = stream::input(&self.file)?;
+        self.file = self.select.input(&self.file)?;
         let sharing = if self.copy { Sharing::Never } else { Sharing::Allowed };
         let options = LoadOptions::default().sharing(sharing).monitor(work_bar::watch());
         let (client, options, device) = match &self.mesh.mesh {

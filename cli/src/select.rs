@@ -1,12 +1,26 @@
 //! The options that choose, rename and place tensors.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
 use clap::Args;
 use safejax::load::Selection;
+use safejax::printable::File;
 use safejax::{Framework, Limits};
+
+use crate::stream;
 
 /// Which tensors, under which names.
 #[derive(Args)]
 pub struct SelectArgs {
+    /// Of a checkpoint of Orbax, the step: a number [default: the newest finished one]
+    #[arg(long, value_name = "STEP")]
+    step: Option<u64>,
+
+    /// Of a checkpoint of Orbax, the item, by its name [default: `default` or `state`, or the only one with arrays]
+    #[arg(long, value_name = "NAME")]
+    item: Option<String>,
+
     /// Only tensors whose names match (* and ? stand for any characters and any one)
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
@@ -37,16 +51,30 @@ pub struct SelectArgs {
     no_limits: bool,
 }
 
-fn parse_separator(text: &str) -> Result<String, String> {
+fn parse_separator(text: &str) -> std::result::Result<String, String> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(text.to_owned()) }
 }
 
-fn parse_rename(text: &str) -> Result<(String, String), String> {
+fn parse_rename(text: &str) -> std::result::Result<(String, String), String> {
     let (from, to) = text.split_once('=').ok_or("it is not FROM=TO")?;
     Ok((from.to_owned(), to.to_owned()))
 }
 
 impl SelectArgs {
+    /// The checkpoint to read: the path itself, what comes from standard input, or the step and item within it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has no such step or item.
+    pub fn input(&self, path: &Path) -> Result<PathBuf> {
+        if self.step.is_none() && self.item.is_none() {
+            return stream::input(path);
+        }
+        if !path.is_dir() {
+            bail!("--step and --item are for directories of Orbax; {} is none", File(path));
+        }
+        Ok(safejax::format::orbax_item(path, self.step, self.item.as_deref())?)
+    }
+
     /// What they select.
     pub fn selection(&self) -> Selection {
         let mut selection = Selection::default();

@@ -15,7 +15,6 @@ use serde_json::json;
 
 use crate::output::{Output, OutputArgs};
 use crate::select::SelectArgs;
-use crate::stream;
 use crate::work_bar::WorkBar;
 
 #[derive(Args)]
@@ -40,7 +39,7 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(mut self) -> Result<Output> {
-        self.file = stream::input(&self.file)?;
+        self.file = self.select.input(&self.file)?;
         // Opening checks the header's rules, and the tree against the names.
         let source = open(&self.file, &self.select.selection())?;
         let recorded = source.checkpoint().digests()?;

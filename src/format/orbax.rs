@@ -15,7 +15,7 @@ use super::{ocdbt, zarr};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::tree::{Framework, KeyMap};
-pub use place::item_of;
+pub use place::{item_of, orbax_item};
 use tree::{Content, Described};
 
 /// What a directory is, for errors.

@@ -1,5 +1,6 @@
 //! Where in a directory of Orbax's the arrays are: it can be that of all steps, of one step, or of one item of a step.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{METADATA, PROCESS, flax};
@@ -30,8 +31,7 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
     if let Some(item) = only_item(directory, &names)? {
         return Ok(Some(item));
     }
-    let newest = names.iter().filter_map(|name| Some((step_of(name)?, name))).max();
-    if let Some((step, name)) = newest {
+    if let Some((step, name)) = newest(&names) {
         let path = directory.join(name);
         let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
         if let Some(item) = item {
@@ -49,6 +49,45 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
         ));
     }
     Ok(None)
+}
+
+/// The directory of the arrays of a step, or of an item, of a checkpoint of Orbax: for [`crate::Checkpoint::open`]. What is not said is
+/// the newest finished step, and the item that has a usual name (`default`, `state`) or is the only one with arrays.
+///
+/// # Errors
+/// [`Error::NotFound`] for a step or item that is not there, with those that are; [`Error::Malformed`] for another directory, and where
+/// several items can be meant; [`Error::Io`].
+pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&str>) -> Result<PathBuf> {
+    let mut directory = directory.as_ref().to_owned();
+    if let Some(step) = step {
+        let names = directories(&directory)?;
+        let name = names.iter().find(|name| step_of(name) == Some(step)).ok_or_else(|| {
+            let steps: BTreeSet<u64> = names.iter().filter_map(|name| step_of(name)).collect();
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            Error::not_found("step", &step.to_string(), steps.iter().map(String::as_str))
+        })?;
+        directory.push(name);
+    }
+    if let Some(item) = item {
+        // Of the newest step, where it is a directory of steps.
+        let names = directories(&directory)?;
+        let is_here = names.iter().any(|name| name == item);
+        if !is_here && let Some((_, step)) = newest(&names) {
+            directory.push(step);
+        }
+        let names = directories(&directory)?;
+        if !names.iter().any(|name| name == item) {
+            return Err(Error::not_found("item", item, names.iter().map(String::as_str)));
+        }
+        directory.push(item);
+    }
+    let problem = || malformed(&directory, "it is no directory of Orbax's with arrays".into());
+    item_of(&directory)?.ok_or_else(problem)
+}
+
+/// The step with the largest number.
+fn newest(names: &[String]) -> Option<(u64, &String)> {
+    names.iter().filter_map(|name| Some((step_of(name)?, name))).max()
 }
 
 fn malformed(directory: &Path, problem: String) -> Error {
