@@ -150,6 +150,14 @@ def optimizer(root):
     expect(root / "optimizer", {"params": value["params"], "opt": [{"count": value["opt"][0].count, "mu": value["opt"][0].mu}]})
 
 
+def nnx(root):
+    """A state of NNX: each variable has its array under the key `value`."""
+    layer = lambda seed: {"kernel": {"value": jnp.asarray(numbers(seed, 3, 2))}, "bias": {"value": jnp.asarray(numbers(seed + 1, 2))}}
+    v0(root, "nnx", {"layers": {"0": layer(80), "1": layer(82)}, "count": {"value": jnp.asarray(3)}})
+    bare = lambda seed: {"kernel": numbers(seed, 3, 2), "bias": numbers(seed + 1, 2)}
+    expect(root / "nnx", {"layers": {"0": bare(80), "1": bare(82)}, "count": np.asarray(3)})
+
+
 def one_array(root):
     v0(root, "one_array", jnp.asarray(numbers(6, 3, 3)))
     safetensors.numpy.save_file({"": numbers(6, 3, 3)}, root / "one_array" / "expected.safetensors")
@@ -241,6 +249,7 @@ CASES = {
     "several_items": several_items,
     "random_key": random_key,
     "optimizer": optimizer,
+    "nnx": nnx,
     "one_array": one_array,
     "pytree_serialization": pytree_serialization,
     "tensorstore": tensorstore,

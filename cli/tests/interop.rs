@@ -31,6 +31,7 @@ fn python(name: &str, interpreter: &str, options: &[&str]) -> PathBuf {
 }
 
 static NUMPY: LazyLock<PathBuf> = LazyLock::new(|| python("numpy", "python3", &[]));
+static ORBAX: LazyLock<PathBuf> = LazyLock::new(|| python("orbax", "python3", &[]));
 static JAX: LazyLock<PathBuf> = LazyLock::new(|| python("jax", "python3", &[]));
 
 /// Python safejax 0.5.0 asks for a jax that no longer installs, so its requirements are listed whole. The jax
@@ -134,6 +135,18 @@ fn flax_msgpack_and_npz_are_converted_both_ways() {
         succeeds(safejax().arg("convert").args([&file(from), &file(to)]));
     }
     script(&JAX, "interop_jax.py", &[&"check-formats", &directory.path()]);
+}
+
+#[test]
+#[ignore = "installs Python packages"]
+fn what_orbax_and_tensorstore_write_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    script(&ORBAX, "make_orbax.py", &[&"--directory", &directory.path()]);
+    let cases = common::names(directory.path());
+    assert!(cases.len() >= 11, "{cases:?}");
+    for case in cases {
+        common::orbax::assert_is_as_saved(&directory.path().join(case));
+    }
 }
 
 #[test]

@@ -54,6 +54,9 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     {
         return orbax::open(&item, limits);
     }
+    if let Some(item) = orbax::directory_of(path).map(orbax::item_of).transpose()?.flatten() {
+        return orbax::open(&item, limits);
+    }
     if let Some(index) = sharded::index_of_shard(path) {
         tracing::info!(index = %index.display(), "the file is one of several");
         return open_unchecked(&index, limits);
@@ -129,7 +132,8 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
     {
         return sniff(index);
     }
-    if path.is_dir() && orbax::item_of(path)?.is_some() {
+    let directory = if path.is_dir() { Some(path) } else { orbax::directory_of(path) };
+    if directory.map(orbax::item_of).transpose()?.flatten().is_some() {
         return Ok(Some(Format::Orbax));
     }
     if let Some(index) = sharded::index_in_place_of(path) {

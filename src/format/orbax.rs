@@ -14,8 +14,9 @@ use super::problem::Problem;
 use super::{ocdbt, zarr};
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::printable::Line;
 use crate::tree::{Framework, KeyMap};
-pub use place::{item_of, orbax_item};
+pub use place::{directory_of, item_of, orbax_item};
 use tree::{Content, Described};
 
 /// What a directory is, for errors.
@@ -77,6 +78,7 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
         if let Some(placed) = placed {
             return with_flax_tree(placed, metadata);
         }
+        tracing::warn!("{}: it has no {METADATA}; the tree is that of the names", Line(&folder.origin()));
         let (tensors, left_out) = without_tree(arrays);
         return Ok((tensors, RecordedStructure::Names, left_out, metadata));
     };
@@ -103,7 +105,15 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
         let array = arrays.remove(&leaf.name).and_then(std::result::Result::ok);
         tensors.push(array.ok_or_else(|| format!("its tree has `{}` twice", leaf.name))?);
     }
-    let framework = framework_of(&keys);
+    let (keys, framework) = match tree::without_variables(keys.def()) {
+        Some(def) => (KeyMap::new(def).map_err(|error| error.to_string())?, Framework::Nnx),
+        None => {
+            let framework = framework_of(&keys);
+            (keys, framework)
+        }
+    };
+    let leaves = keys.leaves().iter().zip(tensors);
+    let tensors = leaves.map(|(leaf, tensor)| Tensor { name: leaf.name.clone(), ..tensor }).collect();
     Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
 }
 
@@ -137,6 +147,12 @@ fn values(folder: &mut Folder, limits: Limits) -> std::result::Result<ocdbt::Val
     let names = folder.names("")?;
     let mut values = ocdbt::Values::new();
     // What nobody has put together yet.
+    if names.iter().any(|name| name.starts_with(PROCESS)) {
+        tracing::warn!(
+            "{}: its processes' databases were never put together by Orbax; the save may not have ended",
+            Line(&folder.origin())
+        );
+    }
     for name in names.iter().filter(|name| name.starts_with(PROCESS)) {
         let directory = format!("{name}/");
         if folder.has(&format!("{directory}{}", ocdbt::MANIFEST)) {

@@ -286,13 +286,17 @@ fn misplaced(missing: &[&str], left: &BTreeMap<&str, LeafArgument<'_>>) -> Optio
         missing.iter().all(|name| moved(name).is_some_and(|name| left.contains_key(name.as_str())))
     };
     let below = left.keys().filter_map(|name| name.strip_suffix(first)?.strip_suffix('.'));
-    for prefix in below {
-        if has_all(&|name| Some(format!("{prefix}.{name}"))) {
-            return Some(format!(
-                "its leaves were given below `{prefix}`, where the function does not look for them; pass that part of \
-                 the tree: subtree(\"{prefix}\"), or --rename {prefix}.= with `safejax convert`"
-            ));
-        }
+    let fits: Vec<&str> = below.filter(|prefix| has_all(&|name| Some(format!("{prefix}.{name}")))).collect();
+    // The moments of an optimizer have the same leaves as the params.
+    if let Some(best) = fits.iter().find(|prefix| **prefix == "params").or(fits.first()) {
+        let others: Vec<String> =
+            fits.iter().filter(|prefix| *prefix != best).map(|prefix| format!("`{prefix}`")).collect();
+        let others =
+            if others.is_empty() { String::new() } else { format!(" (and below {})", others.join(", ")) };
+        return Some(format!(
+            "its leaves were given below `{best}`{others}, where the function does not look for them; pass that part \
+             of the tree: subtree(\"{best}\"), or --arg N=FILE#{best} with `safejax run`"
+        ));
     }
     for (dot, _) in first.match_indices('.') {
         let prefix = &first[..=dot];

@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use safejax::plugins::{Package, Wheel, install_into};
 use safejax::{ArraySpec, Client, DType, Placement};
 
+pub mod orbax;
 pub mod packages;
 
 /// The environment variable that names the plugin to test, by name or path.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use safejax::compare::non_finite;
 use safejax::format::{Format, npy, sniff};
 use safejax::program::ArgumentKey;
-use safejax::{DType, Device, Function, HostArray, LoadOptions, Params, cast};
+use safejax::{Checkpoint, DType, Device, Function, HostArray, LoadOptions, Params, cast};
 use serde_json::Value;
 
 use super::{Loaded, Root};
@@ -16,19 +16,27 @@ use crate::{stream, work_bar};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Given {
     File(PathBuf),
+    /// What is below a name in a file.
+    Part(PathBuf, String),
     /// A number, a bool, or lists of them.
     Literal(Value),
 }
 
 impl Given {
-    /// A number, `true`, `false` or a list is a value, if there is no file of that name.
+    /// A number, `true`, `false` or a list is a value, if there is no file of that name. `FILE#NAME` is a part of a file.
     pub fn parse(text: &str) -> Given {
         if Path::new(text).exists() {
             return Given::File(text.into());
         }
         match serde_json::from_str(text) {
             Ok(value @ (Value::Number(_) | Value::Bool(_) | Value::Array(_))) => Given::Literal(value),
-            _ => Given::File(text.into()),
+            _ => match text
+                .rsplit_once('#')
+                .filter(|(file, name)| Path::new(file).exists() && !name.is_empty())
+            {
+                Some((file, name)) => Given::Part(file.into(), name.to_owned()),
+                None => Given::File(text.into()),
+            },
         }
     }
 
@@ -42,7 +50,18 @@ impl Given {
     ) -> Result<Loaded> {
         match self {
             Given::Literal(value) => Ok(Loaded::Array(literal(value, dtype)?)),
-            Given::File(path) => load_file(device, dtype, &stream::input(path)?, whole_of),
+            Given::File(path) => {
+                load_file(device, dtype, &stream::input(path)?, LoadOptions::default(), whole_of)
+            }
+            Given::Part(path, name) => {
+                let checkpoint = Checkpoint::open(path)?;
+                if let Ok(tensor) = checkpoint.tensor(name) {
+                    let packed = HostArray::from_bytes(tensor.spec.clone(), checkpoint.read(name)?);
+                    return Ok(Loaded::Array(packed?));
+                }
+                let part = LoadOptions::default().include(format!("{name}.*")).rename(format!("{name}."), "");
+                load_file(device, dtype, path, part, whole_of)
+            }
         }
     }
 }
@@ -51,9 +70,10 @@ fn load_file(
     device: &Device,
     dtype: Option<DType>,
     file: &Path,
+    options: LoadOptions,
     whole_of: Option<(&Function, &Root)>,
 ) -> Result<Loaded> {
-    let options = LoadOptions::default().monitor(work_bar::watch());
+    let options = options.monitor(work_bar::watch());
     if sniff(file)? == Some(Format::Npy) {
         return Ok(Loaded::Array(npy::read(file, dtype)?));
     }

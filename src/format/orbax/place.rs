@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{METADATA, PROCESS, flax};
+use super::{DATA, METADATA, PROCESS, flax};
 use crate::error::{Error, Result};
 use crate::format::{ocdbt, zarr};
 
@@ -12,6 +12,20 @@ const MARKS: [&str; 3] = ["_CHECKPOINT_METADATA", "commit_success.txt", "orbax.c
 
 /// What items are called where nobody gave them names.
 const ITEMS: [&str; 3] = ["default", "state", "pytree"];
+
+/// What an item that has no arrays has.
+const JSON: &str = "metadata";
+
+/// Files of an item or a step, which stand for the directory that they are in.
+const FILES: [&str; 6] =
+    [METADATA, ocdbt::MANIFEST, "_CHECKPOINT_METADATA", "_sharding", "_strings.json", "commit_success.txt"];
+
+/// The directory that a file of an item or a step stands for.
+pub fn directory_of(file: &Path) -> Option<&Path> {
+    let name = file.file_name()?.to_str()?;
+    let is_one = FILES.contains(&name) && file.is_file();
+    file.parent().filter(|_| is_one)
+}
 
 /// What is in the names of directories that are not finished.
 const UNFINISHED: &str = ".orbax-checkpoint-tmp";
@@ -35,17 +49,32 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
         let path = directory.join(name);
         let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
         if let Some(item) = item {
-            tracing::info!(step, item = %item.display(), "the newest step");
+            tracing::debug!(step, item = %item.display(), "the newest step");
             return Ok(Some(item));
         }
         if is_marked(&path) {
             return Err(malformed(&path, "it is a step of a checkpoint of Orbax without arrays".into()));
         }
     }
+    if directory.join(JSON).is_file() && is_marked(directory) {
+        return Err(malformed(directory, format!("it has JSON, in `{JSON}`, and there are no arrays in it")));
+    }
     if is_marked(directory) {
         return Err(malformed(
             directory,
             "it is a directory that Orbax wrote, and there are no arrays in it".into(),
+        ));
+    }
+    if let Some(whole) = directory.parent().filter(|_| is_part(directory)).filter(|parent| is_item(parent)) {
+        return Err(malformed(
+            directory,
+            format!("it is a part of the checkpoint {}; give that", whole.display()),
+        ));
+    }
+    if has_unfinished(directory) {
+        return Err(malformed(
+            directory,
+            "it has a checkpoint of Orbax that was never finished, and no other".into(),
         ));
     }
     Ok(None)
@@ -121,8 +150,20 @@ fn is_flax_tree(path: &Path) -> bool {
     std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok()) && flax::begins(&head)
 }
 
+/// Whether a directory, or one that it is in as it was given, was never finished.
 fn is_unfinished(directory: &Path) -> bool {
-    directory.file_name().is_some_and(|name| name.to_string_lossy().contains(UNFINISHED))
+    directory.components().any(|part| part.as_os_str().to_string_lossy().contains(UNFINISHED))
+}
+
+fn has_unfinished(directory: &Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| path.is_dir() && is_unfinished(&path))
+}
+
+/// Whether a directory has a name of those within an item.
+fn is_part(directory: &Path) -> bool {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    DATA.contains(&name) || name == "array_metadatas" || name.starts_with(PROCESS)
 }
 
 /// The item of a step that has arrays.
@@ -135,15 +176,14 @@ fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
         (_, Some(usual)) => Ok(Some(step.join(usual))),
         ([item], None) => Ok(Some(step.join(item))),
         ([first, ..], None) => {
+            let likely = items.iter().find(|item| item.as_str() == "params").unwrap_or(first);
             let all: Vec<&str> = items.iter().map(|item| item.as_str()).collect();
-            Err(malformed(
-                step,
-                format!(
-                    "it has the items {}; give one of them, such as {}",
-                    all.join(", "),
-                    step.join(first).display()
-                ),
-            ))
+            Err(Error::InvalidArgument(format!(
+                "{} has several directories with arrays: {}; give one of them, such as {}",
+                step.display(),
+                all.join(", "),
+                step.join(likely).display()
+            )))
         }
     }
 }

@@ -185,6 +185,24 @@ fn node(defs: &mut [(&[Step], TreeDef)], depth: usize) -> Result<TreeDef, String
     }
 }
 
+/// The tree of an NNX state without the last level, `value`, by which each of its variables has its array; `None` for other trees.
+pub fn without_variables(def: &TreeDef) -> Option<TreeDef> {
+    match def {
+        TreeDef::Dict(entries) => match &entries[..] {
+            [(key, leaf @ TreeDef::Leaf(_))] if *key == DictKey::from("value") => Some(leaf.clone()),
+            _ => {
+                let child =
+                    |(key, child): &(DictKey, TreeDef)| Some((key.clone(), without_variables(child)?));
+                entries.iter().map(child).collect::<Option<_>>().map(TreeDef::Dict)
+            }
+        },
+        TreeDef::List(items) => items.iter().map(without_variables).collect::<Option<_>>().map(TreeDef::List),
+        TreeDef::Leaf(_) => None,
+        other => Some(other.clone()),
+    }
+    .filter(|found| found.leaf_count() > 0 || def.leaf_count() == 0)
+}
+
 /// A list of children by their places. Where one is left out, a `None` is there.
 fn sequence(children: Vec<(String, TreeDef)>) -> Result<TreeDef, String> {
     /// Places that may be empty: of a list of which most is left out.
