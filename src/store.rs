@@ -5,6 +5,7 @@
 
 mod atomic;
 mod blob;
+mod closed;
 mod cursor;
 mod digest;
 mod direct;
@@ -19,6 +20,7 @@ pub use atomic::{WriteOptions, write_atomically};
 #[cfg(test)]
 pub(crate) use blob::cut_off;
 pub(crate) use blob::{Blob, MemoryBlob, SharedBlob, zeros};
+pub(crate) use closed::ClosedBlob;
 pub(crate) use cursor::Cursor;
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
 pub(crate) use file::{FileBlob, is_incoherent};

@@ -97,6 +97,18 @@ fn steps_and_items_are_found() {
     for (path, whole) in [("10/params/_METADATA", "10/params"), ("10/_CHECKPOINT_METADATA", "10/state")] {
         assert_eq!(origin(&manager.join(path)).unwrap(), manager.join(whole).display().to_string());
     }
+    // Names like those of steps: a copy beside the steps, an empty step, and items of a step.
+    let copied = copy("several_items");
+    std::fs::rename(copied.path().join("2"), copied.path().join("old_99")).unwrap();
+    std::fs::create_dir(copied.path().join("11")).unwrap();
+    std::fs::create_dir(copied.path().join("logs_2024")).unwrap();
+    assert!(origin(copied.path()).unwrap().ends_with("10/state"));
+    for name in ["state", "params"] {
+        let (from, to) = (format!("10/{name}"), format!("10/model_{}", name.len()));
+        std::fs::rename(copied.path().join(from), copied.path().join(to)).unwrap();
+    }
+    let items = origin(copied.path()).unwrap_err().to_string();
+    assert!(items.contains("several directories with arrays: model_5, model_6"), "{items}");
     let part = origin(&manager.join("10/params/d")).unwrap_err().to_string();
     assert!(part.contains("a part of the checkpoint"), "{part}");
     let within = origin(&manager.join("20.orbax-checkpoint-tmp-1/params")).unwrap_err().to_string();

@@ -119,6 +119,9 @@ impl Chunks {
             return decode(&self.codecs, stored, target);
         }
         let width = self.fill.len();
+        if self.codecs.is_empty() && stored.len() != self.bytes(width) {
+            return Err(wrong_length(stored.len(), self.bytes(width)));
+        }
         let memory = |bytes| zeros(bytes).map_err(|error| error.to_string());
         let mut chunk = memory(self.bytes(width))?;
         decode(&self.codecs, stored, &mut chunk)?;
@@ -166,7 +169,7 @@ fn copy(source: &[u8], from: &Runs, target: &mut [u8], to: &Runs) {
 pub(crate) fn decode(codecs: &[Codec], data: &[u8], target: &mut [u8]) -> Result<(), String> {
     let Some((first, rest)) = codecs.split_first() else {
         if data.len() != target.len() {
-            return Err(format!("it has {} bytes, and a chunk has {}", data.len(), target.len()));
+            return Err(wrong_length(data.len(), target.len()));
         }
         target.copy_from_slice(data);
         return Ok(());
@@ -186,6 +189,10 @@ pub(crate) fn decode(codecs: &[Codec], data: &[u8], target: &mut [u8]) -> Result
     let mut content = zeros(target.len() + rest.len() * CRC_BYTES).map_err(|error| error.to_string())?;
     expand(*first, data, &mut content)?;
     decode(rest, &content, target)
+}
+
+fn wrong_length(found: usize, wanted: usize) -> String {
+    format!("it has {found} bytes, and a chunk has {wanted}")
 }
 
 fn expand(codec: Codec, data: &[u8], target: &mut [u8]) -> Result<(), String> {

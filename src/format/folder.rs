@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use super::checkpoint::Extent;
 use super::problem::Problem;
 use crate::error::Error;
+use crate::limits::Limits;
 use crate::printable::Line;
-use crate::store::{FileBlob, MemoryBlob, SharedBlob};
+use crate::store::{ClosedBlob, FileBlob, MemoryBlob, SharedBlob};
 
 /// Some bytes of a folder's files, or of what is kept beside them.
 pub type Location = Extent;
@@ -22,23 +23,86 @@ pub struct Folder {
     blobs: Vec<SharedBlob>,
     by_path: HashMap<String, usize>,
     kept: BytesMut,
+    limits: Limits,
+    spent: Spent,
 }
+
+/// What opening the folder has taken so far: a file can be small, and refer to the same bytes again and again.
+#[derive(Default)]
+struct Spent {
+    /// Keys, chunks and files.
+    count: usize,
+    /// Bytes of what was read to find them.
+    bytes: usize,
+    /// Bytes that all chunks expand to.
+    expanded: u64,
+}
+
+/// The most bytes that are read, or made, to find what is in a folder.
+const MAX_SPENT_BYTES: usize = 512 << 20;
+
+/// Files that are held open; of others, each is opened when it is read.
+const MAX_OPEN_FILES: usize = 256;
 
 /// The position of what is kept among the files.
 const KEPT: usize = 0;
 
 /// The longest file that is read whole, in bytes: more than the descriptions and manifests of real checkpoints have.
-const MAX_WHOLE_BYTES: usize = 256 << 20;
+const MAX_WHOLE_BYTES: usize = 128 << 20;
 
 impl Folder {
-    pub fn new(root: &Path) -> Folder {
+    pub fn new(root: &Path, limits: Limits) -> Folder {
         let kept = MemoryBlob::shared(&root.display().to_string(), Bytes::new());
-        Folder { root: root.to_owned(), blobs: vec![kept], by_path: HashMap::new(), kept: BytesMut::new() }
+        let (blobs, by_path) = (vec![kept], HashMap::new());
+        Folder {
+            root: root.to_owned(),
+            blobs,
+            by_path,
+            kept: BytesMut::new(),
+            limits,
+            spent: Spent::default(),
+        }
     }
 
     /// What it is called in messages.
     pub fn origin(&self) -> String {
         self.root.display().to_string()
+    }
+
+    /// What it may ask for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Counts keys, chunks and files that are found.
+    ///
+    /// # Errors
+    /// That there are more than there may be.
+    pub fn count(&mut self, more: usize) -> Result<(), Problem> {
+        self.spent.count = self.spent.count.saturating_add(more);
+        Ok(self.limits.check_nodes(self.spent.count)?)
+    }
+
+    /// Counts bytes that are read, or made, to find what is in it.
+    ///
+    /// # Errors
+    /// That there are more than there may be.
+    pub fn spend(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.spent.bytes = self.spent.bytes.saturating_add(bytes);
+        if self.spent.bytes > MAX_SPENT_BYTES {
+            return Err(format!("its tree of keys has more than {MAX_SPENT_BYTES} bytes").into());
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that chunks expand to.
+    ///
+    /// # Errors
+    /// That all together expand to more than the files may.
+    pub fn expand(&mut self, bytes: u64) -> Result<(), Problem> {
+        self.spent.expanded = self.spent.expanded.saturating_add(bytes);
+        let stored: u64 = self.blobs.iter().map(|blob| blob.size() as u64).sum();
+        Ok(self.limits.check_expansion(stored + self.kept.len() as u64, self.spent.expanded)?)
     }
 
     /// The names in a directory within it, in order.
@@ -54,14 +118,20 @@ impl Folder {
         Ok(names)
     }
 
-    /// Whether there is a file of this name.
+    /// Whether there is something of this name that is no directory. What is no file is told when it is read.
     pub fn has(&self, path: &str) -> bool {
-        self.root.join(path).is_file()
+        let path = self.root.join(path);
+        path.symlink_metadata().is_ok() && !path.is_dir()
     }
 
     /// Whether there is a directory of this name.
     pub fn is_directory(&self, path: &str) -> bool {
         self.root.join(path).is_dir()
+    }
+
+    /// Whether there is a directory of this name that is no link: links can lead in circles.
+    pub fn is_own_directory(&self, path: &str) -> bool {
+        self.root.join(path).symlink_metadata().is_ok_and(|found| found.is_dir())
     }
 
     /// All of a small file.
@@ -121,10 +191,14 @@ impl Folder {
     }
 
     /// Keeps a value; says where.
-    pub fn keep(&mut self, value: &[u8]) -> Location {
+    ///
+    /// # Errors
+    /// As for [`Folder::spend`].
+    pub fn keep(&mut self, value: &[u8]) -> Result<Location, Problem> {
+        self.spend(value.len())?;
         let start = self.kept.len();
         self.kept.extend_from_slice(value);
-        Extent { file: KEPT, range: start..self.kept.len() }
+        Ok(Extent { file: KEPT, range: start..self.kept.len() })
     }
 
     /// The bytes that are there.
@@ -159,7 +233,8 @@ impl Folder {
             }
             problem => problem,
         })?;
-        self.blobs.push(blob);
+        let is_held = self.blobs.len() <= MAX_OPEN_FILES;
+        self.blobs.push(if is_held { blob } else { ClosedBlob::of(&*blob) });
         self.by_path.insert(path.to_owned(), self.blobs.len() - 1);
         Ok(self.blobs.len() - 1)
     }

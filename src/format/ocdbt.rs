@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use super::folder::{Folder, Location};
 use super::problem::Problem;
-use crate::limits::Limits;
 use crate::printable::Name;
+use envelope::{MAX_BODY_BYTES, MAX_TEXT_BYTES};
 use node::{Entry, Manifest, Place};
 
 /// The file that says where the newest root is.
@@ -26,8 +26,8 @@ pub type Values = BTreeMap<String, Location>;
 ///
 /// # Errors
 /// What is wrong with a file, which is named; that one cannot be read.
-pub fn read(folder: &mut Folder, directory: &str, limits: Limits) -> Result<Values, Problem> {
-    let mut database = Database { folder, directory, limits, values: Values::new() };
+pub fn read(folder: &mut Folder, directory: &str) -> Result<Values, Problem> {
+    let mut database = Database { folder, directory, values: Values::new() };
     let (name, found) = database.manifest()?;
     if let Some((place, height)) = found {
         database
@@ -40,7 +40,6 @@ pub fn read(folder: &mut Folder, directory: &str, limits: Limits) -> Result<Valu
 struct Database<'a> {
     folder: &'a mut Folder,
     directory: &'a str,
-    limits: Limits,
     values: Values,
 }
 
@@ -74,17 +73,28 @@ impl Database<'_> {
 
     fn node(&mut self, place: &Place, height: u8, prefix: &[u8]) -> Result<(), Problem> {
         let location = self.locate(place)?;
+        if location.range.len() > MAX_BODY_BYTES {
+            return Err(format!(
+                "a node has {} bytes, and {MAX_BODY_BYTES} are the most",
+                location.range.len()
+            )
+            .into());
+        }
         let bytes = self.folder.read(&location)?;
+        let body = node::body(&bytes)?;
+        // It may be the child of many.
+        self.folder.spend(body.len())?;
         let mut children = Vec::new();
         let take = |key: &[u8], entry: Entry<'_>| {
             let key = [prefix, key].concat();
             match entry {
                 Entry::Child { common, place } => {
+                    self.folder.spend(prefix.len() + common)?;
                     children.push((key[..prefix.len() + common].to_vec(), place));
                     Ok(())
                 }
                 Entry::Inline(value) => {
-                    let location = self.folder.keep(value);
+                    let location = self.folder.keep(value)?;
                     self.add(key, location)
                 }
                 Entry::Stored(place) => {
@@ -93,18 +103,22 @@ impl Database<'_> {
                 }
             }
         };
-        node::read(&bytes, height, &place.file.base, take)?;
+        node::read(&body, height, &place.file.base, take)?;
         // A child is one lower, so that they end.
         children.iter().try_for_each(|(prefix, place)| self.node(place, height - 1, prefix))
     }
 
     fn add(&mut self, key: Vec<u8>, location: Location) -> Result<(), Problem> {
+        if key.len() > MAX_TEXT_BYTES {
+            return Err(format!("a key has {} bytes, and {MAX_TEXT_BYTES} are the most", key.len()).into());
+        }
         let key = String::from_utf8(key)
             .map_err(|error| format!("the key {:?} is not in UTF-8", error.as_bytes()))?;
         if self.values.last_key_value().is_some_and(|(last, _)| *last >= key) {
             return Err(format!("the key `{}` does not come after the one before", Name(&key)).into());
         }
-        self.limits.check_nodes(self.values.len() + 1)?;
+        self.folder.count(1)?;
+        self.folder.spend(key.len())?;
         self.values.insert(key, location);
         Ok(())
     }

@@ -8,6 +8,8 @@ mod tree;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Deserialize;
+
 use super::checkpoint::{Checkpoint, Format, LeftOut, RecordedStructure, Tensor};
 use super::folder::{Folder, Location};
 use super::problem::Problem;
@@ -42,8 +44,8 @@ type Arrays = BTreeMap<String, std::result::Result<Tensor, String>>;
 
 /// Opens the checkpoint that is this directory.
 pub(super) fn open(directory: &Path, limits: Limits) -> Result<Checkpoint> {
-    let mut folder = Folder::new(directory);
-    read(&mut folder, limits).map_err(|problem| problem.into_error(&folder.origin(), FORMAT)).map(
+    let mut folder = Folder::new(directory, limits);
+    read(&mut folder).map_err(|problem| problem.into_error(&folder.origin(), FORMAT)).map(
         |(tensors, structure, left_out, metadata)| {
             let origin = folder.origin();
             let mut checkpoint = Checkpoint::new(&origin, Format::Orbax, folder.into_blobs(), tensors);
@@ -57,7 +59,7 @@ pub(super) fn open(directory: &Path, limits: Limits) -> Result<Checkpoint> {
 
 type Opened = (Vec<Tensor>, RecordedStructure, Vec<LeftOut>, BTreeMap<String, String>);
 
-fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Problem> {
+fn read(folder: &mut Folder) -> std::result::Result<Opened, Problem> {
     let described = match folder.has(METADATA) {
         true => {
             let json = folder.read_whole(METADATA)?;
@@ -65,13 +67,13 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
         }
         false => None,
     };
-    let values = values(folder, limits)?;
+    let values = values(folder)?;
     let is_filled = described.as_ref().is_none_or(|described| !described.has_every_chunk);
-    let mut arrays = arrays(&values, folder, limits, is_filled)?;
+    let mut arrays = arrays(&values, folder, is_filled)?;
     let metadata = random_keys(folder)?;
     let is_elsewhere = |described: &Described| described.arrays().all(|name| arrays.contains_key(&name));
     let placed = match folder.has(flax::FILE) && !described.as_ref().is_some_and(is_elsewhere) {
-        true => Some(flax::read(folder, &mut arrays, limits)?),
+        true => Some(flax::read(folder, &mut arrays)?),
         false => None,
     };
     let Some(described) = described else {
@@ -86,7 +88,7 @@ fn read(folder: &mut Folder, limits: Limits) -> std::result::Result<Opened, Prob
         add_own(placed, &mut arrays)?;
     }
     let strings = strings(folder)?;
-    limits.check_nodes(described.leaves.len())?;
+    folder.count(described.leaves.len())?;
     let mut left_out = Vec::new();
     let content = |name: &str, kind: &str| match arrays.get(name) {
         Some(Ok(tensor)) => Content::Array(tensor.spec.clone()),
@@ -140,87 +142,56 @@ fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> std::result::Result<(),
 }
 
 /// Where everything is that has a key: in a database, in those of single processes, or in directories.
-fn values(folder: &mut Folder, limits: Limits) -> std::result::Result<ocdbt::Values, Problem> {
+fn values(folder: &mut Folder) -> std::result::Result<ocdbt::Values, Problem> {
     if folder.has(ocdbt::MANIFEST) {
-        return ocdbt::read(folder, "", limits);
+        return ocdbt::read(folder, "");
     }
     let names = folder.names("")?;
     let mut values = ocdbt::Values::new();
-    // What nobody has put together yet.
-    if names.iter().any(|name| name.starts_with(PROCESS)) {
+    let is_database =
+        |name: &&String| name.starts_with(PROCESS) && folder.has(&format!("{name}/{}", ocdbt::MANIFEST));
+    let databases: Vec<&String> = names.iter().filter(is_database).collect();
+    if !databases.is_empty() {
         tracing::warn!(
             "{}: its processes' databases were never put together by Orbax; the save may not have ended",
             Line(&folder.origin())
         );
-    }
-    for name in names.iter().filter(|name| name.starts_with(PROCESS)) {
-        let directory = format!("{name}/");
-        if folder.has(&format!("{directory}{}", ocdbt::MANIFEST)) {
-            values.append(&mut ocdbt::read(folder, &directory, limits)?);
+        for name in databases {
+            values.append(&mut ocdbt::read(folder, &format!("{name}/"))?);
         }
-    }
-    for name in names.iter().filter(|name| !DATA.contains(&name.as_str()) && !name.starts_with(PROCESS)) {
-        add_files(folder, name, MAX_NESTING, limits, &mut values)?;
+        return Ok(values);
     }
     if folder.has(zarr::V2_KEY) || folder.has(zarr::V3_KEY) {
+        add_files(folder, "", true, MAX_NESTING, &mut values)?;
+    } else {
         for name in &names {
-            if folder.has(name) {
-                values.insert(name.clone(), folder.whole(name)?);
+            if folder.is_own_directory(name) {
+                add_files(folder, &format!("{name}/"), false, MAX_NESTING, &mut values)?;
             }
         }
     }
     Ok(values)
 }
 
-/// Adds the files of a directory, by their paths, if it or one within it is an array.
+/// Adds the files of a directory, which is named with its slash, by their paths: if it is an array's, or those within it that are.
 fn add_files(
     folder: &mut Folder,
     directory: &str,
+    is_within_array: bool,
     depth: usize,
-    limits: Limits,
     values: &mut ocdbt::Values,
 ) -> std::result::Result<(), Problem> {
-    if !folder.is_directory(directory) {
-        return Ok(());
-    }
-    let depth = depth
-        .checked_sub(1)
-        .ok_or_else(|| format!("its directories are nested deeper than {MAX_NESTING} levels"))?;
+    let too_deep = || format!("its directories are nested deeper than {MAX_NESTING} levels");
+    let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
+    folder.count(1)?;
     let names = folder.names(directory)?;
-    let is_array = names.iter().any(|name| name == zarr::V2_KEY || name == zarr::V3_KEY);
+    let is_array = is_within_array || names.iter().any(|name| name == zarr::V2_KEY || name == zarr::V3_KEY);
     for name in names {
-        let path = format!("{directory}/{name}");
-        if folder.is_directory(&path) {
-            if is_array {
-                add_chunks(folder, &path, depth, limits, values)?;
-            } else {
-                add_files(folder, &path, depth, limits, values)?;
-            }
-        } else if is_array {
-            limits.check_nodes(values.len() + 1)?;
-            values.insert(path.clone(), folder.whole(&path)?);
-        }
-    }
-    Ok(())
-}
-
-/// Adds the files of a directory within an array's: its chunks.
-fn add_chunks(
-    folder: &mut Folder,
-    directory: &str,
-    depth: usize,
-    limits: Limits,
-    values: &mut ocdbt::Values,
-) -> std::result::Result<(), Problem> {
-    let depth = depth
-        .checked_sub(1)
-        .ok_or_else(|| format!("its directories are nested deeper than {MAX_NESTING} levels"))?;
-    for name in folder.names(directory)? {
-        let path = format!("{directory}/{name}");
-        if folder.is_directory(&path) {
-            add_chunks(folder, &path, depth, limits, values)?;
-        } else {
-            limits.check_nodes(values.len() + 1)?;
+        let path = format!("{directory}{name}");
+        if folder.is_own_directory(&path) {
+            add_files(folder, &format!("{path}/"), is_array, depth, values)?;
+        } else if is_array && !folder.is_directory(&path) {
+            folder.count(1)?;
             values.insert(path.clone(), folder.whole(&path)?);
         }
     }
@@ -230,8 +201,7 @@ fn add_chunks(
 /// The arrays that values are of. Where one cannot be read, why not.
 fn arrays(
     values: &ocdbt::Values,
-    folder: &Folder,
-    limits: Limits,
+    folder: &mut Folder,
     is_filled: bool,
 ) -> std::result::Result<Arrays, Problem> {
     let mut arrays = Arrays::new();
@@ -240,7 +210,7 @@ fn arrays(
         if key != zarr::V2_KEY && key != zarr::V3_KEY {
             continue;
         }
-        let array = match array(name, key, location, values, folder, limits, is_filled) {
+        let array = match array(name, key, location, values, folder, is_filled) {
             Ok(tensor) => Ok(tensor),
             Err(Problem::Content(problem)) => Err(problem),
             Err(unreadable) => return Err(unreadable),
@@ -255,10 +225,15 @@ fn array(
     key: &str,
     location: &Location,
     values: &ocdbt::Values,
-    folder: &Folder,
-    limits: Limits,
+    folder: &mut Folder,
     is_filled: bool,
 ) -> std::result::Result<Tensor, Problem> {
+    if location.range.len() > zarr::MAX_DESCRIPTION_BYTES {
+        let most = zarr::MAX_DESCRIPTION_BYTES;
+        return Err(
+            format!("its description has {} bytes, and {most} are the most", location.range.len()).into()
+        );
+    }
     let mut description = zarr::Description::parse(key, &folder.read(location)?)?;
     if !is_filled {
         description.refuse_missing_chunks();
@@ -267,7 +242,7 @@ fn array(
     let under = values
         .range(prefix.clone()..)
         .map_while(|(path, location)| Some((path.strip_prefix(&prefix)?, location)));
-    description.tensor(name, under, folder, limits)
+    description.tensor(name, under, folder)
 }
 
 /// The arrays by their names, which may be paths, and those that cannot be read.
@@ -293,6 +268,27 @@ fn strings(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>,
 /// What JAX's random keys are of, which are stored as their numbers: `random_key_impl.NAME` for each.
 fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
     const DIRECTORY: &str = "array_metadatas";
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        array_metadatas: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        array_metadata: Array,
+    }
+    #[derive(Deserialize)]
+    struct Array {
+        #[serde(default)]
+        param_name: String,
+        #[serde(default)]
+        ext_metadata: Option<Extension>,
+    }
+    #[derive(Deserialize)]
+    struct Extension {
+        #[serde(default)]
+        random_key_impl: Option<String>,
+    }
     let mut keys = BTreeMap::new();
     if !folder.is_directory(DIRECTORY) {
         return Ok(keys);
@@ -302,14 +298,11 @@ fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, Stri
         if !folder.has(&path) {
             continue;
         }
-        let found: serde_json::Value = serde_json::from_slice(&folder.read_whole(&path)?).unwrap_or_default();
-        for array in found.get("array_metadatas").and_then(|arrays| arrays.as_array()).into_iter().flatten() {
-            let array = array.get("array_metadata").unwrap_or(array);
-            let implementation =
-                array.pointer("/ext_metadata/random_key_impl").and_then(|name| name.as_str());
-            let name = array.get("param_name").and_then(|name| name.as_str());
-            if let (Some(name), Some(implementation)) = (name, implementation) {
-                keys.insert(format!("random_key_impl.{name}"), implementation.to_owned());
+        // Nothing else of it is needed.
+        let Ok(found) = serde_json::from_slice::<File>(&folder.read_whole(&path)?) else { continue };
+        for Entry { array_metadata: Array { param_name, ext_metadata } } in found.array_metadatas {
+            if let Some(implementation) = ext_metadata.and_then(|extension| extension.random_key_impl) {
+                keys.insert(format!("random_key_impl.{param_name}"), implementation);
             }
         }
     }

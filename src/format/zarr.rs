@@ -11,7 +11,7 @@ use super::encoding::Encoding;
 use super::folder::{Folder, Location};
 use super::problem::Problem;
 use crate::array::ArraySpec;
-use crate::limits::{Limits, MAX_RANK};
+use crate::limits::MAX_RANK;
 pub use v2::KEY as V2_KEY;
 pub use v3::KEY as V3_KEY;
 
@@ -43,6 +43,9 @@ struct Shards {
     is_at_end: bool,
 }
 
+/// The longest description, in bytes: far more than real ones have.
+pub const MAX_DESCRIPTION_BYTES: usize = 1 << 20;
+
 /// The offset and length of a chunk that is not in its shard.
 const NO_CHUNK: u64 = u64::MAX;
 
@@ -55,6 +58,7 @@ impl Description {
     /// # Errors
     /// What is wrong with it, or not known here.
     pub fn parse(key: &str, json: &[u8]) -> Result<Description, String> {
+        debug_assert!(json.len() <= MAX_DESCRIPTION_BYTES);
         let found = if key == V2_KEY { v2::parse(json) } else { v3::parse(json) }?;
         found.check()?;
         Ok(found)
@@ -115,8 +119,7 @@ impl Description {
         self,
         name: &str,
         values: impl Iterator<Item = (&'a str, &'a Location)>,
-        folder: &Folder,
-        limits: Limits,
+        folder: &mut Folder,
     ) -> Result<Tensor, Problem> {
         let rank = self.spec.shape.len();
         let mut found: Vec<(Vec<usize>, Location)> = Vec::new();
@@ -135,10 +138,7 @@ impl Description {
         let chunk = self.shards.map_or(self.chunk, |shards| shards.chunk);
         let width = self.spec.dtype.bits().div_ceil(8);
         let chunk_bytes = chunk.iter().product::<usize>() * width;
-        if !self.codecs.is_empty() {
-            let stored = found.iter().map(|(_, location)| location.range.len()).max().unwrap_or(0);
-            limits.check_expansion(stored as u64, chunk_bytes as u64)?;
-        }
+        folder.expand((found.len() as u64).saturating_mul(chunk_bytes as u64))?;
         let cells: usize =
             self.spec.shape.iter().zip(&chunk).map(|(size, chunk)| size.div_ceil(*chunk)).product();
         let is_whole = found.len() == cells;
@@ -189,7 +189,7 @@ impl Description {
         shards: &Shards,
         origin: &[usize],
         shard: &Location,
-        folder: &Folder,
+        folder: &mut Folder,
     ) -> Result<Vec<(Vec<usize>, Location)>, Problem> {
         let grid: Vec<usize> =
             self.chunk.iter().zip(&shards.chunk).map(|(shard, chunk)| shard / chunk).collect();
@@ -217,6 +217,10 @@ impl Description {
             }
             let end = offset.checked_add(length).filter(|end| *end <= shard.range.len() as u64);
             let end = end.ok_or("a chunk reaches over its end")?;
+            if length == 0 {
+                return Err("a chunk of it has no bytes".into());
+            }
+            folder.count(1)?;
             let start = shard.range.start;
             let range = start + offset as usize..start + end as usize;
             let mut rest = number;

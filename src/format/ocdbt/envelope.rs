@@ -12,8 +12,8 @@ pub enum Magic {
     Node = 0x0cdb_20de,
 }
 
-/// The most bytes of a body: more than TensorStore makes a node, of which all keys of a checkpoint are in one.
-const MAX_BODY_BYTES: usize = 256 << 20;
+/// The most bytes of an envelope, and of a body: more than TensorStore makes a node, of which all keys of a checkpoint are in one.
+pub const MAX_BODY_BYTES: usize = 256 << 20;
 
 /// Bytes of the checksum at the end.
 const CRC_BYTES: usize = 4;
@@ -144,7 +144,10 @@ pub struct Shared {
 }
 
 /// The longest key or path, in bytes.
-const MAX_TEXT_BYTES: usize = 65_535;
+pub const MAX_TEXT_BYTES: usize = 65_535;
+
+/// The most bytes of such texts together. What they share is in each of them, so that few bytes can say much.
+const MAX_TEXTS_BYTES: usize = 128 << 20;
 
 impl Shared {
     /// The lengths of so many texts.
@@ -156,6 +159,7 @@ impl Shared {
     /// The texts.
     pub fn texts(&self, fields: &mut Fields<'_>) -> Result<Vec<Vec<u8>>, String> {
         let mut texts: Vec<Vec<u8>> = Vec::with_capacity(self.rests.len());
+        let mut total = 0;
         for (index, &rest) in self.rests.iter().enumerate() {
             let rest = fields.take(rest)?;
             let shared = match index.checked_sub(1) {
@@ -173,6 +177,10 @@ impl Shared {
                     "a text in it has {} bytes, and {MAX_TEXT_BYTES} are the most",
                     text.len()
                 ));
+            }
+            total += text.len();
+            if total > MAX_TEXTS_BYTES {
+                return Err(format!("its keys or paths have more than {MAX_TEXTS_BYTES} bytes together"));
             }
             texts.push(text);
         }

@@ -1,5 +1,8 @@
 //! Nodes of the tree of keys, and the manifest that says where its root is.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::envelope::{Fields, Magic, Shared, open};
 
 /// The path of a data file: what it is relative to, for the files that it refers to, and the rest.
@@ -12,7 +15,7 @@ pub struct FilePath {
 /// Some bytes of a data file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Place {
-    pub file: FilePath,
+    pub file: Arc<FilePath>,
     pub offset: u64,
     pub length: u64,
 }
@@ -45,7 +48,7 @@ const MISSING: u64 = u64::MAX;
 const MAX_ENTRIES: usize = 1 << 20;
 
 /// The files that entries are in.
-struct DataFiles(Vec<FilePath>);
+struct DataFiles(Vec<Arc<FilePath>>);
 
 impl DataFiles {
     fn read(fields: &mut Fields<'_>, transitive: &[u8]) -> Result<DataFiles, String> {
@@ -56,7 +59,8 @@ impl DataFiles {
         let file = |(path, base): (Vec<u8>, u64)| {
             let base = usize::try_from(base).ok().and_then(|base| path.get(..base));
             let base = base.ok_or("the base of a path in it is longer than the path")?;
-            Ok(FilePath { base: [transitive, base].concat(), path: [transitive, &path[..]].concat() })
+            let (base, path) = ([transitive, base].concat(), [transitive, &path[..]].concat());
+            Ok(Arc::new(FilePath { base, path }))
         };
         paths.into_iter().zip(bases).map(file).collect::<Result<_, String>>().map(DataFiles)
     }
@@ -130,18 +134,25 @@ fn older_versions(fields: &mut Fields<'_>) -> Result<(), String> {
     fields.take(count as u64).map(drop)
 }
 
+/// The body of a node.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn body(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    open(bytes, Magic::Node)
+}
+
 /// Passes on the entries of a node of this height, each with its key, which is relative to the node's.
 ///
 /// # Errors
 /// What is wrong with it; those of `take`.
 pub fn read<E: From<String>>(
-    bytes: &[u8],
+    body: &[u8],
     height: u8,
     transitive: &[u8],
     mut take: impl FnMut(&[u8], Entry<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let body = open(bytes, Magic::Node)?;
-    let mut fields = Fields::new(&body);
+    let mut fields = Fields::new(body);
     let found = fields.u8()?;
     if found != height {
         return Err(

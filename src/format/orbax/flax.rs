@@ -7,9 +7,7 @@ use crate::format::checkpoint::{Extent, Extents, LeftOut, RecordedStructure, Ten
 use crate::format::folder::Folder;
 use crate::format::msgpack;
 use crate::format::problem::Problem;
-use crate::limits::Limits;
 use crate::printable::Name;
-use crate::store::SharedBlob;
 use crate::tree::{DictKey, TreeDef};
 
 /// The file of the tree.
@@ -37,9 +35,9 @@ pub fn begins(head: &[u8]) -> bool {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(folder: &mut Folder, arrays: &mut Arrays, limits: Limits) -> Result<Placed, Problem> {
+pub fn read(folder: &mut Folder, arrays: &mut Arrays) -> Result<Placed, Problem> {
     let blob = folder.blob(FILE)?;
-    let read: Outcome<_> = msgpack::open(&folder.origin(), vec![SharedBlob::clone(&blob)], limits);
+    let read: Outcome<_> = msgpack::open(&folder.origin(), vec![blob], folder.limits());
     let checkpoint = read.map_err(|error| Problem::from(error).at(FILE))?;
     let RecordedStructure::Tree(def, _) = checkpoint.structure.clone() else {
         return Err(format!("{FILE} has no tree").into());

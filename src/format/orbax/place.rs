@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{DATA, METADATA, PROCESS, flax};
 use crate::error::{Error, Result};
 use crate::format::{ocdbt, zarr};
+use crate::printable::Line;
 
 /// The files that only Orbax's directories have.
 const MARKS: [&str; 3] = ["_CHECKPOINT_METADATA", "commit_success.txt", "orbax.checkpoint"];
@@ -42,19 +43,27 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
         return Ok(Some(directory.to_owned()));
     }
     let names = directories(directory)?;
-    if let Some(item) = only_item(directory, &names)? {
-        return Ok(Some(item));
-    }
-    if let Some((step, name)) = newest(&names) {
+    // In a step, any name is an item's.
+    let is_step = is_marked(directory);
+    let steps = if is_step { Vec::new() } else { steps(directory, &names)? };
+    let items: Vec<String> =
+        names.iter().filter(|name| !steps.iter().any(|(_, step)| step == name)).cloned().collect();
+    for (step, name) in steps.iter().rev() {
         let path = directory.join(name);
         let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
-        if let Some(item) = item {
-            tracing::debug!(step, item = %item.display(), "the newest step");
-            return Ok(Some(item));
+        match item {
+            Some(item) => {
+                tracing::debug!(step, item = %item.display(), "the newest step");
+                return Ok(Some(item));
+            }
+            None => tracing::warn!(
+                "{}: it is a step without arrays, and passed over",
+                Line(&path.display().to_string())
+            ),
         }
-        if is_marked(&path) {
-            return Err(malformed(&path, "it is a step of a checkpoint of Orbax without arrays".into()));
-        }
+    }
+    if let Some(item) = only_item(directory, &items)? {
+        return Ok(Some(item));
     }
     if directory.join(JSON).is_file() && is_marked(directory) {
         return Err(malformed(directory, format!("it has JSON, in `{JSON}`, and there are no arrays in it")));
@@ -90,18 +99,18 @@ pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&
     let mut directory = directory.as_ref().to_owned();
     if let Some(step) = step {
         let names = directories(&directory)?;
-        let name = names.iter().find(|name| step_of(name) == Some(step)).ok_or_else(|| {
-            let steps: BTreeSet<u64> = names.iter().filter_map(|name| step_of(name)).collect();
-            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
-            Error::not_found("step", &step.to_string(), steps.iter().map(String::as_str))
+        let steps = steps(&directory, &names)?;
+        let name = steps.iter().find(|(number, _)| *number == step).ok_or_else(|| {
+            let known: Vec<String> = steps.iter().map(|(number, _)| number.to_string()).collect();
+            Error::not_found("step", &step.to_string(), known.iter().map(String::as_str))
         })?;
-        directory.push(name);
+        directory.push(name.1);
     }
     if let Some(item) = item {
         // Of the newest step, where it is a directory of steps.
         let names = directories(&directory)?;
         let is_here = names.iter().any(|name| name == item);
-        if !is_here && let Some((_, step)) = newest(&names) {
+        if !is_here && let Some((_, step)) = steps(&directory, &names)?.last() {
             directory.push(step);
         }
         let names = directories(&directory)?;
@@ -114,9 +123,34 @@ pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&
     item_of(&directory)?.ok_or_else(problem)
 }
 
-/// The step with the largest number.
-fn newest(names: &[String]) -> Option<(u64, &String)> {
-    names.iter().filter_map(|name| Some((step_of(name)?, name))).max()
+/// The steps in a directory, the newest last: those that are numbers, or else those whose names are one word and a number.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] where there are steps of several words.
+fn steps<'n>(directory: &Path, names: &'n [String]) -> Result<Vec<(u64, &'n String)>> {
+    let all = || names.iter().filter_map(|name| Some((step_of(name)?, name)));
+    let mut steps: Vec<(u64, &String)> =
+        all().filter(|((prefix, _), _)| prefix.is_empty()).map(|((_, step), name)| (step, name)).collect();
+    if steps.is_empty() {
+        // Other directories have such names, too.
+        let has_arrays = |path: PathBuf| {
+            is_item(&path)
+                || directories(&path).is_ok_and(|names| names.iter().any(|name| is_item(&path.join(name))))
+        };
+        let found: Vec<_> = all().filter(|(_, name)| has_arrays(directory.join(name))).collect();
+        let prefixes: BTreeSet<&str> = found.iter().map(|((prefix, _), _)| *prefix).collect();
+        if prefixes.len() > 1 {
+            let prefixes: Vec<&str> = prefixes.into_iter().collect();
+            return Err(Error::InvalidArgument(format!(
+                "{} has steps of several names: {}; give one of them",
+                directory.display(),
+                prefixes.join(", ")
+            )));
+        }
+        steps = found.into_iter().map(|((_, step), name)| (step, name)).collect();
+    }
+    steps.sort();
+    Ok(steps)
 }
 
 fn malformed(directory: &Path, problem: String) -> Error {
@@ -147,7 +181,10 @@ fn is_item(directory: &Path) -> bool {
 fn is_flax_tree(path: &Path) -> bool {
     use std::io::Read;
     let mut head = [0];
-    std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok()) && flax::begins(&head)
+    // A pipe would wait for a writer.
+    path.is_file()
+        && std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok())
+        && flax::begins(&head)
 }
 
 /// Whether a directory, or one that it is in as it was given, was never finished.
@@ -168,7 +205,7 @@ fn is_part(directory: &Path) -> bool {
 
 /// The item of a step that has arrays.
 fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
-    let has_arrays = |name: &&String| step_of(name).is_none() && is_item(&step.join(name));
+    let has_arrays = |name: &&String| is_item(&step.join(name));
     let items: Vec<&String> = names.iter().filter(has_arrays).collect();
     let usual = ITEMS.iter().find(|usual| items.iter().any(|item| item == *usual));
     match (&items[..], usual) {
@@ -188,11 +225,11 @@ fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
     }
 }
 
-/// The number of a step's directory: `100`, `000100` or `NAME_100`.
-fn step_of(name: &str) -> Option<u64> {
-    let number = name.rsplit_once('_').map_or(name, |(_, number)| number);
+/// What a step is called, and its number: of `100` or `000100` nothing and 100, of `NAME_100` `NAME` and 100.
+fn step_of(name: &str) -> Option<(&str, u64)> {
+    let (prefix, number) = name.rsplit_once('_').unwrap_or(("", name));
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| number.parse().ok()).flatten()
+    Some((prefix, number.parse().ok().filter(|_| is_number)?))
 }
 
 /// The names of the finished directories in a directory, in order.
