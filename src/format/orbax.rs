@@ -6,7 +6,6 @@ mod place;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Deserialize;
 
@@ -16,9 +15,9 @@ use super::problem::Problem;
 use super::{ocdbt, zarr};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::printable::Line;
+use crate::printable::{File, Line};
 use crate::tree::{Framework, KeyMap};
-pub use place::{directory_of, item_of, orbax_item};
+pub use place::{Item, directory_of, item_of, orbax_item};
 use tree::{Content, Described};
 
 /// What a directory is, for errors.
@@ -42,9 +41,12 @@ const MAX_NESTING: usize = 64;
 /// The arrays of a checkpoint by their names.
 type Arrays = BTreeMap<String, std::result::Result<Tensor, String>>;
 
-/// Opens the checkpoint that is this directory.
-pub(super) fn open(directory: &Path, limits: Limits) -> Result<Checkpoint> {
-    let mut folder = Folder::new(directory, limits);
+/// Opens the checkpoint whose arrays are there.
+pub(super) fn open(item: &Item, limits: Limits) -> Result<Checkpoint> {
+    for step in &item.passed_over {
+        tracing::warn!("{}: it is a step without arrays, and passed over", File(step));
+    }
+    let mut folder = Folder::new(&item.directory, limits);
     read(&mut folder).map_err(|problem| problem.into_error(&folder.origin(), FORMAT)).map(
         |(tensors, structure, left_out, metadata)| {
             let origin = folder.origin();
@@ -269,7 +271,7 @@ fn strings(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>,
 fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
     const DIRECTORY: &str = "array_metadatas";
     #[derive(Deserialize)]
-    struct File {
+    struct Metadatas {
         #[serde(default)]
         array_metadatas: Vec<Entry>,
     }
@@ -299,7 +301,7 @@ fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, Stri
             continue;
         }
         // Nothing else of it is needed.
-        let Ok(found) = serde_json::from_slice::<File>(&folder.read_whole(&path)?) else { continue };
+        let Ok(found) = serde_json::from_slice::<Metadatas>(&folder.read_whole(&path)?) else { continue };
         for Entry { array_metadata: Array { param_name, ext_metadata } } in found.array_metadatas {
             if let Some(implementation) = ext_metadata.and_then(|extension| extension.random_key_impl) {
                 keys.insert(format!("random_key_impl.{param_name}"), implementation);

@@ -44,7 +44,7 @@ pub enum Entry<'a> {
 /// The offset and length of a root that is not there.
 const MISSING: u64 = u64::MAX;
 
-/// The most entries of a node.
+/// The most entries of a node, and files that it names.
 const MAX_ENTRIES: usize = 1 << 20;
 
 /// The files that entries are in.
@@ -53,6 +53,9 @@ struct DataFiles(Vec<Arc<FilePath>>);
 impl DataFiles {
     fn read(fields: &mut Fields<'_>, transitive: &[u8]) -> Result<DataFiles, String> {
         let count = fields.count()?;
+        if count > MAX_ENTRIES {
+            return Err(format!("it names {count} files, and {MAX_ENTRIES} are the most"));
+        }
         let lengths = Shared::lengths(fields, count)?;
         let bases = fields.column(count)?;
         let paths = lengths.texts(fields)?;

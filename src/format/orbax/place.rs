@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::{DATA, METADATA, PROCESS, flax};
 use crate::error::{Error, Result};
 use crate::format::{ocdbt, zarr};
-use crate::printable::Line;
 
 /// The files that only Orbax's directories have.
 const MARKS: [&str; 3] = ["_CHECKPOINT_METADATA", "commit_success.txt", "orbax.checkpoint"];
@@ -31,16 +30,30 @@ pub fn directory_of(file: &Path) -> Option<&Path> {
 /// What is in the names of directories that are not finished.
 const UNFINISHED: &str = ".orbax-checkpoint-tmp";
 
+/// Where arrays are.
+#[derive(Debug, PartialEq)]
+pub struct Item {
+    pub directory: PathBuf,
+    /// Newer steps, in which there are none.
+    pub passed_over: Vec<PathBuf>,
+}
+
+impl From<PathBuf> for Item {
+    fn from(directory: PathBuf) -> Item {
+        Item { directory, passed_over: Vec::new() }
+    }
+}
+
 /// The directory of the arrays in a directory that Orbax wrote: of the newest step, where it has several. `None` for another directory.
 ///
 /// # Errors
 /// [`Error::Malformed`] where there are several that can be meant, or none; [`Error::Io`].
-pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
+pub fn item_of(directory: &Path) -> Result<Option<Item>> {
     if is_unfinished(directory) {
         return Err(malformed(directory, "it is a checkpoint of Orbax that was never finished".into()));
     }
     if is_item(directory) {
-        return Ok(Some(directory.to_owned()));
+        return Ok(Some(directory.to_owned().into()));
     }
     let names = directories(directory)?;
     // In a step, any name is an item's.
@@ -48,22 +61,17 @@ pub fn item_of(directory: &Path) -> Result<Option<PathBuf>> {
     let steps = if is_step { Vec::new() } else { steps(directory, &names)? };
     let items: Vec<String> =
         names.iter().filter(|name| !steps.iter().any(|(_, step)| step == name)).cloned().collect();
-    for (step, name) in steps.iter().rev() {
+    let mut passed_over = Vec::new();
+    for (_, name) in steps.iter().rev() {
         let path = directory.join(name);
         let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
         match item {
-            Some(item) => {
-                tracing::debug!(step, item = %item.display(), "the newest step");
-                return Ok(Some(item));
-            }
-            None => tracing::warn!(
-                "{}: it is a step without arrays, and passed over",
-                Line(&path.display().to_string())
-            ),
+            Some(directory) => return Ok(Some(Item { directory, passed_over })),
+            None => passed_over.push(path),
         }
     }
     if let Some(item) = only_item(directory, &items)? {
-        return Ok(Some(item));
+        return Ok(Some(item.into()));
     }
     if directory.join(JSON).is_file() && is_marked(directory) {
         return Err(malformed(directory, format!("it has JSON, in `{JSON}`, and there are no arrays in it")));
@@ -120,7 +128,7 @@ pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&
         directory.push(item);
     }
     let problem = || malformed(&directory, "it is no directory of Orbax's with arrays".into());
-    item_of(&directory)?.ok_or_else(problem)
+    Ok(item_of(&directory)?.ok_or_else(problem)?.directory)
 }
 
 /// The steps in a directory, the newest last: those that are numbers, or else those whose names are one word and a number.
