@@ -117,6 +117,33 @@ fn a_custom_call_that_the_plugin_lacks_is_named() {
 }
 
 #[test]
+fn a_part_of_a_checkpoint_is_an_argument() {
+    let (params, images) = (digits("params.safetensors"), digits("images.npy"));
+    let run = |part: String| {
+        let mut command = safejax();
+        command.arg("run").arg(digits("forward.jaxexport")).args(on_device());
+        command.args(["--arg", &part, "--arg", &format!("1={}", images.display())]);
+        command.arg("--expect").arg(digits("logits.npy")).args(["--tolerance", &tolerance().to_string()]);
+        command
+    };
+    succeeds(&mut run(format!("0.params={}#params", params.display())));
+    // What is below the name is one level too high for the function.
+    let error = fails(&mut run(format!("0={}#params", params.display())));
+    assert!(error.contains("the function looks for its leaves below `params`"), "{error}");
+    let error = fails(&mut run(format!("0.params={}#parms", params.display())));
+    assert!(error.contains("parms.*") && error.contains("did you mean"), "{error}");
+    // Two trees of one shape: the params are meant, and the other is named.
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state.safetensors");
+    let whole = Params::load(client(), &params).unwrap();
+    let both = whole.iter().flat_map(|(name, array)| {
+        [(name.to_owned(), array.clone()), (format!("moments.{name}"), array.clone())]
+    });
+    Params::from_arrays(both).unwrap().save(&state).unwrap();
+    succeeds(&mut run(format!("0={}#moments", state.display())));
+}
+
+#[test]
 fn run_takes_files_and_writes_them() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("logits.npy");

@@ -36,6 +36,8 @@ struct Spent {
     bytes: usize,
     /// Bytes that all chunks expand to.
     expanded: u64,
+    /// Bytes of the files.
+    stored: u64,
 }
 
 /// The most bytes that are read, or made, to find what is in a folder.
@@ -101,8 +103,8 @@ impl Folder {
     /// That all together expand to more than the files may.
     pub fn expand(&mut self, bytes: u64) -> Result<(), Problem> {
         self.spent.expanded = self.spent.expanded.saturating_add(bytes);
-        let stored: u64 = self.blobs.iter().map(|blob| blob.size() as u64).sum();
-        Ok(self.limits.check_expansion(stored + self.kept.len() as u64, self.spent.expanded)?)
+        let stored = self.spent.stored + self.kept.len() as u64;
+        Ok(self.limits.check_expansion(stored, self.spent.expanded)?)
     }
 
     /// The names in a directory within it, in order.
@@ -233,6 +235,7 @@ impl Folder {
             }
             problem => problem,
         })?;
+        self.spent.stored += blob.size() as u64;
         let is_held = self.blobs.len() <= MAX_OPEN_FILES;
         self.blobs.push(if is_held { blob } else { ClosedBlob::of(&*blob) });
         self.by_path.insert(path.to_owned(), self.blobs.len() - 1);

@@ -13,10 +13,9 @@ use super::checkpoint::{Checkpoint, Format, LeftOut, RecordedStructure, Tensor};
 use super::folder::{Folder, Location};
 use super::problem::Problem;
 use super::{ocdbt, zarr};
-use crate::error::Result;
 use crate::limits::Limits;
 use crate::printable::{File, Line};
-use crate::tree::{Framework, KeyMap};
+use crate::tree::{Framework, KeyMap, TreeDef};
 pub use place::{Item, directory_of, item_of, orbax_item};
 use tree::{Content, Described};
 
@@ -39,10 +38,12 @@ const DATA: [&str; 3] = ["d", "ocdbt_data", "ocdbt_meta"];
 const MAX_NESTING: usize = 64;
 
 /// The arrays of a checkpoint by their names.
-type Arrays = BTreeMap<String, std::result::Result<Tensor, String>>;
+type Arrays = BTreeMap<String, Result<Tensor, String>>;
+
+type Result<T, E = Problem> = std::result::Result<T, E>;
 
 /// Opens the checkpoint whose arrays are there.
-pub(super) fn open(item: &Item, limits: Limits) -> Result<Checkpoint> {
+pub(super) fn open(item: &Item, limits: Limits) -> crate::error::Result<Checkpoint> {
     for step in &item.passed_over {
         tracing::warn!("{}: it is a step without arrays, and passed over", File(step));
     }
@@ -61,7 +62,7 @@ pub(super) fn open(item: &Item, limits: Limits) -> Result<Checkpoint> {
 
 type Opened = (Vec<Tensor>, RecordedStructure, Vec<LeftOut>, BTreeMap<String, String>);
 
-fn read(folder: &mut Folder) -> std::result::Result<Opened, Problem> {
+fn read(folder: &mut Folder) -> Result<Opened> {
     let described = match folder.has(METADATA) {
         true => {
             let json = folder.read_whole(METADATA)?;
@@ -89,9 +90,17 @@ fn read(folder: &mut Folder) -> std::result::Result<Opened, Problem> {
     if let Some(placed) = placed {
         add_own(placed, &mut arrays)?;
     }
-    let strings = strings(folder)?;
     folder.count(described.leaves.len())?;
-    let mut left_out = Vec::new();
+    let (tensors, structure, left_out) = with_tree(&described, arrays, &strings(folder)?)?;
+    Ok((tensors, structure, left_out, metadata))
+}
+
+/// The tree that is described, with its arrays.
+fn with_tree(
+    described: &Described,
+    mut arrays: Arrays,
+    strings: &BTreeMap<String, String>,
+) -> Result<(Vec<Tensor>, RecordedStructure, Vec<LeftOut>)> {
     let content = |name: &str, kind: &str| match arrays.get(name) {
         Some(Ok(tensor)) => Content::Array(tensor.spec.clone()),
         Some(Err(problem)) => Content::Refused(problem.clone()),
@@ -102,40 +111,45 @@ fn read(folder: &mut Folder) -> std::result::Result<Opened, Problem> {
             _ => Content::Refused(format!("it is of type `{kind}`, which is not read")),
         },
     };
-    let def = described.tree(content, &mut left_out)?;
-    let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
+    let mut left_out = Vec::new();
+    let keys = keys_of(described.tree(content, &mut left_out)?)?;
     let mut tensors = Vec::with_capacity(keys.leaves().len());
     for leaf in keys.leaves() {
-        let array = arrays.remove(&leaf.name).and_then(std::result::Result::ok);
+        let array = arrays.remove(&leaf.name).and_then(Result::ok);
         tensors.push(array.ok_or_else(|| format!("its tree has `{}` twice", leaf.name))?);
     }
     let (keys, framework) = match tree::without_variables(keys.def()) {
-        Some(def) => (KeyMap::new(def).map_err(|error| error.to_string())?, Framework::Nnx),
+        Some(def) => (keys_of(def)?, Framework::Nnx),
         None => {
             let framework = framework_of(&keys);
             (keys, framework)
         }
     };
+    let structure = RecordedStructure::Tree(keys.def().clone(), framework);
+    Ok((named(&keys, tensors), structure, left_out))
+}
+
+fn keys_of(def: TreeDef) -> Result<KeyMap> {
+    Ok(KeyMap::new(def).map_err(|error| error.to_string())?)
+}
+
+/// Arrays by the names of their leaves.
+fn named(keys: &KeyMap, tensors: Vec<Tensor>) -> Vec<Tensor> {
     let leaves = keys.leaves().iter().zip(tensors);
-    let tensors = leaves.map(|(leaf, tensor)| Tensor { name: leaf.name.clone(), ..tensor }).collect();
-    Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
+    leaves.map(|(leaf, tensor)| Tensor { name: leaf.name.clone(), ..tensor }).collect()
 }
 
 /// The tree of the old file, with its arrays.
-fn with_flax_tree(
-    placed: flax::Placed,
-    metadata: BTreeMap<String, String>,
-) -> std::result::Result<Opened, Problem> {
+fn with_flax_tree(placed: flax::Placed, metadata: BTreeMap<String, String>) -> Result<Opened> {
     let flax::Placed { def, tensors, left_out } = placed;
-    let keys = KeyMap::new(def).map_err(|error| error.to_string())?;
-    let leaves = keys.leaves().iter().zip(tensors);
-    let tensors = leaves.map(|(leaf, tensor)| Tensor { name: leaf.name.clone(), ..tensor }).collect();
+    let keys = keys_of(def)?;
     let framework = framework_of(&keys);
-    Ok((tensors, RecordedStructure::Tree(keys.def().clone(), framework), left_out, metadata))
+    let structure = RecordedStructure::Tree(keys.def().clone(), framework);
+    Ok((named(&keys, tensors), structure, left_out, metadata))
 }
 
 /// Adds the arrays that are in the old file itself, by their names.
-fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> std::result::Result<(), Problem> {
+fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> Result<()> {
     let keys = KeyMap::new(placed.def).map_err(|error| error.to_string())?;
     for (leaf, tensor) in keys.leaves().iter().zip(placed.tensors) {
         arrays.entry(leaf.name.clone()).or_insert_with(|| Ok(Tensor { name: leaf.name.clone(), ..tensor }));
@@ -144,7 +158,7 @@ fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> std::result::Result<(),
 }
 
 /// Where everything is that has a key: in a database, in those of single processes, or in directories.
-fn values(folder: &mut Folder) -> std::result::Result<ocdbt::Values, Problem> {
+fn values(folder: &mut Folder) -> Result<ocdbt::Values> {
     if folder.has(ocdbt::MANIFEST) {
         return ocdbt::read(folder, "");
     }
@@ -182,7 +196,7 @@ fn add_files(
     is_within_array: bool,
     depth: usize,
     values: &mut ocdbt::Values,
-) -> std::result::Result<(), Problem> {
+) -> Result<()> {
     let too_deep = || format!("its directories are nested deeper than {MAX_NESTING} levels");
     let depth = depth.checked_sub(1).ok_or_else(too_deep)?;
     folder.count(1)?;
@@ -201,11 +215,7 @@ fn add_files(
 }
 
 /// The arrays that values are of. Where one cannot be read, why not.
-fn arrays(
-    values: &ocdbt::Values,
-    folder: &mut Folder,
-    is_filled: bool,
-) -> std::result::Result<Arrays, Problem> {
+fn arrays(values: &ocdbt::Values, folder: &mut Folder, is_filled: bool) -> Result<Arrays> {
     let mut arrays = Arrays::new();
     for (path, location) in values {
         let (name, key) = path.rsplit_once('/').unwrap_or(("", path));
@@ -229,7 +239,7 @@ fn array(
     values: &ocdbt::Values,
     folder: &mut Folder,
     is_filled: bool,
-) -> std::result::Result<Tensor, Problem> {
+) -> Result<Tensor> {
     if location.range.len() > zarr::MAX_DESCRIPTION_BYTES {
         let most = zarr::MAX_DESCRIPTION_BYTES;
         return Err(
@@ -259,7 +269,7 @@ fn without_tree(arrays: Arrays) -> (Vec<Tensor>, Vec<LeftOut>) {
     (tensors, left_out)
 }
 
-fn strings(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
+fn strings(folder: &mut Folder) -> Result<BTreeMap<String, String>> {
     if !folder.has(STRINGS) {
         return Ok(BTreeMap::new());
     }
@@ -268,7 +278,7 @@ fn strings(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>,
 }
 
 /// What JAX's random keys are of, which are stored as their numbers: `random_key_impl.NAME` for each.
-fn random_keys(folder: &mut Folder) -> std::result::Result<BTreeMap<String, String>, Problem> {
+fn random_keys(folder: &mut Folder) -> Result<BTreeMap<String, String>> {
     const DIRECTORY: &str = "array_metadatas";
     #[derive(Deserialize)]
     struct Metadatas {

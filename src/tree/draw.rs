@@ -42,7 +42,11 @@ impl Node {
             let summary = NodeSummary {
                 leaves: 1,
                 parameters: count(array.as_ref().and_then(|spec| spec.element_count().ok())),
-                bytes: count(array.as_ref().and_then(|spec| spec.packed_bytes().ok())),
+                // The last byte can be filled in part.
+                bytes: count(array.as_ref().and_then(|spec| {
+                    let bits = spec.element_count().ok()?.checked_mul(spec.dtype.bits())?;
+                    Some(bits.div_ceil(8))
+                })),
             };
             return Node { kind: None, children: Vec::new(), array, summary };
         }

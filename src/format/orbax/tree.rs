@@ -187,20 +187,22 @@ fn node(defs: &mut [(&[Step], TreeDef)], depth: usize) -> Result<TreeDef, String
 
 /// The tree of an NNX state without the last level, `value`, by which each of its variables has its array; `None` for other trees.
 pub fn without_variables(def: &TreeDef) -> Option<TreeDef> {
-    match def {
-        TreeDef::Dict(entries) => match &entries[..] {
-            [(key, leaf @ TreeDef::Leaf(_))] if *key == DictKey::from("value") => Some(leaf.clone()),
-            _ => {
-                let child =
-                    |(key, child): &(DictKey, TreeDef)| Some((key.clone(), without_variables(child)?));
-                entries.iter().map(child).collect::<Option<_>>().map(TreeDef::Dict)
-            }
-        },
-        TreeDef::List(items) => items.iter().map(without_variables).collect::<Option<_>>().map(TreeDef::List),
-        TreeDef::Leaf(_) => None,
-        other => Some(other.clone()),
+    fn below(def: &TreeDef) -> Option<TreeDef> {
+        match def {
+            TreeDef::Dict(entries) => match &entries[..] {
+                [(key, leaf @ TreeDef::Leaf(_))] if *key == DictKey::from("value") => Some(leaf.clone()),
+                _ => {
+                    let child = |(key, child): &(DictKey, TreeDef)| Some((key.clone(), below(child)?));
+                    entries.iter().map(child).collect::<Option<_>>().map(TreeDef::Dict)
+                }
+            },
+            TreeDef::List(items) => items.iter().map(below).collect::<Option<_>>().map(TreeDef::List),
+            TreeDef::Leaf(_) => None,
+            other => Some(other.clone()),
+        }
     }
-    .filter(|found| found.leaf_count() > 0 || def.leaf_count() == 0)
+    // One array alone has a name of its own.
+    below(def).filter(|found| found.leaf_count() > 0 && !matches!(found, TreeDef::Leaf(_)))
 }
 
 /// A list of children by their places. Where one is left out, a `None` is there.
