@@ -141,7 +141,10 @@ fn what_does_not_compile_says_why() {
     assert!(error.contains("the target `v5e:3x5` cannot be made: Topology layout"), "{error}");
     let [few] = &compiled(&data("ahead/sharded.jaxexport"), &["v5e"], &[])[..] else { panic!("one target") };
     let error = few["error"].as_str().unwrap();
-    assert!(error.contains("4 partitions") && error.contains("the topology has 1"), "{error}");
+    assert!(error.contains("runs on 4 devices, and the topology has 1; ask for as many: v5e:2x2"), "{error}");
+    // libtpu would end the process.
+    let [large] = &compiled(&mlp, &["v5e:100x100"], &[])[..] else { panic!("one target") };
+    assert!(large["error"].as_str().unwrap().contains("the largest of v5e has 256"), "{large}");
     let only_cpu = data("exports/jax0120-mlp.jaxexport");
     let [other] = &compiled(&only_cpu, &["h100"], &[])[..] else { panic!("one target") };
     assert!(other["error"].as_str().unwrap().contains("--any-platform"));
