@@ -10,6 +10,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import fcntl
+import gzip
 import json
 import os
 import pathlib
@@ -83,6 +84,11 @@ def pack(with_ahead):
     missing = [name for name in ["safejax", *TESTS, *BENCHES] if not (folder / "bin" / name).exists()]
     if missing:
         sys.exit(f"not built: {', '.join(missing)}")
+    for name in [*TESTS, *BENCHES]:
+        binary = folder / "bin" / name
+        with gzip.open(f"{binary}.gz", "wb", compresslevel=6) as packed:
+            packed.write(binary.read_bytes())
+        binary.unlink()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"packed {size / 2**20:.1f} MiB into {folder.relative_to(root)}")
     # What may travel is 64 MiB, with the working tree, which is 6.
@@ -115,6 +121,11 @@ class Machine:
         self.folder = HERE if (HERE / "bin/safejax").exists() else HERE.parent / "target/gpu_check"
         if not (self.folder / "bin/safejax").exists():
             sys.exit(f"{self.folder} has no bin/safejax: run `scripts/gpu_check.sh pack` first")
+        for packed in self.folder.glob("bin/*.gz"):
+            binary = packed.with_suffix("")
+            binary.write_bytes(gzip.decompress(packed.read_bytes()))
+            binary.chmod(0o755)
+            packed.unlink()
         self.options, self.plugin, self.short = options, options.plugin, options.short
         self.lock = open(self.folder / "lock", "w")
         try:
