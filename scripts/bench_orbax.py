@@ -9,7 +9,6 @@ are. Every row is a process of its own; the files are in the page cache, or out 
 directory is opened and ends when every array is on the device. Memory is the most that the process held, less what it held before.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,21 +18,9 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-SAFEJAX = ROOT / "target" / "release" / "safejax"
+from bench_common import SAFEJAX, llama_shapes, read_through, start
+
 CASES = {"zarr2": {}, "zarr2-plain": {"use_compression": False}, "zarr3": {"use_zarr3": True}, "zarr3-plain": {"use_zarr3": True, "use_compression": False}}
-
-
-def shapes():
-    yield "embed", (32000, 2048)
-    yield "norm", (2048,)
-    for layer in range(12):
-        for name in "qkvo":
-            yield f"layers.{layer}.{name}", (2048, 2048)
-        for name, shape in (("gate", (2048, 5632)), ("up", (2048, 5632)), ("down", (5632, 2048))):
-            yield f"layers.{layer}.{name}", shape
-        for name in ("norm_0", "norm_1"):
-            yield f"layers.{layer}.{name}", (2048,)
 
 
 def make(directory):
@@ -49,7 +36,7 @@ def make(directory):
         if path.exists():
             continue
         tree = tree or {
-            name: jnp.asarray(random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)) for name, shape in shapes()
+            name: jnp.asarray(random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)) for name, shape in llama_shapes()
         }
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)).save(path, args=ocp.args.PyTreeSave(tree))
 
@@ -59,6 +46,8 @@ def peak():
 
 
 def child(way, path):
+    if way == "make":
+        return make(pathlib.Path(path))
     import jax
 
     device = jax.devices()[0]
@@ -78,7 +67,7 @@ def child(way, path):
         driver = "zarr3" if "zarr3" in path else "zarr"
         before, started = peak(), time.perf_counter()
         store = lambda name: {"driver": driver, "kvstore": {"driver": "ocdbt", "base": f"file://{path}", "path": f"{name}/"}}
-        opened = [ts.open(store(name), open=True) for name, _ in shapes()]
+        opened = [ts.open(store(name), open=True) for name, _ in llama_shapes()]
         reads = [one.result().read() for one in opened]
         arrays = [jax.device_put(read.result(), device) for read in reads]
     jax.block_until_ready(arrays)
@@ -92,7 +81,7 @@ def run(command):
 
 def ours(path):
     """A load; the memory by the system's own account of the process."""
-    command = ["/usr/bin/env", "python3", "-c", "import resource,subprocess,sys; subprocess.run(sys.argv[1:], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"]
+    command = [sys.executable, "-c", "import resource,subprocess,sys; subprocess.run(sys.argv[1:], check=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"]
     done = subprocess.run([*command, SAFEJAX, "load", path, "--plugin", "cpu", "--json"], check=True, capture_output=True, text=True)
     text, _, memory = done.stdout.strip().rpartition("\n")
     return {"seconds": json.loads(text)["seconds"], "peak": int(memory)}
@@ -102,26 +91,17 @@ def pages(path, are_cached):
     """Brings a checkpoint into the page cache, or out of it."""
     for file in path.rglob("*"):
         if file.is_file():
-            with open(file, "rb", buffering=0) as opened:
-                if are_cached:
-                    while opened.read(1 << 24):
-                        pass
-                else:
+            if are_cached:
+                read_through(file)
+            else:
+                with open(file, "rb", buffering=0) as opened:
                     os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--directory", type=pathlib.Path, default=ROOT / "target" / "bench")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", nargs=2)
-    options = parser.parse_args()
-    if options.child:
-        return child(*options.child)
-    subprocess.run(["cargo", "build", "--release", "-p", "safejax-cli"], check=True, cwd=ROOT)
-    subprocess.run([sys.executable, __file__, "--directory", options.directory, "--rounds", "0"], check=True) if options.rounds else make(options.directory)
-    if not options.rounds:
-        return
+    options = start(child)
+    # In a process of its own, which gives its memory back.
+    subprocess.run([sys.executable, __file__, "--child", "make", options.directory], check=True)
     python = lambda way, path: run([sys.executable, __file__, "--child", way, str(path)])
     ways = {"safejax": ours, "Orbax": lambda path: python("orbax", path), "TensorStore": lambda path: python("tensorstore", path)}
     print("| checkpoint | | warm, ms | cold, ms | memory, GB |\n| --- | --- | --- | --- | --- |")

@@ -10,18 +10,16 @@ JAX's way is `make_array_from_callback` over slices of `safe_open`. A call is ti
 the jitted function, with arguments that lie on the devices already, as ours do (benches/sharded_calls.rs).
 """
 
-import argparse
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from bench_common import ROOT, SAFEJAX, llama_shapes, read_through, start
+
 DEVICES = 4
-SAFEJAX = ROOT / "target" / "release" / "safejax"
 
 
 def python_load(file, spec):
@@ -108,15 +106,8 @@ def make(directory):
     import safetensors.numpy
 
     random = np.random.default_rng(0)
-    bfloat16 = lambda *shape: random.integers(0, 0x3F80, shape, np.uint16).view(ml_dtypes.bfloat16)
-    tensors = {"embed": bfloat16(32000, 2048), "norm": bfloat16(2048)}
-    for layer in range(12):
-        for name in "qkvo":
-            tensors[f"layers.{layer}.{name}"] = bfloat16(2048, 2048)
-        for name, shape in (("gate", (2048, 5632)), ("up", (2048, 5632)), ("down", (5632, 2048))):
-            tensors[f"layers.{layer}.{name}"] = bfloat16(*shape)
-        for name in ("norm_0", "norm_1"):
-            tensors[f"layers.{layer}.{name}"] = bfloat16(2048)
+    bfloat16 = lambda shape: random.integers(0, 0x3F80, shape, np.uint16).view(ml_dtypes.bfloat16)
+    tensors = {name: bfloat16(shape) for name, shape in llama_shapes()}
     directory.mkdir(parents=True, exist_ok=True)
     plain, ours = directory / "sharded.safetensors", directory / "sharded-aligned.safetensors"
     safetensors.numpy.save_file(tensors, plain)
@@ -145,14 +136,7 @@ def rows(plain, ours):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--directory", type=pathlib.Path, default=ROOT / "target" / "bench")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--child", nargs=2)
-    options = parser.parse_args()
-    if options.child:
-        return python_load(*options.child)
-    subprocess.run(["cargo", "build", "--release", "-p", "safejax-cli"], check=True, cwd=ROOT)
+    options = start(python_load)
     plain, ours = make(options.directory)
     size = plain.stat().st_size
     all_rows = list(rows(plain, ours))
@@ -161,9 +145,7 @@ def main():
         for title, command in all_rows:
             # What other rows have driven out of the page cache comes back.
             for file in (plain, ours):
-                with open(file, "rb", buffering=0) as opened:
-                    while opened.read(1 << 24):
-                        pass
+                read_through(file)
             times[title].append(seconds(command))
     print("| load | ms | GB/s |\n| --- | --- | --- |")
     for title, _ in all_rows:

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::encoding::Encoding;
 use super::{TensorReader, open, safetensors};
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::store::{Crc32, Digest, DigestCheck, MemoryBlob, SharedBlob};
@@ -321,6 +321,14 @@ impl Checkpoint {
     /// shorter, or does not hold what it says.
     pub fn read(&self, name: &str) -> Result<Bytes> {
         TensorReader::new(self)?.read(self.tensor(name)?)
+    }
+
+    /// The tensor of this name, read now as a host has arrays: sub-byte elements take a byte each.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::read`].
+    pub fn array(&self, name: &str) -> Result<HostArray> {
+        TensorReader::new(self)?.read_array(self.tensor(name)?)
     }
 
     /// Passes the elements of the tensor of this name on, in order, in parts of some megabytes that hold whole elements of

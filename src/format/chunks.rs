@@ -1,5 +1,6 @@
 //! Tensors in chunks: boxes of a regular grid, each of which is stored by itself, and may be compressed.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
@@ -38,6 +39,19 @@ pub(crate) enum Codec {
 
 /// Bytes of a CRC-32C.
 pub(crate) const CRC_BYTES: usize = 4;
+
+/// The bytes before the CRC-32C of them, which is at the end.
+///
+/// # Errors
+/// That there is none, or another.
+pub(crate) fn before_crc32c(data: &[u8]) -> Result<&[u8], &'static str> {
+    let (content, crc) = data.split_last_chunk::<CRC_BYTES>().ok_or("it has no checksum")?;
+    if crc32c::crc32c(content).to_le_bytes() == *crc {
+        Ok(content)
+    } else {
+        Err("its checksum differs: it is damaged")
+    }
+}
 
 /// A box of elements, by its range along each dimension.
 type Region = Vec<Range<usize>>;
@@ -119,17 +133,22 @@ impl Chunks {
             return decode(&self.codecs, stored, target);
         }
         let width = self.fill.len();
-        if self.codecs.is_empty() && stored.len() != self.bytes(width) {
-            return Err(wrong_length(stored.len(), self.bytes(width)));
-        }
-        let memory = |bytes| zeros(bytes).map_err(|error| error.to_string());
-        let mut chunk = memory(self.bytes(width))?;
-        decode(&self.codecs, stored, &mut chunk)?;
+        let bytes = self.bytes(width);
+        let memory = || zeros(bytes).map_err(|error| error.to_string());
+        let mut chunk = match self.codecs.is_empty() {
+            true if stored.len() != bytes => return Err(wrong_length(stored.len(), bytes)),
+            true => Cow::Borrowed(stored),
+            false => {
+                let mut expanded = memory()?;
+                decode(&self.codecs, stored, &mut expanded)?;
+                Cow::Owned(expanded)
+            }
+        };
         if let Some(order) = &self.order {
-            let mut turned = memory(chunk.len())?;
+            let mut turned = memory()?;
             let spec = ArraySpec::new(spec.dtype, self.shape.clone());
             gather(&chunk, &spec, &self.strides(order), &mut turned);
-            chunk = turned;
+            chunk = Cow::Owned(turned);
         }
         let within = |start: &[usize]| -> Region {
             common.iter().zip(start).map(|(range, start)| range.start - start..range.end - start).collect()
@@ -175,12 +194,7 @@ pub(crate) fn decode(codecs: &[Codec], data: &[u8], target: &mut [u8]) -> Result
         return Ok(());
     };
     if let Codec::Crc32c = first {
-        let (content, crc) =
-            data.split_at_checked(data.len().wrapping_sub(CRC_BYTES)).ok_or("it has no checksum")?;
-        if crc32c::crc32c(content).to_le_bytes() != crc {
-            return Err("its checksum differs: it is damaged".into());
-        }
-        return decode(rest, content, target);
+        return decode(rest, before_crc32c(data)?, target);
     }
     if rest.is_empty() {
         return expand(*first, data, target);

@@ -1,6 +1,7 @@
 //! The files of a checkpoint that is a directory: each is opened once, and none is outside.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +13,18 @@ use crate::error::Error;
 use crate::limits::Limits;
 use crate::printable::Line;
 use crate::store::{ClosedBlob, FileBlob, MemoryBlob, SharedBlob};
+
+/// The names in a directory, in order.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn names_in(directory: &Path) -> crate::error::Result<Vec<String>> {
+    let entries = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
 
 /// Some bytes of a folder's files, or of what is kept beside them.
 pub type Location = Extent;
@@ -112,12 +125,7 @@ impl Folder {
     /// # Errors
     /// That it cannot be read.
     pub fn names(&self, directory: &str) -> Result<Vec<String>, Problem> {
-        let path = self.root.join(directory);
-        let entries = std::fs::read_dir(&path).map_err(|error| Error::io("open", &path, error))?;
-        let mut names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort();
-        Ok(names)
+        Ok(names_in(&self.root.join(directory))?)
     }
 
     /// Whether there is something of this name that is no directory. What is no file is told when it is read.
@@ -141,15 +149,8 @@ impl Folder {
     /// # Errors
     /// That it is not there, cannot be read, is too long, or is outside.
     pub fn read_whole(&mut self, path: &str) -> Result<Bytes, Problem> {
-        let blob = FileBlob::open(&self.path(path)?)?;
-        if blob.size() > MAX_WHOLE_BYTES {
-            return Err(format!(
-                "{} has {} bytes, and {MAX_WHOLE_BYTES} are the most",
-                Line(path),
-                blob.size()
-            )
-            .into());
-        }
+        let blob = self.blob(path)?;
+        check_size(&Line(path), blob.size(), MAX_WHOLE_BYTES)?;
         Ok(blob.read(0..blob.size())?)
     }
 
@@ -203,6 +204,15 @@ impl Folder {
         Ok(Extent { file: KEPT, range: start..self.kept.len() })
     }
 
+    /// As [`Folder::read`], of what has at most so many bytes.
+    ///
+    /// # Errors
+    /// That they are more, or cannot be read.
+    pub fn read_at_most(&self, what: &str, location: &Location, most: usize) -> Result<Bytes, Problem> {
+        check_size(&what, location.range.len(), most)?;
+        self.read(location)
+    }
+
     /// The bytes that are there.
     ///
     /// # Errors
@@ -254,4 +264,11 @@ impl Folder {
         }
         Ok(self.root.join(path))
     }
+}
+
+fn check_size(what: &dyn fmt::Display, bytes: usize, most: usize) -> Result<(), String> {
+    if bytes > most {
+        return Err(format!("{what} has {bytes} bytes, and {most} are the most"));
+    }
+    Ok(())
 }

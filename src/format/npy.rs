@@ -16,7 +16,7 @@ use crate::array::{ArraySpec, HostArray};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::limits::MAX_RANK;
-use crate::store::{Blob, MemoryBlob, SharedBlob, WriteOptions, write_atomically, zeros};
+use crate::store::{Blob, MemoryBlob, SharedBlob, WriteOptions, write_atomically};
 use crate::tree::{Framework, KeyMap, TreeDef};
 
 /// Reads an array from a file. `expected` says what untyped bytes are; without it, two-byte ones are taken
@@ -48,10 +48,7 @@ pub fn to_bytes(array: &HostArray) -> Result<Vec<u8>> {
 /// The array that is all of a file.
 fn parse(blob: SharedBlob, expected: Option<DType>) -> Result<HostArray> {
     let checkpoint = open_as(blob, expected)?;
-    let tensor = &checkpoint.tensors()[0];
-    let mut bytes = zeros(tensor.decoded_bytes()?)?;
-    TensorReader::new(&checkpoint)?.decode(tensor, None, &mut bytes)?;
-    HostArray::from_bytes(tensor.spec.clone(), bytes)
+    TensorReader::new(&checkpoint)?.read_array(&checkpoint.tensors()[0])
 }
 
 /// Holds what a file announces against what follows its header.

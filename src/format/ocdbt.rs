@@ -73,14 +73,7 @@ impl Database<'_> {
 
     fn node(&mut self, place: &Place, height: u8, prefix: &[u8]) -> Result<(), Problem> {
         let location = self.locate(place)?;
-        if location.range.len() > MAX_BODY_BYTES {
-            return Err(format!(
-                "a node has {} bytes, and {MAX_BODY_BYTES} are the most",
-                location.range.len()
-            )
-            .into());
-        }
-        let bytes = self.folder.read(&location)?;
+        let bytes = self.folder.read_at_most("a node", &location, MAX_BODY_BYTES)?;
         let body = node::body(&bytes)?;
         // It may be the child of many.
         self.folder.spend(body.len())?;

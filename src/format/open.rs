@@ -49,12 +49,7 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     {
         return open_unchecked(&index, limits);
     }
-    if path.is_dir()
-        && let Some(item) = orbax::item_of(path)?
-    {
-        return orbax::open(&item, limits);
-    }
-    if let Some(item) = orbax::directory_of(path).map(orbax::item_of).transpose()?.flatten() {
+    if let Some(item) = orbax::item_at(path)? {
         return orbax::open(&item, limits);
     }
     if let Some(index) = sharded::index_of_shard(path) {
@@ -132,8 +127,7 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
     {
         return sniff(index);
     }
-    let directory = if path.is_dir() { Some(path) } else { orbax::directory_of(path) };
-    if directory.map(orbax::item_of).transpose()?.flatten().is_some() {
+    if orbax::item_at(path)?.is_some() {
         return Ok(Some(Format::Orbax));
     }
     if let Some(index) = sharded::index_in_place_of(path) {
@@ -185,7 +179,7 @@ fn detect(head: &[u8]) -> Option<Format> {
 }
 
 /// Whether bytes begin with a map of msgpack, as every Flax file does.
-fn begins_with_map(head: &[u8]) -> bool {
+pub(super) fn begins_with_map(head: &[u8]) -> bool {
     // fixmap, map 16, map 32
     head.first().is_some_and(|&byte| (0x80..=0x8f).contains(&byte) || byte == 0xde || byte == 0xdf)
 }

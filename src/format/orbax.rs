@@ -16,7 +16,7 @@ use super::{ocdbt, zarr};
 use crate::limits::Limits;
 use crate::printable::{File, Line};
 use crate::tree::{Framework, KeyMap, TreeDef};
-pub use place::{Item, directory_of, item_of, orbax_item};
+pub use place::{Item, item_at, orbax_item};
 use tree::{Content, Described};
 
 /// What a directory is, for errors.
@@ -150,9 +150,8 @@ fn with_flax_tree(placed: flax::Placed, metadata: BTreeMap<String, String>) -> R
 
 /// Adds the arrays that are in the old file itself, by their names.
 fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> Result<()> {
-    let keys = KeyMap::new(placed.def).map_err(|error| error.to_string())?;
-    for (leaf, tensor) in keys.leaves().iter().zip(placed.tensors) {
-        arrays.entry(leaf.name.clone()).or_insert_with(|| Ok(Tensor { name: leaf.name.clone(), ..tensor }));
+    for tensor in named(&keys_of(placed.def)?, placed.tensors) {
+        arrays.entry(tensor.name.clone()).or_insert(Ok(tensor));
     }
     Ok(())
 }
@@ -240,13 +239,8 @@ fn array(
     folder: &mut Folder,
     is_filled: bool,
 ) -> Result<Tensor> {
-    if location.range.len() > zarr::MAX_DESCRIPTION_BYTES {
-        let most = zarr::MAX_DESCRIPTION_BYTES;
-        return Err(
-            format!("its description has {} bytes, and {most} are the most", location.range.len()).into()
-        );
-    }
-    let mut description = zarr::Description::parse(key, &folder.read(location)?)?;
+    let json = folder.read_at_most("its description", location, zarr::MAX_DESCRIPTION_BYTES)?;
+    let mut description = zarr::Description::parse(key, &json)?;
     if !is_filled {
         description.refuse_missing_chunks();
     }

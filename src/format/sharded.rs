@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, Tensor};
+use super::folder::names_in;
 use super::open::starts_with_all;
 use super::{msgpack, safetensors};
 use crate::error::{Error, Result};
@@ -51,10 +52,7 @@ pub(super) fn is_index(data: &[u8]) -> bool {
 /// # Errors
 /// [`Error::Malformed`] when there are several, or one file of all as well.
 pub(super) fn index_in(directory: &Path) -> Result<Option<PathBuf>> {
-    let names = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
-    let mut names: Vec<String> =
-        names.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
+    let names = names_in(directory)?;
     let malformed =
         |problem| Error::Malformed { origin: directory.display().to_string(), format: "checkpoint", problem };
     for ending in [INDEX_ENDING, FLAX_INDEX_ENDING] {

@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoint, Extent, Tensor};
 use super::chunks::Chunks;
 use super::encoding::{Deflated, gather};
 use super::problem::Problem;
+use crate::array::HostArray;
 use crate::error::{Error, Result};
 use crate::store::{DigestCheck, Io, Reader, zeros};
 use crate::sub_byte;
@@ -141,6 +142,20 @@ impl TensorReader {
         let dtype = tensor.spec.dtype;
         let is_unpacked = tensor.encoding.is_unpacked && dtype.is_sub_byte();
         Ok(if is_unpacked { sub_byte::pack(&bytes, dtype).into() } else { bytes.into() })
+    }
+
+    /// All elements of a tensor as a host has them: sub-byte ones take a byte each.
+    ///
+    /// # Errors
+    /// As for [`TensorReader::decode`].
+    pub fn read_array(&self, tensor: &Tensor) -> Result<HostArray> {
+        let Tensor { spec, encoding, .. } = tensor;
+        let mut bytes = zeros(tensor.decoded_bytes()?)?;
+        self.decode(tensor, None, &mut bytes)?;
+        if spec.dtype.is_sub_byte() && !encoding.is_unpacked {
+            bytes = sub_byte::unpack(&bytes, spec.dtype);
+        }
+        HostArray::from_bytes(spec.clone(), bytes)
     }
 
     /// Fills memory of [`Tensor::decoded_bytes`] with the elements of a tensor. What the file holds of them goes through

@@ -5,8 +5,10 @@ mod fill;
 mod v2;
 mod v3;
 
+use std::sync::Arc;
+
 use super::checkpoint::{Extents, Tensor};
-use super::chunks::{CRC_BYTES, Chunks, Codec};
+use super::chunks::{CRC_BYTES, Chunks, Codec, before_crc32c};
 use super::encoding::Encoding;
 use super::folder::{Folder, Location};
 use super::problem::Problem;
@@ -58,7 +60,6 @@ impl Description {
     /// # Errors
     /// What is wrong with it, or not known here.
     pub fn parse(key: &str, json: &[u8]) -> Result<Description, String> {
-        debug_assert!(json.len() <= MAX_DESCRIPTION_BYTES);
         let found = if key == V2_KEY { v2::parse(json) } else { v3::parse(json) }?;
         found.check()?;
         Ok(found)
@@ -154,15 +155,13 @@ impl Description {
                 .into());
             }
         };
-        if self.is_big_endian {
-            Encoding { is_big_endian: true, ..Encoding::default() }
-                .make_little_endian(self.spec.dtype, &mut fill);
-        }
         let mut encoding = Encoding {
             is_unpacked: self.spec.dtype.is_sub_byte(),
             is_big_endian: self.is_big_endian,
             ..Encoding::default()
         };
+        // To turn it around is the same in either direction.
+        encoding.make_little_endian(self.spec.dtype, &mut fill);
         let is_row_major = self.order.is_none() && self.codecs.is_empty() && is_whole;
         let extents: Extents =
             match is_row_major.then(|| in_order(&self.spec, &chunk, &found, width)).flatten() {
@@ -176,7 +175,7 @@ impl Description {
                         start: vec![0; rank],
                         fill,
                     };
-                    encoding.chunks = Some(std::sync::Arc::new(chunks));
+                    encoding.chunks = Some(Arc::new(chunks));
                     found.into_iter().map(|(_, location)| location).collect::<Vec<_>>().into()
                 }
             };
@@ -204,10 +203,10 @@ impl Description {
             false => index.range.end = index.range.start + bytes,
         }
         let index = folder.read(&index)?;
-        let (entries, sum) = index.split_at(bytes - crc);
-        if shards.has_crc && crc32c::crc32c(entries).to_le_bytes() != sum {
-            return Err("the checksum of its index differs: it is damaged".into());
-        }
+        let entries = match shards.has_crc {
+            true => before_crc32c(&index).map_err(|_| "the checksum of its index differs: it is damaged")?,
+            false => &index[..],
+        };
         let mut found = Vec::new();
         for (number, entry) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
             let [offset, length] =

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::array::{ArraySpec, HostArray};
+use crate::array::ArraySpec;
 use crate::cast::convert;
 use crate::device_array::{Array, Laid, deal_out};
 use crate::device_mesh::DeviceMesh;
@@ -11,8 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::{Checkpoint, Tensor, TensorReader};
 use crate::pjrt::{Buffer, Client, Device, HostSemantics, Placement};
 use crate::plan::{LoadPlan, Route, Selected, ShardingRules, has_parts, loaded_dtype, part_of};
-use crate::sharding::{Mesh, NamedSharding, Runs, ShardLayout, Sharding};
-use crate::sub_byte;
+use crate::sharding::{Mesh, NamedSharding, ShardLayout, Sharding};
 
 use super::options::LoadOptions;
 
@@ -136,8 +135,7 @@ impl<'a> Divided<'a, '_> {
             wanted.entry(layout.part(place)).or_default().push(place);
         }
         let slices: Vec<_> = wanted.keys().map(|&part| layout.slice_of_part(part)).collect();
-        let has_parts = has_parts(tensor, &slices) && !is_too_fine(tensor, layout);
-        let is_dealt = !has_parts && !layout.is_fully_replicated();
+        let is_dealt = !has_parts(tensor, &slices) && !layout.is_fully_replicated();
         let mut steps = Vec::new();
         for (part, mut places) in wanted.into_iter().filter(|_| !is_dealt) {
             let lightest = (0..places.len()).min_by_key(|&at| self.bytes[places[at]]).unwrap_or(0);
@@ -152,22 +150,6 @@ impl<'a> Divided<'a, '_> {
         }
         Ok(Leaf { name: name.to_owned(), laid, steps, is_dealt })
     }
-}
-
-/// Runs of a part that are noted one by one, however short they are.
-const FEW_RUNS: usize = 1 << 16;
-
-/// The shortest of many runs that are, in bytes: noting where one is takes nearly as many.
-const SHORT_RUN: usize = 32;
-
-/// Whether the parts of a tensor are so many and so short runs in the file that it is better read whole.
-fn is_too_fine(tensor: &Tensor, layout: &ShardLayout) -> bool {
-    if !tensor.is_plain() {
-        return false;
-    }
-    let bits = if tensor.encoding.is_unpacked { 8 } else { tensor.spec.dtype.bits() };
-    let runs = Runs::new(&tensor.spec.shape, &layout.slice_of_part(0), 1);
-    runs.count() > FEW_RUNS && runs.run_bytes() * bits < SHORT_RUN * 8
 }
 
 impl Distributed {
@@ -247,15 +229,7 @@ fn deal(
     leaf: &Leaf,
     devices: &[Device],
 ) -> Result<Vec<(usize, Buffer)>> {
-    let bytes = reader.read(tensor)?;
-    let bytes = if tensor.spec.dtype.is_sub_byte() {
-        let mut unpacked = sub_byte::unpack(&bytes, tensor.spec.dtype);
-        unpacked.truncate(tensor.spec.element_count()?);
-        unpacked.into()
-    } else {
-        bytes
-    };
-    let whole = convert(&HostArray::from_bytes(tensor.spec.clone(), bytes)?, leaf.laid.spec.dtype)?;
+    let whole = convert(&reader.read_array(tensor)?, leaf.laid.spec.dtype)?;
     deal_out(&whole, &leaf.laid.layout, devices)
 }
 

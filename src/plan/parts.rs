@@ -17,8 +17,7 @@ pub fn part_of(tensor: &Tensor, slice: &[Range<usize>]) -> Result<Tensor> {
     if let Some(chunks) = &tensor.encoding.chunks {
         return Ok(part_of_chunks(tensor, chunks, slice));
     }
-    let dtype = tensor.spec.dtype;
-    let bits = if tensor.encoding.is_unpacked { 8 } else { dtype.bits() };
+    let (dtype, bits) = (tensor.spec.dtype, element_bits(tensor));
     // In elements, or in bytes where these are whole.
     let unit = if bits < 8 { 1 } else { bits / 8 };
     let runs = Runs::new(&tensor.spec.shape, slice, unit);
@@ -50,6 +49,11 @@ pub fn part_of(tensor: &Tensor, slice: &[Range<usize>]) -> Result<Tensor> {
     })
 }
 
+/// Bits that an element takes in the file.
+fn element_bits(tensor: &Tensor) -> usize {
+    if tensor.encoding.is_unpacked { 8 } else { tensor.spec.dtype.bits() }
+}
+
 fn part_of_chunks(tensor: &Tensor, chunks: &Chunks, slice: &[Range<usize>]) -> Tensor {
     let wanted = chunks.of_slice(slice, tensor.extents().len());
     let extents: Vec<Extent> = wanted.iter().map(|&index| tensor.extents()[index].clone()).collect();
@@ -66,9 +70,22 @@ fn part_of_chunks(tensor: &Tensor, chunks: &Chunks, slice: &[Range<usize>]) -> T
     }
 }
 
-/// Whether parts of a tensor can be read without the others: those of its elements, or of chunks that no two of these slices share.
+/// Runs of a part that are noted one by one, however short they are.
+const FEW_RUNS: usize = 1 << 16;
+
+/// The shortest of many runs that are, in bytes: noting where one is takes nearly as many.
+const SHORT_RUN: usize = 32;
+
+/// Whether these slices of a tensor, which are of one shape, are better read one by one than dealt out of the whole: they are runs of
+/// its bytes, and not very many and very short ones, or chunks that no two of them share.
 pub fn has_parts(tensor: &Tensor, slices: &[Vec<Range<usize>>]) -> bool {
-    let Some(chunks) = &tensor.encoding.chunks else { return tensor.is_plain() };
+    let Some(chunks) = &tensor.encoding.chunks else {
+        let is_too_fine = |slice: &Vec<Range<usize>>| {
+            let runs = Runs::new(&tensor.spec.shape, slice, 1);
+            runs.count() > FEW_RUNS && runs.run_bytes() * element_bits(tensor) < SHORT_RUN * 8
+        };
+        return tensor.is_plain() && !slices.first().is_some_and(is_too_fine);
+    };
     let count = tensor.extents().len();
     let read: usize = slices.iter().map(|slice| chunks.of_slice(slice, count).len()).sum();
     read <= count

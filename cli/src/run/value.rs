@@ -55,9 +55,8 @@ impl Given {
             }
             Given::Part(path, name) => {
                 let checkpoint = Checkpoint::open(path)?;
-                if let Ok(tensor) = checkpoint.tensor(name) {
-                    let packed = HostArray::from_bytes(tensor.spec.clone(), checkpoint.read(name)?);
-                    return Ok(Loaded::Array(packed?));
+                if checkpoint.tensor(name).is_ok() {
+                    return Ok(Loaded::Array(checkpoint.array(name)?));
                 }
                 let part = LoadOptions::default().include(format!("{name}.*")).rename(format!("{name}."), "");
                 load_file(device, dtype, path, part, whole_of)

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Read;
 
+use crate::format::chunks::{CRC_BYTES, before_crc32c};
 use crate::format::compressed::read_all;
 
 /// What an envelope is around, by its first bytes.
@@ -15,16 +16,12 @@ pub enum Magic {
 /// The most bytes of an envelope, and of a body: more than TensorStore makes a node, of which all keys of a checkpoint are in one.
 pub const MAX_BODY_BYTES: usize = 256 << 20;
 
-/// Bytes of the checksum at the end.
-const CRC_BYTES: usize = 4;
-
 /// The body within an envelope that is all of these bytes.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn open(bytes: &[u8], magic: Magic) -> Result<Cow<'_, [u8]>, String> {
-    let (content, crc) =
-        bytes.split_at_checked(bytes.len().wrapping_sub(CRC_BYTES)).ok_or("it has too few bytes")?;
+    let content = bytes.get(..bytes.len().wrapping_sub(CRC_BYTES)).ok_or("it has too few bytes")?;
     let mut fields = Fields::new(content);
     let found = u32::from_be_bytes(fields.array()?);
     if found != magic as u32 {
@@ -34,9 +31,7 @@ pub fn open(bytes: &[u8], magic: Magic) -> Result<Cow<'_, [u8]>, String> {
     if length != bytes.len() as u64 {
         return Err(format!("it says that it has {length} bytes, and there are {}", bytes.len()));
     }
-    if crc32c::crc32c(content) != u32::from_le_bytes(crc.try_into().unwrap_or_default()) {
-        return Err("its checksum differs: it is damaged".into());
-    }
+    before_crc32c(bytes)?;
     match fields.varint()? {
         0 => {}
         version => return Err(format!("it is of version {version}, and only version 0 is known")),

@@ -2,13 +2,12 @@
 //! to 0.5, and T5X before it.
 
 use super::Arrays;
-use crate::error::Result as Outcome;
 use crate::format::checkpoint::{Extent, Extents, LeftOut, RecordedStructure, Tensor};
 use crate::format::folder::Folder;
 use crate::format::msgpack;
 use crate::format::problem::Problem;
 use crate::printable::Name;
-use crate::tree::{DictKey, TreeDef};
+use crate::tree::{DictKey, Key, TreeDef};
 
 /// The file of the tree.
 pub const FILE: &str = "checkpoint";
@@ -26,19 +25,13 @@ pub struct Placed {
     pub left_out: Vec<LeftOut>,
 }
 
-/// Whether a file that begins so is one.
-pub fn begins(head: &[u8]) -> bool {
-    matches!(head.first(), Some(0x80..=0x8f | 0xde | 0xdf))
-}
-
 /// Reads the file.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn read(folder: &mut Folder, arrays: &mut Arrays) -> Result<Placed, Problem> {
-    let blob = folder.blob(FILE)?;
-    let read: Outcome<_> = msgpack::open(&folder.origin(), vec![blob], folder.limits());
-    let checkpoint = read.map_err(|error| Problem::from(error).at(FILE))?;
+    let checkpoint = msgpack::open(&folder.origin(), vec![folder.blob(FILE)?], folder.limits())
+        .map_err(|error| Problem::from(error).at(FILE))?;
     let RecordedStructure::Tree(def, _) = checkpoint.structure.clone() else {
         return Err(format!("{FILE} has no tree").into());
     };
@@ -89,11 +82,7 @@ impl Placing<'_> {
                 entries
                     .into_iter()
                     .filter_map(|(key, child)| {
-                        let name = match &key {
-                            DictKey::Str(key) => key.clone(),
-                            DictKey::Int(key) => key.to_string(),
-                        };
-                        let child = self.place(child, &below(&name))?;
+                        let child = self.place(child, &below(&Key::Dict(key.clone()).to_name()))?;
                         Some((key, child))
                     })
                     .collect(),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{DATA, METADATA, PROCESS, flax};
 use crate::error::{Error, Result};
+use crate::format::folder::names_in;
+use crate::format::open::begins_with_map;
 use crate::format::{ocdbt, zarr};
 
 /// The files that only Orbax's directories have.
@@ -20,8 +22,17 @@ const JSON: &str = "metadata";
 const FILES: [&str; 6] =
     [METADATA, ocdbt::MANIFEST, "_CHECKPOINT_METADATA", "_sharding", "_strings.json", "commit_success.txt"];
 
+/// Where the arrays are that a path stands for: a directory that Orbax wrote, or a file of one. `None` for another path.
+///
+/// # Errors
+/// As for [`item_of`].
+pub fn item_at(path: &Path) -> Result<Option<Item>> {
+    let directory = if path.is_dir() { Some(path) } else { directory_of(path) };
+    Ok(directory.map(item_of).transpose()?.flatten())
+}
+
 /// The directory that a file of an item or a step stands for.
-pub fn directory_of(file: &Path) -> Option<&Path> {
+fn directory_of(file: &Path) -> Option<&Path> {
     let name = file.file_name()?.to_str()?;
     let is_one = FILES.contains(&name) && file.is_file();
     file.parent().filter(|_| is_one)
@@ -48,7 +59,7 @@ impl From<PathBuf> for Item {
 ///
 /// # Errors
 /// [`Error::Malformed`] where there are several that can be meant, or none; [`Error::Io`].
-pub fn item_of(directory: &Path) -> Result<Option<Item>> {
+fn item_of(directory: &Path) -> Result<Option<Item>> {
     if is_unfinished(directory) {
         return Err(malformed(directory, "it is a checkpoint of Orbax that was never finished".into()));
     }
@@ -59,27 +70,26 @@ pub fn item_of(directory: &Path) -> Result<Option<Item>> {
     // In a step, any name is an item's.
     let is_step = is_marked(directory);
     let steps = if is_step { Vec::new() } else { steps(directory, &names)? };
-    let items: Vec<String> =
-        names.iter().filter(|name| !steps.iter().any(|(_, step)| step == name)).cloned().collect();
     let mut passed_over = Vec::new();
     for (_, name) in steps.iter().rev() {
         let path = directory.join(name);
-        let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, &directories(&path)?)? };
+        let item = if is_item(&path) { Some(path.clone()) } else { only_item(&path, directories(&path)?)? };
         match item {
             Some(directory) => return Ok(Some(Item { directory, passed_over })),
             None => passed_over.push(path),
         }
     }
-    if let Some(item) = only_item(directory, &items)? {
+    let is_other = |name: &String| !steps.iter().any(|(_, step)| *step == name);
+    if let Some(item) = only_item(directory, names.iter().filter(|name| is_other(name)).cloned())? {
         return Ok(Some(item.into()));
     }
-    if directory.join(JSON).is_file() && is_marked(directory) {
-        return Err(malformed(directory, format!("it has JSON, in `{JSON}`, and there are no arrays in it")));
-    }
-    if is_marked(directory) {
+    if is_step {
         return Err(malformed(
             directory,
-            "it is a directory that Orbax wrote, and there are no arrays in it".into(),
+            match directory.join(JSON).is_file() {
+                true => format!("it has JSON, in `{JSON}`, and there are no arrays in it"),
+                false => "it is a directory that Orbax wrote, and there are no arrays in it".into(),
+            },
         ));
     }
     if let Some(whole) = directory.parent().filter(|_| is_part(directory)).filter(|parent| is_item(parent)) {
@@ -192,7 +202,7 @@ fn is_flax_tree(path: &Path) -> bool {
     // A pipe would wait for a writer.
     path.is_file()
         && std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_ok())
-        && flax::begins(&head)
+        && begins_with_map(&head)
 }
 
 /// Whether a directory, or one that it is in as it was given, was never finished.
@@ -212,9 +222,8 @@ fn is_part(directory: &Path) -> bool {
 }
 
 /// The item of a step that has arrays.
-fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
-    let has_arrays = |name: &&String| is_item(&step.join(name));
-    let items: Vec<&String> = names.iter().filter(has_arrays).collect();
+fn only_item(step: &Path, names: impl IntoIterator<Item = String>) -> Result<Option<PathBuf>> {
+    let items: Vec<String> = names.into_iter().filter(|name| is_item(&step.join(name))).collect();
     let usual = ITEMS.iter().find(|usual| items.iter().any(|item| item == *usual));
     match (&items[..], usual) {
         ([], _) => Ok(None),
@@ -222,11 +231,10 @@ fn only_item(step: &Path, names: &[String]) -> Result<Option<PathBuf>> {
         ([item], None) => Ok(Some(step.join(item))),
         ([first, ..], None) => {
             let likely = items.iter().find(|item| item.as_str() == "params").unwrap_or(first);
-            let all: Vec<&str> = items.iter().map(|item| item.as_str()).collect();
             Err(Error::InvalidArgument(format!(
                 "{} has several directories with arrays: {}; give one of them, such as {}",
                 step.display(),
-                all.join(", "),
+                items.join(", "),
                 step.join(likely).display()
             )))
         }
@@ -242,10 +250,7 @@ fn step_of(name: &str) -> Option<(&str, u64)> {
 
 /// The names of the finished directories in a directory, in order.
 fn directories(directory: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(directory).map_err(|error| Error::io("open", directory, error))?;
-    let names = entries.flatten().filter(|entry| entry.path().is_dir());
-    let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.retain(|name| !name.contains(UNFINISHED));
-    names.sort();
+    let mut names = names_in(directory)?;
+    names.retain(|name| !name.contains(UNFINISHED) && directory.join(name).is_dir());
     Ok(names)
 }
