@@ -11,6 +11,7 @@ mod chunks;
 mod complex;
 mod compressed;
 pub(crate) mod encoding;
+mod equinox;
 mod first_failure;
 mod folder;
 pub(crate) mod foreign;

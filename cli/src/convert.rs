@@ -112,7 +112,7 @@ impl Convert {
     pub fn run(mut self) -> Result<String> {
         self.check();
         self.input = self.select.input(&self.input)?;
-        let source = convert::open(&self.input, &self.select.selection())?;
+        let source = convert::open(&self.input, &self.select.selection()?)?;
         let mut options = ConvertOptions::default();
         options.format = self.to;
         options.dtypes = self.dtypes;

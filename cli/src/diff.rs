@@ -55,7 +55,7 @@ struct Report {
 
 impl Diff {
     pub fn run(self) -> Result<Output> {
-        let first = open(self.select.input(&self.first)?, &self.select.selection())?;
+        let first = open(self.select.input(&self.first)?, &self.select.selection()?)?;
         let mut selection = Selection::default();
         selection.limits = self.select.limits();
         let second = open(stream::input(&self.second)?, &selection)?;

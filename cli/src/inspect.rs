@@ -72,7 +72,7 @@ impl Inspect {
             }
             // An artifact can begin like a map of msgpack by chance.
             Some(Format::Msgpack) if is_artifact(&self.file) => self.program(&Program::open(&self.file)?),
-            Some(_) => self.source(&Source::new(self.open()?, &self.select.selection())?),
+            Some(_) => self.source(&Source::new(self.open()?, &self.select.selection()?)?),
             // Nothing that holds arrays begins like this; a damaged checkpoint still might.
             None => match (Program::open(&self.file), self.open()) {
                 (Ok(program), _) => self.program(&program),
@@ -119,7 +119,7 @@ impl Inspect {
 
     fn checkpoint(&self, checkpoint: Checkpoint) -> Result<String> {
         self.refuse_plugin()?;
-        let source = match Source::new(checkpoint.clone(), &self.select.selection()) {
+        let source = match Source::new(checkpoint.clone(), &self.select.selection()?) {
             Err(error) if !matches!(error, safejax::Error::Tree(_)) => return Err(error.into()),
             source => source,
         };

@@ -58,7 +58,7 @@ pub struct Load {
 impl Load {
     /// Says, and draws, which device of a mesh gets what. Loads nothing.
     fn explain_mesh(&self, mesh: &DeviceMesh, mut options: LoadOptions) -> Result<String> {
-        options.selection = self.select.selection();
+        options.selection = self.select.selection()?;
         options.dtypes = self.dtypes.clone();
         let checkpoint = Checkpoint::open_within(&self.file, self.select.limits())?;
         let leaves = load::placements_of(&checkpoint, &options)?;
@@ -93,7 +93,7 @@ impl Load {
             }
         };
         let mut options = self.transfer.apply(options);
-        options.selection = self.select.selection();
+        options.selection = self.select.selection()?;
         options.dtypes = self.dtypes.clone();
         if self.verify {
             options.verification = Verification::Digests;

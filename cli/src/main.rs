@@ -21,6 +21,7 @@ mod run;
 mod select;
 mod sizes;
 mod stream;
+mod template;
 mod transfer;
 mod verify;
 mod work_bar;

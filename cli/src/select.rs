@@ -8,7 +8,7 @@ use safejax::load::Selection;
 use safejax::printable::File;
 use safejax::{Framework, Limits};
 
-use crate::stream;
+use crate::{stream, template};
 
 /// Which tensors, under which names.
 #[derive(Args)]
@@ -41,6 +41,12 @@ pub struct SelectArgs {
     /// Split names at SEPARATOR to make a tree of them; given again, the parts are split further
     #[arg(long, value_name = "SEPARATOR", conflicts_with = "framework", value_parser = parse_separator)]
     split: Vec<String>,
+
+    /// The tree that it must be, with types and shapes: that of another checkpoint (FILE, or FILE#NAME for a part of it), or of
+    /// what an exported function takes (FILE#0 for its argument 0). Lists become tuples where it has those, and leaves
+    /// without names get them
+    #[arg(long, value_name = "FILE[#NAME]")]
+    template: Option<String>,
 
     /// Refuse a file that holds something besides arrays, text and bytes, rather than leave it out
     #[arg(long)]
@@ -76,7 +82,10 @@ impl SelectArgs {
     }
 
     /// What they select.
-    pub fn selection(&self) -> Selection {
+    ///
+    /// # Errors
+    /// When the template cannot be read.
+    pub fn selection(&self) -> Result<Selection> {
         let mut selection = Selection::default();
         selection.include = self.include.clone();
         selection.exclude = self.exclude.clone();
@@ -84,7 +93,9 @@ impl SelectArgs {
         selection.split = self.split.clone();
         selection.strict = self.strict;
         selection.limits = self.limits();
-        self.rename.iter().fold(selection, |selection, (from, to)| selection.rename(from, to))
+        let template = self.template.as_deref().map(|text| template::read(text, self.limits()));
+        selection.template = template.transpose()?;
+        Ok(self.rename.iter().fold(selection, |selection, (from, to)| selection.rename(from, to)))
     }
 
     /// What a file may ask for.

@@ -41,7 +41,7 @@ impl Verify {
     pub fn run(mut self) -> Result<Output> {
         self.file = self.select.input(&self.file)?;
         // Opening checks the header's rules, and the tree against the names.
-        let source = open(&self.file, &self.select.selection())?;
+        let source = open(&self.file, &self.select.selection()?)?;
         let recorded = source.checkpoint().digests()?;
         let mut problems = Vec::new();
         let mut hashes = BTreeMap::new();

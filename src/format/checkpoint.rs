@@ -61,6 +61,8 @@ pub enum Format {
     PyTorch,
     /// A directory that Orbax wrote.
     Orbax,
+    /// What `equinox.tree_serialise_leaves` writes: arrays without names, a tuple here.
+    Equinox,
 }
 
 impl Format {
@@ -74,6 +76,7 @@ impl Format {
             Format::Pickle => "pickled tree of arrays",
             Format::PyTorch => "checkpoint of PyTorch",
             Format::Orbax => "checkpoint of Orbax",
+            Format::Equinox => "file of Equinox",
         }
     }
 }
@@ -88,6 +91,7 @@ impl fmt::Display for Format {
             Format::Pickle => "pickle",
             Format::PyTorch => "PyTorch",
             Format::Orbax => "Orbax",
+            Format::Equinox => "Equinox",
         })
     }
 }

@@ -40,9 +40,6 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is a pickle"
     } else if text(b"GGUF") {
         "it is a GGUF file, whose weights are mostly quantised for llama.cpp; get the model's safetensors files instead"
-    } else if is_equinox(data) {
-        "it is what Equinox writes after a line of JSON: arrays without names; load it in Python with \
-         `equinox.tree_deserialise_leaves`, and save the arrays as safetensors"
     } else {
         return None;
     };
@@ -54,9 +51,6 @@ pub fn file_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let found = if name.ends_with(".index") || name.contains(".data-0000") || name == "saved_model.pb" {
         "it is part of a TensorFlow checkpoint; load it in Python (`tf.train.load_checkpoint`), and save the arrays as \
-         safetensors"
-    } else if name.ends_with(".eqx") {
-        "it is a file of Equinox; load it in Python with `equinox.tree_deserialise_leaves`, and save the arrays as \
          safetensors"
     } else if name.ends_with(".tflite") || name.ends_with(".onnx") || name.ends_with(".mlmodel") {
         "it is a model for another runtime, not a checkpoint"
@@ -92,12 +86,6 @@ pub fn directory(path: &Path) -> String {
     }
 }
 
-/// Whether a line of JSON is followed by an array of NumPy's.
-fn is_equinox(data: &[u8]) -> bool {
-    let line = data.iter().position(|&byte| byte == b'\n');
-    data.first() == Some(&b'{') && line.is_some_and(|end| data[end + 1..].starts_with(b"\x93NUMPY"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +103,6 @@ mod tests {
         is(&[0x28, 0xb5, 0x2f, 0xfd], "unzstd");
         is(b"\x89HDF\r\n\x1a\n", "HDF5");
         is(b"GGUF\x03\0\0\0", "GGUF");
-        is(b"{\"depth\": 2}\n\x93NUMPY\x01\x00", "Equinox");
         assert_eq!(file(b"\x10\0\0\0\0\0\0\0{}"), None);
         assert_eq!(file(b""), None);
     }

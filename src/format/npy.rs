@@ -62,7 +62,7 @@ fn check_size(blob: &dyn Blob, announced: &Announced) -> Result<(), Problem> {
         let start = data_start + size;
         if blob.read(start..blob.size().min(start + MAGIC.len()))? == MAGIC {
             return Err("another array follows the first, as repeated `numpy.save` and Equinox's `tree_serialise_leaves` \
-                        write them, without names; load the file in Python, and save the arrays as safetensors"
+                        write them, without names; open it as a checkpoint, of which they are the leaves"
                 .into());
         }
     }
@@ -201,6 +201,23 @@ fn split(file: &[u8]) -> Result<(&str, &[u8]), String> {
 
 fn cut_off() -> String {
     "it is cut off within its header".into()
+}
+
+/// The beginning of a file that tells the length of its header, in bytes.
+pub(super) const PREAMBLE_BYTES: usize = 12;
+
+/// The bytes of a header, by the preamble that it begins with.
+pub(super) fn header_bytes(preamble: &[u8]) -> Result<usize, String> {
+    let (length, rest) = header_length(preamble)?;
+    (preamble.len() - rest.len()).checked_add(length).ok_or_else(cut_off)
+}
+
+/// The bytes of the data behind a header whose elements are bytes of no type, as NumPy writes types that it does not know.
+pub(super) fn untyped_bytes(head: &[u8]) -> Option<usize> {
+    let header = NpyHeader::parse(split(head).ok()?.0).ok()?;
+    let width: usize =
+        header.descr.trim_start_matches(['<', '>', '|', '=']).strip_prefix('V')?.parse().ok()?;
+    header.shape.iter().try_fold(width, |bytes, &dim| bytes.checked_mul(dim))
 }
 
 /// The length of the header's text, and what comes after that length.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
-use super::{compressed, foreign, msgpack, npy, npz, orbax, pickle, pytorch, safetensors, sharded};
+use super::{compressed, equinox, foreign, msgpack, npy, npz, orbax, pickle, pytorch, safetensors, sharded};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::store::{FileBlob, MemoryBlob, SharedBlob};
@@ -74,8 +74,9 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
     if let Some(problem) = pytorch::refusal(&head) {
         return Err(malformed(problem.into()));
     }
-    match detect(&head).or_else(|| of_name(path, &head)) {
+    match format_of(path, &blob, &head)? {
         Some(Format::Npy) => npy::open(blob),
+        Some(Format::Equinox) => equinox::open(blob, limits),
         Some(Format::Npz | Format::PyTorch) => {
             let archive = Archive::open(blob)?;
             match pytorch::root(&archive) {
@@ -139,7 +140,7 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
         let is_flax = starts_with_all(&head, &[b".msgpack\""]);
         return Ok(Some(if is_flax { Format::Msgpack } else { Format::Safetensors }));
     }
-    match detect(&head).or_else(|| of_name(path, &head)) {
+    match format_of(path, &blob, &head)? {
         Some(Format::Npz) if Archive::open(blob).is_ok_and(|zip| pytorch::root(&zip).is_some()) => {
             Ok(Some(Format::PyTorch))
         }
@@ -151,6 +152,17 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
             None => Ok(None),
         },
     }
+}
+
+/// The format of a file; of a zip archive, npz.
+///
+/// # Errors
+/// When it cannot be read.
+fn format_of(path: &Path, blob: &SharedBlob, head: &[u8]) -> Result<Option<Format>> {
+    if equinox::is_equinox(path, &**blob, head)? {
+        return Ok(Some(Format::Equinox));
+    }
+    Ok(detect(head).or_else(|| of_name(path, head)))
 }
 
 /// The format of a file that begins so; of a zip archive, npz. What begins like nothing can still be a damaged safetensors

@@ -6,9 +6,11 @@ use std::path::Path;
 use super::options::LoadOptions;
 use super::report::LoadReport;
 use crate::error::{Error, Result};
+use crate::format::{Format, sniff};
 use crate::params::Params;
+use crate::plan::Template;
 use crate::program::call::Function;
-use crate::program::{ArgumentKey, ArgumentTree};
+use crate::program::{ArgumentKey, ArgumentTree, Exported, Parameter};
 use crate::sharding::Sharding;
 
 impl Params {
@@ -31,8 +33,35 @@ impl Params {
         path: impl AsRef<Path>,
         options: &LoadOptions,
     ) -> Result<(Params, LoadReport)> {
-        let options = placed(function, &argument.into(), options)?;
+        let argument = argument.into();
+        let mut options = placed(function, &argument, options)?;
+        if options.selection.template.is_none()
+            && let Some(exported) = function.exported()
+            && sniff(&path)? == Some(Format::Equinox)
+        {
+            // Its leaves have no names; the function's do.
+            options = options.template(Template::of_argument(exported, &argument)?);
+        }
         Params::load_with(function.client(), path, &options)
+    }
+}
+
+impl Template {
+    /// What an exported function takes as an argument.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an argument that there is not, or one with symbolic dimensions.
+    pub fn of_argument(exported: &Exported, key: &ArgumentKey) -> Result<Template> {
+        let signature = exported.signature();
+        let tree = find(&signature.arguments, key, &exported.function_name)?;
+        let parameters = &signature.parameters[tree.leaves.clone()];
+        let spec = |parameter: &Parameter| {
+            let Parameter { place, aval, .. } = parameter;
+            let symbolic =
+                || Error::InvalidArgument(format!("{place} is {aval}, of which the sizes are not known"));
+            aval.to_spec().ok_or_else(symbolic)
+        };
+        Ok(Template::new(tree.def.clone(), parameters.iter().map(spec).collect::<Result<_>>()?))
     }
 }
 
@@ -54,8 +83,12 @@ fn placed(function: &Function, key: &ArgumentKey, options: &LoadOptions) -> Resu
 
 fn argument<'f>(function: &'f Function, key: &ArgumentKey) -> Result<&'f ArgumentTree> {
     let arguments = function.signature().map(|signature| &signature.arguments[..]).unwrap_or_default();
+    find(arguments, key, function.name())
+}
+
+fn find<'a>(arguments: &'a [ArgumentTree], key: &ArgumentKey, function: &str) -> Result<&'a ArgumentTree> {
     arguments.iter().find(|argument| argument.key == *key).ok_or_else(|| {
         let known: Vec<String> = arguments.iter().map(|argument| argument.key.to_string()).collect();
-        Error::InvalidArgument(format!("`{}` has no {key}; it has {}", function.name(), known.join(", ")))
+        Error::InvalidArgument(format!("`{function}` has no {key}; it has {}", known.join(", ")))
     })
 }

@@ -72,9 +72,14 @@ fn select_in<'a>(
             (keys, tensors, framework.after_split())
         }
     };
-    let (keys, tensors) = match &selection.template {
-        Some(template) => fit(template, &keys, framework, &tensors, dtypes)?,
-        None => (keys, tensors),
+    let Some(template) = &selection.template else {
+        return Ok(Selected { keys, framework, has_record, tensors });
+    };
+    let (keys, tensors) = fit(template, &keys, framework, &tensors, dtypes)?;
+    let framework = match framework {
+        // The leaves have names now.
+        Framework::Equinox => Framework::detect(keys.leaves().iter().map(|leaf| leaf.name.as_str())),
+        framework => framework,
     };
     Ok(Selected { keys, framework, has_record, tensors })
 }
@@ -174,6 +179,17 @@ pub fn loaded_dtype(name: &str, dtype: DType, dtypes: &[(String, DType)]) -> Res
     cast_dtype(dtype, wanted)
 }
 
+/// Leaves that have only numbers, under the names of those that they are laid over, in order.
+fn laid_over(wanted: &KeyMap, found: &KeyMap) -> Result<KeyMap> {
+    if wanted.len() == found.len() {
+        return Ok(wanted.clone());
+    }
+    let (template, file) = (wanted.len(), found.len());
+    let problem =
+        format!("leaves: {template} in the template, and {file} in the file, where they have no names");
+    Err(Error::Template { problems: vec![problem] })
+}
+
 /// The template's own tree over the tensors, or everything that does not fit, in one report.
 fn fit<'a>(
     template: &Template,
@@ -183,6 +199,14 @@ fn fit<'a>(
     dtypes: &[(String, DType)],
 ) -> Result<Chosen<'a>> {
     let wanted = KeyMap::new(template.def.clone())?;
+    let numbered;
+    let found = match framework {
+        Framework::Equinox => {
+            numbered = laid_over(&wanted, found)?;
+            &numbered
+        }
+        _ => found,
+    };
     let mut unused: BTreeMap<String, usize> =
         found.leaves().iter().enumerate().map(|(position, leaf)| (leaf.path.to_name(), position)).collect();
     let needed = wanted.leaves().iter().map(|leaf| leaf.name.as_str());

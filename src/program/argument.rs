@@ -5,7 +5,7 @@ use crate::device_array::Array;
 use crate::error::Error;
 use crate::params::Params;
 use crate::pjrt::{Buffer, Device};
-use crate::tree::Tree;
+use crate::tree::{Framework, Tree};
 
 /// An array or a tree of arrays as an argument of a call.
 ///
@@ -96,7 +96,11 @@ impl Argument for HostArray {
 
 impl Argument for Params {
     fn append_leaves<'a>(&'a self, leaves: &mut Vec<LeafArgument<'a>>) {
-        leaves.extend(self.iter().map(|(name, array)| LeafArgument::array(array).named(name)));
+        let has_names = self.framework() != Framework::Equinox;
+        leaves.extend(self.iter().map(|(name, array)| match LeafArgument::array(array) {
+            leaf if has_names => leaf.named(name),
+            leaf => leaf,
+        }));
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::dim;
 use super::flatbuffer::{Budget, Problem, Table};
 use super::sharding;
+use super::signature::Signature;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::sharding::{Mesh, Sharding};
@@ -172,6 +173,11 @@ impl Exported {
     /// Reads an artifact, or says what is wrong with it.
     pub fn parse(data: &Bytes) -> Result<Exported, Problem> {
         read(Table::root(data, &Budget::of(data))?, 0)
+    }
+
+    /// What its arguments are.
+    pub fn signature(&self) -> Signature {
+        Signature::of_exported(self)
     }
 
     /// Whether a dimension of an argument is symbolic.

@@ -34,9 +34,12 @@ pub enum Framework {
     AlphaFold,
     /// GraphCast: a collection, a module of Haiku and a parameter, apart by `:`, `params:mesh_gnn/~/linear:w`.
     GraphCast,
+    /// Equinox: no names, but the leaves of the whole model by number, in JAX's order. They are laid by that order over what
+    /// takes them.
+    Equinox,
 }
 
-const NAMES: [(Framework, &str); 9] = [
+const NAMES: [(Framework, &str); 10] = [
     (Framework::Plain, "plain"),
     (Framework::Flax, "flax"),
     (Framework::Haiku, "haiku"),
@@ -46,6 +49,7 @@ const NAMES: [(Framework, &str); 9] = [
     (Framework::Vit, "vit"),
     (Framework::AlphaFold, "alphafold"),
     (Framework::GraphCast, "graphcast"),
+    (Framework::Equinox, "equinox"),
 ];
 
 impl fmt::Display for Framework {
@@ -99,7 +103,9 @@ impl Framework {
     /// The place in the tree that a name on disk stands for.
     pub fn path(self, name: &str) -> KeyPath {
         match self {
-            Framework::Plain | Framework::Flax | Framework::Haiku => KeyPath::from_name(name),
+            Framework::Plain | Framework::Flax | Framework::Haiku | Framework::Equinox => {
+                KeyPath::from_name(name)
+            }
             Framework::Objax => KeyPath::from(vec![Key::dict(objax::without_type(name))]),
             Framework::Flat => KeyPath::from(vec![Key::dict(name)]),
             Framework::Vit => split_path(name, &["/"]),
