@@ -15,7 +15,9 @@ mod equinox;
 mod first_failure;
 mod folder;
 pub(crate) mod foreign;
+mod hdf5;
 pub(crate) mod json;
+mod keras;
 mod leaves;
 #[cfg(feature = "msgpack")]
 pub(crate) mod msgpack;
@@ -34,6 +36,7 @@ mod pytorch;
 mod safetensors;
 pub(crate) mod sharded;
 mod tensor_reader;
+mod tensorflow;
 mod zarr;
 
 pub(crate) use checkpoint::{Checkpoint, Extents, PART_BYTES, RecordedStructure};

@@ -11,7 +11,25 @@ use safejax::format::{Format, sniff};
 use safejax::{Checkpoint, LoadOptions, Params, Program};
 
 /// The directories of files, with the format and the ending of those in it that are checkpoints.
-const DIRECTORIES: [(&str, Format, &str); 1] = [("equinox", Format::Equinox, "eqx")];
+const DIRECTORIES: [(&str, Format, &str); 3] =
+    [("equinox", Format::Equinox, "eqx"), ("hdf5", Format::Hdf5, "h5"), ("hdf5", Format::Keras, "keras")];
+
+/// Checkpoints that are several files, each as `CASE/checkpoint` beside `CASE/expected.safetensors`.
+const CASES: [(&str, Format); 3] = [
+    ("tensorflow/objects", Format::TensorFlow),
+    ("tensorflow/saved_model", Format::TensorFlow),
+    ("tensorflow/saver", Format::TensorFlow),
+];
+
+/// All checkpoints, with what is in them.
+fn checkpoints() -> Vec<(PathBuf, Format, PathBuf)> {
+    let files = files().into_iter();
+    let files = files.map(|(path, format)| (path.clone(), format, path.with_extension("safetensors")));
+    let case = |(name, format): &(&str, Format)| {
+        (data(name).join("checkpoint"), *format, data(name).join("expected.safetensors"))
+    };
+    files.chain(CASES.iter().map(case)).collect()
+}
 
 /// The files, each beside what is in it.
 fn files() -> Vec<(PathBuf, Format)> {
@@ -37,12 +55,12 @@ fn contents(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn every_tensor_is_what_python_saved() {
-    for (path, format) in files() {
+    for (path, format, expected) in checkpoints() {
         let what = path.display();
         assert_eq!(sniff(&path).unwrap(), Some(format), "{what}");
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(checkpoint.format(), format, "{what}");
-        let expected = read_tensors(&std::fs::read(path.with_extension("safetensors")).unwrap());
+        let expected = read_tensors(&std::fs::read(expected).unwrap());
         let found = contents(&checkpoint);
         assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
         for (name, bytes) in found {
@@ -53,7 +71,7 @@ fn every_tensor_is_what_python_saved() {
 
 #[test]
 fn they_go_to_a_device_as_a_host_reads_them() {
-    for (path, _) in files() {
+    for (path, ..) in checkpoints() {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (params, _) = Params::load_with(client(), &path, &LoadOptions::default()).unwrap();
         for (name, array) in params.iter() {
@@ -120,4 +138,85 @@ fn the_first_line_of_a_model_is_kept() {
     let checkpoint = Checkpoint::open(data("equinox").join("bfloat16.eqx")).unwrap();
     assert_eq!(checkpoint.metadata()["equinox.first_line"], r#"{"depth": 12, "dtype": "bfloat16"}"#);
     assert_eq!(checkpoint.tensor("0").unwrap().spec.to_string(), "bfloat16[8,4]");
+}
+
+/// A copy of a case, to be damaged.
+fn copy(case: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for path in common::files(&data(case).join("checkpoint")).into_keys() {
+        std::fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+    }
+    directory
+}
+
+/// Opens a path, and holds all of it against what the file records.
+fn check(path: &Path) -> Result<(), safejax::Error> {
+    let source = safejax::convert::open(path, &Default::default())?;
+    source.to_host().map(drop)
+}
+
+/// What is said to be wrong with it.
+fn problem(path: &Path) -> String {
+    let error = check(path).expect_err(&path.display().to_string());
+    format!("{:#}", anyhow::Error::new(error))
+}
+
+#[test]
+fn checkpoints_of_tensorflow_are_found_by_any_of_their_files() {
+    let origin = |path: &Path| Checkpoint::open(path).map(|found| found.origin().to_owned()).unwrap();
+    let objects = data("tensorflow/objects").join("checkpoint");
+    let newest = objects.join("ckpt-2.index").display().to_string();
+    assert_eq!(origin(&objects), newest);
+    assert_eq!(origin(&objects.join("checkpoint")), newest);
+    for name in ["ckpt-2", "ckpt-2.index", "ckpt-2.data-00000-of-00001"] {
+        assert_eq!(origin(&objects.join(name)), newest);
+    }
+    assert!(origin(&objects.join("ckpt-1")).ends_with("ckpt-1.index"));
+    let model = data("tensorflow/saved_model").join("checkpoint");
+    assert!(origin(&model.join("saved_model.pb")).ends_with("variables.index"));
+    assert!(origin(&model.join("variables")).ends_with("variables.index"));
+    let names = Checkpoint::open(&objects).unwrap();
+    assert_eq!(names.metadata()["full_name.model.layers.11"], "dense_11/kernel");
+    let copied = copy("tensorflow/objects");
+    std::fs::remove_file(copied.path().join("checkpoint")).unwrap();
+    let several = problem(copied.path());
+    assert!(several.contains("ckpt-1, ckpt-2; give one of them"), "{several}");
+}
+
+#[test]
+fn damaged_checkpoints_of_tensorflow_are_refused() {
+    let damage = |change: &dyn Fn(&Path)| {
+        let copied = copy("tensorflow/saver");
+        change(copied.path());
+        problem(&copied.path().join("model.ckpt-7.index"))
+    };
+    let index = |directory: &Path| directory.join("model.ckpt-7.index");
+    let shard = |directory: &Path| directory.join("model.ckpt-7.data-00000-of-00001");
+    let flip = |path: &Path, at: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let missing = damage(&|directory| std::fs::remove_file(shard(directory)).unwrap());
+    assert!(missing.contains("model.ckpt-7.data-00000-of-00001 is missing"), "{missing}");
+    let cut = damage(&|directory| {
+        let whole = std::fs::read(shard(directory)).unwrap();
+        std::fs::write(shard(directory), &whole[..whole.len() - 1]).unwrap();
+    });
+    assert!(cut.contains("ends at byte 207"), "{cut}");
+    let entry = damage(&|directory| flip(&index(directory), 10));
+    assert!(entry.contains("checksum of its block at byte 0 differs"), "{entry}");
+    let value = damage(&|directory| flip(&shard(directory), 100));
+    assert!(value.contains("CRC-32C"), "{value}");
+    let footer = damage(&|directory| {
+        let whole = std::fs::read(index(directory)).unwrap();
+        std::fs::write(index(directory), &whole[..whole.len() - 1]).unwrap();
+    });
+    assert!(footer.contains("missing beside it or damaged"), "{footer}");
+    for at in 0..std::fs::read(index(&data("tensorflow/saver").join("checkpoint"))).unwrap().len() {
+        let copied = copy("tensorflow/saver");
+        flip(&index(copied.path()), at);
+        // What is not used can be anything.
+        let _ = check(&index(copied.path()));
+    }
 }

@@ -76,7 +76,11 @@ impl Verify {
                 }
             }
             if check.is_some_and(|check| check.finish().is_err()) {
-                let kind = if matches!(digest, Some(Digest::Crc32(_))) { "checksum" } else { "sha256" };
+                let kind = if matches!(digest, Some(Digest::Crc32(_) | Digest::Crc32c(_))) {
+                    "checksum"
+                } else {
+                    "sha256"
+                };
                 problems.push(format!(
                     "`{}` is not what was written: its {kind} is not the recorded one",
                     tensor.name

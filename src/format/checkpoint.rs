@@ -14,7 +14,7 @@ use super::{TensorReader, open, safetensors};
 use crate::array::{ArraySpec, HostArray};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Crc32, Digest, DigestCheck, MemoryBlob, SharedBlob};
+use crate::store::{Digest, DigestCheck, MemoryBlob, SharedBlob};
 use crate::tree::{Framework, TreeDef};
 
 /// What of a tensor is read, or written, at once, in bytes.
@@ -63,6 +63,12 @@ pub enum Format {
     Orbax,
     /// What `equinox.tree_serialise_leaves` writes: arrays without names, a tuple here.
     Equinox,
+    /// An HDF5 file, such as Keras or h5py writes.
+    Hdf5,
+    /// Keras's archive with its weights as HDF5.
+    Keras,
+    /// A checkpoint of TensorFlow, or a SavedModel's variables.
+    TensorFlow,
 }
 
 impl Format {
@@ -77,6 +83,9 @@ impl Format {
             Format::PyTorch => "checkpoint of PyTorch",
             Format::Orbax => "checkpoint of Orbax",
             Format::Equinox => "file of Equinox",
+            Format::Hdf5 => "HDF5 file",
+            Format::Keras => "Keras archive",
+            Format::TensorFlow => "checkpoint of TensorFlow",
         }
     }
 }
@@ -92,6 +101,9 @@ impl fmt::Display for Format {
             Format::PyTorch => "PyTorch",
             Format::Orbax => "Orbax",
             Format::Equinox => "Equinox",
+            Format::Hdf5 => "HDF5",
+            Format::Keras => "Keras",
+            Format::TensorFlow => "TensorFlow",
         })
     }
 }
@@ -117,7 +129,7 @@ pub struct Tensor {
     pub(crate) extents: Extents,
     pub(crate) encoding: Encoding,
     /// The checksum that its format records of it.
-    pub(crate) checksum: Option<Box<Crc32>>,
+    pub(crate) checksum: Option<Box<Digest>>,
 }
 
 /// Some bytes of a checkpoint.
@@ -379,7 +391,7 @@ impl Checkpoint {
     }
 
     /// The digests that are recorded, by the names of the tensors: of safetensors files a sha256, of what zip archives hold
-    /// uncompressed a CRC-32. What is compressed has one that is checked whenever it is read. A tensor of PyTorch's that
+    /// uncompressed a CRC-32, of TensorFlow's checkpoints a CRC-32C. What is compressed has one that is checked whenever it is read. A tensor of PyTorch's that
     /// shares its storage has none.
     ///
     /// # Errors
@@ -391,7 +403,7 @@ impl Checkpoint {
             digests.extend(recorded.map(|(name, sum)| (name, Digest::Sha256(sum))));
         }
         let checksums = self.tensors.iter().filter_map(|tensor| Some((tensor, tensor.checksum.clone()?)));
-        digests.extend(checksums.map(|(tensor, sum)| (tensor.name.clone(), Digest::Crc32(*sum))));
+        digests.extend(checksums.map(|(tensor, sum)| (tensor.name.clone(), *sum)));
         Ok(digests)
     }
 

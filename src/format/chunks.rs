@@ -35,9 +35,23 @@ pub(crate) enum Codec {
     Zlib,
     /// A CRC-32C follows them.
     Crc32c,
+    /// HDF5's Fletcher-32 follows them.
+    Fletcher32,
+    /// The first bytes of all elements come before all second ones, and so on, of elements of so many bytes.
+    Shuffle(usize),
 }
 
-/// Bytes of a CRC-32C.
+impl Codec {
+    /// The bytes that it adds.
+    fn added(self) -> usize {
+        match self {
+            Codec::Crc32c | Codec::Fletcher32 => CRC_BYTES,
+            Codec::Zstd | Codec::Gzip | Codec::Zlib | Codec::Shuffle(_) => 0,
+        }
+    }
+}
+
+/// Bytes of a CRC-32C, and of a Fletcher-32.
 pub(crate) const CRC_BYTES: usize = 4;
 
 /// The bytes before the CRC-32C of them, which is at the end.
@@ -193,14 +207,17 @@ pub(crate) fn decode(codecs: &[Codec], data: &[u8], target: &mut [u8]) -> Result
         target.copy_from_slice(data);
         return Ok(());
     };
-    if let Codec::Crc32c = first {
-        return decode(rest, before_crc32c(data)?, target);
+    match first {
+        Codec::Crc32c => return decode(rest, before_crc32c(data)?, target),
+        Codec::Fletcher32 => return decode(rest, before_fletcher32(data)?, target),
+        _ => {}
     }
     if rest.is_empty() {
         return expand(*first, data, target);
     }
-    // Only checksums can come after.
-    let mut content = zeros(target.len() + rest.len() * CRC_BYTES).map_err(|error| error.to_string())?;
+    // Nothing that compresses comes after.
+    let added: usize = rest.iter().map(|codec| codec.added()).sum();
+    let mut content = zeros(target.len() + added).map_err(|error| error.to_string())?;
     expand(*first, data, &mut content)?;
     decode(rest, &content, target)
 }
@@ -214,7 +231,34 @@ fn expand(codec: Codec, data: &[u8], target: &mut [u8]) -> Result<(), String> {
         Codec::Zstd => zstd_into(data, target),
         Codec::Gzip => inflate(MultiGzDecoder::new(data), target),
         Codec::Zlib => inflate(ZlibDecoder::new(data), target),
-        Codec::Crc32c => decode(&[codec], data, target),
+        Codec::Shuffle(width) => unshuffle(width, data, target),
+        Codec::Crc32c | Codec::Fletcher32 => decode(&[codec], data, target),
+    }
+}
+
+/// Puts the bytes of each element together again. What is left after the last whole element stays at the end.
+fn unshuffle(width: usize, data: &[u8], target: &mut [u8]) -> Result<(), String> {
+    if data.len() != target.len() {
+        return Err(wrong_length(data.len(), target.len()));
+    }
+    let count = data.len() / width;
+    for (place, bytes) in data[..count * width].chunks_exact(count.max(1)).enumerate() {
+        target[place..].iter_mut().step_by(width).zip(bytes).for_each(|(target, byte)| *target = *byte);
+    }
+    target[count * width..].copy_from_slice(&data[count * width..]);
+    Ok(())
+}
+
+/// The bytes before the Fletcher-32 of them, which is at the end.
+///
+/// # Errors
+/// That there is none, or another.
+fn before_fletcher32(data: &[u8]) -> Result<&[u8], &'static str> {
+    let (content, sum) = data.split_last_chunk::<CRC_BYTES>().ok_or("it has no checksum")?;
+    if hdf5_reader::checksum::fletcher32(content).to_le_bytes() == *sum {
+        Ok(content)
+    } else {
+        Err("its checksum differs: it is damaged")
     }
 }
 
@@ -270,10 +314,18 @@ mod tests {
                 writer.finish().unwrap()
             }
             Codec::Crc32c => [&data[..], &crc32c::crc32c(&data).to_le_bytes()].concat(),
+            Codec::Fletcher32 => {
+                [&data[..], &hdf5_reader::checksum::fletcher32(&data).to_le_bytes()].concat()
+            }
+            Codec::Shuffle(width) => {
+                let whole = data.len() / width * width;
+                let bytes = |place| data[..whole].iter().skip(place).step_by(*width);
+                (0..*width).flat_map(bytes).chain(&data[whole..]).copied().collect()
+            }
         })
     }
 
-    const CHAINS: [&[Codec]; 7] = [
+    const CHAINS: [&[Codec]; 9] = [
         &[],
         &[Codec::Zstd],
         &[Codec::Gzip],
@@ -281,6 +333,8 @@ mod tests {
         &[Codec::Crc32c],
         &[Codec::Crc32c, Codec::Zstd],
         &[Codec::Zstd, Codec::Crc32c],
+        &[Codec::Fletcher32, Codec::Zlib, Codec::Shuffle(3)],
+        &[Codec::Zlib, Codec::Fletcher32, Codec::Shuffle(2)],
     ];
 
     #[test]
@@ -302,7 +356,7 @@ mod tests {
         #[test]
         fn a_slice_of_chunks_is_the_slice_of_the_array(
             dims in proptest::collection::vec((1usize..7, 1usize..5, 0usize..7, 0usize..7), 0..4),
-            chain in 0usize..7,
+            chain in 0usize..9,
             turned: bool,
             missing in 0usize..40,
         ) {

@@ -3,9 +3,6 @@
 
 use std::path::Path;
 
-/// What an HDF5 file begins with. The first byte is also that of a map of msgpack.
-pub const HDF5: &[u8] = b"\x89HDF\r\n\x1a\n";
-
 /// What a file is by what it begins with, and what to do, as a sentence without its end.
 pub fn file(data: &[u8]) -> Option<String> {
     let text = |start: &[u8]| data.starts_with(start);
@@ -30,8 +27,6 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is compressed with bzip2; unpack it with `bunzip2`"
     } else if text(&[0x5d, 0, 0]) {
         "it is compressed with LZMA; unpack it with `unlzma`"
-    } else if text(HDF5) {
-        "it is an HDF5 file, such as Keras writes; load it in Python (h5py, Keras), and save the arrays as safetensors"
     } else if text(b"PK\x03\x04") {
         "it is a zip archive, as NumPy's (.npz) and PyTorch's (.pt) are, which hold arrays"
     } else if text(b"\x93NUMPY") {
@@ -49,9 +44,9 @@ pub fn file(data: &[u8]) -> Option<String> {
 /// What a file is by its name, where its content says nothing.
 pub fn file_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
-    let found = if name.ends_with(".index") || name.contains(".data-0000") || name == "saved_model.pb" {
-        "it is part of a TensorFlow checkpoint; load it in Python (`tf.train.load_checkpoint`), and save the arrays as \
-         safetensors"
+    let found = if name.ends_with(".index") || name.contains(".data-0000") {
+        "it is part of a checkpoint of TensorFlow, whose table of tensors, the file that ends with .index, is missing beside \
+         it or damaged"
     } else if name.ends_with(".tflite") || name.ends_with(".onnx") || name.ends_with(".mlmodel") {
         "it is a model for another runtime, not a checkpoint"
     } else {
@@ -65,10 +60,6 @@ const ENDINGS: [&str; 8] = [".safetensors", ".msgpack", ".npz", ".pt", ".pth", "
 
 /// What a directory is, and what to do.
 pub fn directory(path: &Path) -> String {
-    let has = |name: &str| path.join(name).exists();
-    if has("saved_model.pb") || has("checkpoint.index") {
-        return "it is a directory that TensorFlow wrote; load it in Python, and save the arrays as safetensors".into();
-    }
     let mut files: Vec<String> = std::fs::read_dir(path)
         .into_iter()
         .flatten()
@@ -101,7 +92,6 @@ mod tests {
         is(b"{\"error\":\"Repository not found\"}", "answer of a server");
         is(&[0x1f, 0x8b, 8], "gunzip");
         is(&[0x28, 0xb5, 0x2f, 0xfd], "unzstd");
-        is(b"\x89HDF\r\n\x1a\n", "HDF5");
         is(b"GGUF\x03\0\0\0", "GGUF");
         assert_eq!(file(b"\x10\0\0\0\0\0\0\0{}"), None);
         assert_eq!(file(b""), None);

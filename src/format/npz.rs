@@ -17,7 +17,7 @@ use super::npy;
 use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::store::{Crc32, SharedBlob, WriteOptions, write_atomically};
+use crate::store::{Crc32, Digest, SharedBlob, WriteOptions, write_atomically};
 use crate::tree::{Framework, Key, KeyMap, KeyPath, TreeDef};
 
 /// The ending of an array's name in the archive.
@@ -56,10 +56,6 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
     }
     let malformed = |problem| archive.malformed("npz file", problem);
     let is_damaged = left_out.iter().any(|part| part.refusal.is_some());
-    if arrays.is_empty() && left_out.iter().any(|part| part.name.ends_with(".weights.h5")) {
-        let problem = "it is a model of Keras; load it in Keras, and save its weights as safetensors";
-        return Err(malformed(problem.into()));
-    }
     if let ([], [], [first, ..], false) = (&arrays[..], &texts[..], &left_out[..], is_damaged) {
         return Err(malformed(format!("it holds no arrays: `{}`: {}", first.name, first.why)));
     }
@@ -113,7 +109,7 @@ fn read_member(
     let (range, checksum) = match member.compression {
         Compression::Stored => {
             let checksum = Crc32 { head: Bytes::copy_from_slice(&head[..data_start]), sum: member.crc32 };
-            (member.stored.start + data_start..member.stored.end, Some(Box::new(checksum)))
+            (member.stored.start + data_start..member.stored.end, Some(Box::new(Digest::Crc32(checksum))))
         }
         Compression::Deflated => {
             let content = (member.bytes, member.crc32);

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
-use super::{compressed, equinox, foreign, msgpack, npy, npz, orbax, pickle, pytorch, safetensors, sharded};
+use super::{
+    compressed, equinox, foreign, hdf5, keras, msgpack, npy, npz, orbax, pickle, pytorch, safetensors,
+    sharded, tensorflow,
+};
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::store::{FileBlob, MemoryBlob, SharedBlob};
@@ -52,6 +55,9 @@ fn open_unchecked(path: &Path, limits: Limits) -> Result<Checkpoint> {
     if let Some(item) = orbax::item_at(path)? {
         return orbax::open(&item, limits);
     }
+    if let Some(place) = tensorflow::place_of(path)? {
+        return tensorflow::open(&place, limits);
+    }
     if let Some(index) = sharded::index_of_shard(path) {
         tracing::info!(index = %index.display(), "the file is one of several");
         return open_unchecked(&index, limits);
@@ -77,11 +83,13 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
     match format_of(path, &blob, &head)? {
         Some(Format::Npy) => npy::open(blob),
         Some(Format::Equinox) => equinox::open(blob, limits),
-        Some(Format::Npz | Format::PyTorch) => {
+        Some(Format::Hdf5) => hdf5::open(blob, limits),
+        Some(Format::Npz | Format::PyTorch | Format::Keras) => {
             let archive = Archive::open(blob)?;
-            match pytorch::root(&archive) {
-                Some(root) => pytorch::open(archive, &root, limits),
-                None => npz::open(archive, limits),
+            match (pytorch::root(&archive), keras::is_keras(&archive)) {
+                (Some(root), _) => pytorch::open(archive, &root, limits),
+                (None, true) => keras::open(archive, limits),
+                (None, false) => npz::open(archive, limits),
             }
         }
         Some(Format::Msgpack) => msgpack::open(&origin, vec![blob], limits),
@@ -93,15 +101,14 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
             None => pickle::open(blob, limits),
         },
         // A directory is no file.
-        Some(Format::Safetensors | Format::Orbax) | None => {
-            safetensors::parse(blob).map_err(|error| match error {
+        Some(Format::Safetensors | Format::Orbax | Format::TensorFlow) | None => safetensors::parse(blob)
+            .map_err(|error| match error {
                 Error::Malformed { origin, format, problem } => match foreign::file_name(path) {
                     Some(problem) => Error::Malformed { origin, format: "checkpoint", problem },
                     None => Error::Malformed { origin, format, problem },
                 },
                 other => other,
-            })
-        }
+            }),
     }
 }
 
@@ -131,6 +138,9 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
     if orbax::item_at(path)?.is_some() {
         return Ok(Some(Format::Orbax));
     }
+    if tensorflow::place_of(path)?.is_some() {
+        return Ok(Some(Format::TensorFlow));
+    }
     if let Some(index) = sharded::index_in_place_of(path) {
         return sniff(index);
     }
@@ -141,9 +151,11 @@ pub fn sniff(path: impl AsRef<Path>) -> Result<Option<Format>> {
         return Ok(Some(if is_flax { Format::Msgpack } else { Format::Safetensors }));
     }
     match format_of(path, &blob, &head)? {
-        Some(Format::Npz) if Archive::open(blob).is_ok_and(|zip| pytorch::root(&zip).is_some()) => {
-            Ok(Some(Format::PyTorch))
-        }
+        Some(Format::Npz) => Ok(Some(match Archive::open(blob) {
+            Ok(archive) if pytorch::root(&archive).is_some() => Format::PyTorch,
+            Ok(archive) if keras::is_keras(&archive) => Format::Keras,
+            _ => Format::Npz,
+        })),
         Some(format) => Ok(Some(format)),
         None => match foreign::file(&head).or_else(|| foreign::file_name(path)) {
             Some(problem) => {
@@ -180,7 +192,10 @@ fn detect(head: &[u8]) -> Option<Format> {
     if is_safetensors {
         return Some(Format::Safetensors);
     }
-    if begins_with_map(head) && !head.starts_with(foreign::HDF5) {
+    if hdf5::begins(head) {
+        return Some(Format::Hdf5);
+    }
+    if begins_with_map(head) {
         // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
         let is_pickle = pickle::begins_with_pickle(head);
         return Some(if is_pickle { Format::Pickle } else { Format::Msgpack });

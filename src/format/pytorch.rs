@@ -145,7 +145,8 @@ fn place(
     let stored = match member.compression {
         Compression::Stored => {
             // A storage that others share is not held against the tensor's own bytes.
-            tensor.checksum = is_whole.then(|| Box::new(Crc32 { head: Bytes::new(), sum: member.crc32 }));
+            let checksum = Crc32 { head: Bytes::new(), sum: member.crc32 };
+            tensor.checksum = is_whole.then(|| Box::new(Digest::Crc32(checksum)));
             member.stored.start + range.start..member.stored.start + range.end
         }
         Compression::Deflated => {

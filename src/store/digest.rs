@@ -37,6 +37,8 @@ pub enum Digest {
     Sha256(String),
     /// A checksum, as zip archives have it.
     Crc32(Crc32),
+    /// A checksum, as TensorFlow has it: CRC-32C (Castagnoli).
+    Crc32c(u32),
 }
 
 /// A CRC-32 (that of zip, RFC 1952) over bytes that end with a tensor's.
@@ -58,6 +60,7 @@ impl Digest {
                 state.update(&recorded.head);
                 State::Crc32(state, recorded.sum)
             }
+            Digest::Crc32c(recorded) => State::Crc32c(0, *recorded),
         })
     }
 
@@ -80,6 +83,7 @@ pub struct DigestCheck<'a>(State<'a>);
 enum State<'a> {
     Sha256(DigestState, &'a str),
     Crc32(Crc, u32),
+    Crc32c(u32, u32),
 }
 
 impl DigestCheck<'_> {
@@ -88,6 +92,7 @@ impl DigestCheck<'_> {
         match &mut self.0 {
             State::Sha256(state, _) => state.update(bytes),
             State::Crc32(state, _) => state.update(bytes),
+            State::Crc32c(state, _) => *state = crc32c::crc32c_append(*state, bytes),
         }
     }
 
@@ -101,6 +106,7 @@ impl DigestCheck<'_> {
             State::Crc32(state, recorded) => {
                 ("CRC-32", format!("{:08x}", state.sum()), format!("{recorded:08x}"))
             }
+            State::Crc32c(found, recorded) => ("CRC-32C", format!("{found:08x}"), format!("{recorded:08x}")),
         };
         if found == recorded {
             return Ok(());
