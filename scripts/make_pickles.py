@@ -14,6 +14,7 @@ import collections
 import os
 import pathlib
 import pickle
+import types
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -106,7 +107,9 @@ def main():
     # What has no place in a tree of arrays, beside an array.
     odd = {"w": w, "objects": np.array([None, "x"], object), "names": np.array(["a", "bc"]), "large": 1 << 80}
     save("odd", pickle.dumps(odd), {"w": w})
-    (PICKLES / "refused.pkl").write_bytes(pickle.dumps({"w": w, "deep": [{"seen": {1, 2}}, optax.adam]}))
+    # Objects of classes that are not known: without arrays in them, and with one.
+    deep = [{"seen": {1, 2}}, optax.adam, types.SimpleNamespace(weight=w)]
+    (PICKLES / "refused.pkl").write_bytes(pickle.dumps({"w": w, "deep": deep}))
 
     # Archives: a directory, a text, strings, objects.
     import zipfile

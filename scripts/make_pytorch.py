@@ -3,6 +3,8 @@
 Made with torch 2.15.0, numpy 2 and safetensors 0.8, on Python 3.11.
 """
 
+import argparse
+import io
 import pathlib
 import zipfile
 
@@ -46,6 +48,17 @@ def types():
     }
 
 
+def write_script(module):
+    content = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), content)
+    # Without its code, which has paths of the machine in it.
+    with zipfile.ZipFile(content) as source, zipfile.ZipFile(TARGET / "script.jit", "w") as target:
+        for info in source.infolist():
+            if "/code/" not in info.filename:
+                target.writestr(zipfile.ZipInfo(info.filename), source.read(info))
+    save_file(whole(module.state_dict()), TARGET / "script.safetensors")
+
+
 def main():
     TARGET.mkdir(parents=True, exist_ok=True)
     for name, tensors in [("state_dict", state_dict()), ("views", views()), ("types", types())]:
@@ -60,7 +73,13 @@ def main():
     state = {"model": {"layer.weight": layer}, "epoch": 3, "name": "run", "lr": 0.5, "array": np.arange(3.0)}
     torch.save(state, TARGET / "training.pt")
     torch.save({"weight": torch.ones(2), "sparse": torch.eye(2).to_sparse(), "device": torch.device("cpu")}, TARGET / "odd.pt")
-    torch.save({"w": torch.ones(2)}, TARGET / "legacy.pt", _use_new_zipfile_serialization=False)
+    # As PyTorch wrote before 1.6. Its types of that time: a storage of each.
+    legacy = {name: tensor for name, tensor in types().items() if name not in ("uint16", "float8_e4m3fn")} | views()
+    torch.save(legacy, TARGET / "legacy.pt", _use_new_zipfile_serialization=False)
+    save_file(whole(legacy), TARGET / "legacy.safetensors")
+    # A module, and what a trainer keeps beside: an object of a class that only its own package has, without arrays in it.
+    write_script(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)))
+    torch.save({"weight": torch.ones(2), "config": argparse.Namespace(depth=2, name="run")}, TARGET / "config.pt")
 
 
 if __name__ == "__main__":

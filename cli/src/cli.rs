@@ -33,22 +33,22 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Show a checkpoint as a tree: types, shapes, sizes, metadata
-    Inspect(inspect::Inspect),
+    Inspect(Box<inspect::Inspect>),
     /// Show a platform's devices, their memories, and what its plugin can do
     Devices(devices::Devices),
     /// List, install and find plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
     /// Load a checkpoint onto a device, and report how fast and how
-    Load(load::Load),
+    Load(Box<load::Load>),
     /// Write a file anew: in another format, aligned, cast, renamed
-    Convert(convert::Convert),
+    Convert(Box<convert::Convert>),
     /// Check a file: its rules, its tree, its digests
     Verify(verify::Verify),
     /// Compare two files: structure, types, shapes, values; exit code 1 when they differ
-    Diff(diff::Diff),
+    Diff(Box<diff::Diff>),
     /// Run a program on arrays and checkpoints
-    Run(run::Run),
+    Run(Box<run::Run>),
     /// Compile a program for devices that need not be here: does it compile, does it fit, how fast could it be
     Compile(compile::Compile),
     #[command(hide = true)]

@@ -63,9 +63,13 @@ fn every_format_goes_to_a_device_in_every_way() {
 
 #[test]
 fn checkpoints_of_pytorch_are_what_pytorch_reads() {
-    for (name, twin) in
-        [("state_dict", "state_dict"), ("views", "views"), ("deflated", "views"), ("types", "types")]
-    {
+    for (name, twin) in [
+        ("state_dict", "state_dict"),
+        ("views", "views"),
+        ("deflated", "views"),
+        ("types", "types"),
+        ("legacy", "legacy"),
+    ] {
         let file = |name: &str, ending: &str| data(&format!("pytorch/{name}.{ending}"));
         let expected = through_a_device(&file(twin, "safetensors"), &LoadOptions::default());
         for options in deliveries() {
@@ -87,11 +91,56 @@ fn what_of_pytorch_is_no_tensor_is_kept_or_refused_by_name() {
     assert_eq!(training.keys().def().to_string(), tree);
     let odd = data("pytorch/odd.pt");
     let error = fails(safejax().arg("inspect").arg(&odd));
-    assert!(error.contains("['device'] is an object of torch.device"), "{error}");
+    assert!(error.contains("['sparse'] is an object of torch"), "{error}");
     let only = LoadOptions::default().include("weight");
     assert_eq!(Params::load_with(client(), &odd, &only).unwrap().0.len(), 1);
-    let error = Checkpoint::open(data("pytorch/legacy.pt")).unwrap_err().to_string();
-    assert!(error.contains("form before 1.6"), "{error}");
+    // What has no arrays in it is no loss.
+    let config = through_a_device(&data("pytorch/config.pt"), &LoadOptions::default());
+    assert_eq!(config.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["weight"]);
+    let checkpoint = Checkpoint::open(data("pytorch/config.pt")).unwrap();
+    let left_out = &checkpoint.left_out()[0];
+    assert_eq!(left_out.name, "config");
+    assert!(left_out.why.contains("argparse.Namespace, and has no arrays in it"), "{}", left_out.why);
+}
+
+#[test]
+fn the_module_of_a_script_is_its_state() {
+    let script = Checkpoint::open(data("pytorch/script.jit")).unwrap();
+    let expected = Checkpoint::open(data("pytorch/script.safetensors")).unwrap();
+    for tensor in expected.tensors() {
+        assert_eq!(
+            script.read(&tensor.name).unwrap(),
+            expected.bytes(&tensor.name).unwrap(),
+            "{}",
+            tensor.name
+        );
+    }
+    // What is not in a state_dict is no tensor of ours either.
+    let names: Vec<&str> = script.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names.len(), expected.tensors().len(), "{names:?}");
+}
+
+#[test]
+fn damaged_files_from_before_pytorch_1_6_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("legacy.pt");
+    let whole = std::fs::read(data("pytorch/legacy.pt")).unwrap();
+    let open = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path)
+            .map(|checkpoint| checkpoint.tensors().iter().map(|tensor| tensor.bytes()).sum::<usize>())
+    };
+    for end in 16..whole.len() {
+        let error = open(&whole[..end]).expect_err(&end.to_string()).to_string();
+        assert!(error.contains("legacy.pt"), "{error}");
+    }
+    for at in 0..whole.len() {
+        for value in [0, 0xff, whole[at] ^ 1] {
+            let mut damaged = whole.clone();
+            damaged[at] = value;
+            let _ = open(&damaged);
+        }
+    }
 }
 
 #[test]

@@ -65,6 +65,12 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
     let mut seeds = files_in(&data("pickles"));
     seeds.extend(files_in(&data("pytorch")).into_iter().chain(files_in(&data("orders"))));
     seeds.push(digits("labels.npy"));
+    for (directory, ending) in
+        [("equinox", "eqx"), ("hdf5", "h5"), ("hdf5", "keras"), ("onnx", "onnx"), ("gguf", "gguf")]
+    {
+        let is_one = |path: &PathBuf| path.extension().is_some_and(|found| found == ending);
+        seeds.extend(files_in(&data(directory)).into_iter().filter(is_one));
+    }
     for name in ["a.safetensors", "a.msgpack", "a.npz"] {
         let mut command = safejax();
         command.arg("convert").arg(digits("params.safetensors")).arg(at(name));
@@ -77,10 +83,12 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
     let mut read = 0;
     for seed in seeds {
         let whole = std::fs::read(&seed).unwrap();
+        // Some formats are told by the name.
+        let path = at("changed").with_extension(seed.extension().unwrap_or_default());
         for round in 0..150 {
             let changed = random.change(&whole);
-            std::fs::write(at("changed"), &changed).unwrap();
-            let Ok(source) = open(at("changed"), &options) else { continue };
+            std::fs::write(&path, &changed).unwrap();
+            let Ok(source) = open(&path, &options) else { continue };
             let Ok(arrays) = source.to_host() else { continue };
             read += 1;
             let copy = at("copy.safetensors");

@@ -69,6 +69,10 @@ pub enum Format {
     Keras,
     /// A checkpoint of TensorFlow, or a SavedModel's variables.
     TensorFlow,
+    /// The weights of an ONNX model.
+    Onnx,
+    /// A GGUF file.
+    Gguf,
 }
 
 impl Format {
@@ -86,6 +90,8 @@ impl Format {
             Format::Hdf5 => "HDF5 file",
             Format::Keras => "Keras archive",
             Format::TensorFlow => "checkpoint of TensorFlow",
+            Format::Onnx => "ONNX model",
+            Format::Gguf => "GGUF file",
         }
     }
 }
@@ -104,6 +110,8 @@ impl fmt::Display for Format {
             Format::Hdf5 => "HDF5",
             Format::Keras => "Keras",
             Format::TensorFlow => "TensorFlow",
+            Format::Onnx => "ONNX",
+            Format::Gguf => "GGUF",
         })
     }
 }

@@ -33,8 +33,6 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is an array of NumPy's (.npy)"
     } else if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
         "it is a pickle"
-    } else if text(b"GGUF") {
-        "it is a GGUF file, whose weights are mostly quantised for llama.cpp; get the model's safetensors files instead"
     } else {
         return None;
     };
@@ -47,7 +45,7 @@ pub fn file_name(path: &Path) -> Option<String> {
     let found = if name.ends_with(".index") || name.contains(".data-0000") {
         "it is part of a checkpoint of TensorFlow, whose table of tensors, the file that ends with .index, is missing beside \
          it or damaged"
-    } else if name.ends_with(".tflite") || name.ends_with(".onnx") || name.ends_with(".mlmodel") {
+    } else if name.ends_with(".tflite") || name.ends_with(".mlmodel") {
         "it is a model for another runtime, not a checkpoint"
     } else {
         return None;
@@ -92,7 +90,6 @@ mod tests {
         is(b"{\"error\":\"Repository not found\"}", "answer of a server");
         is(&[0x1f, 0x8b, 8], "gunzip");
         is(&[0x28, 0xb5, 0x2f, 0xfd], "unzstd");
-        is(b"GGUF\x03\0\0\0", "GGUF");
         assert_eq!(file(b"\x10\0\0\0\0\0\0\0{}"), None);
         assert_eq!(file(b""), None);
     }

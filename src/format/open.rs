@@ -5,8 +5,8 @@ use std::path::Path;
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
 use super::{
-    compressed, equinox, foreign, hdf5, keras, msgpack, npy, npz, orbax, pickle, pytorch, safetensors,
-    sharded, tensorflow,
+    compressed, equinox, foreign, gguf, hdf5, keras, msgpack, npy, npz, onnx, orbax, pickle, pytorch,
+    safetensors, sharded, tensorflow,
 };
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
@@ -75,16 +75,14 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
         return sharded::open(path, &*blob, limits);
     }
     let origin = blob.origin().to_owned();
-    let malformed =
-        |problem: String| Error::Malformed { origin: origin.clone(), format: "checkpoint", problem };
-    if let Some(problem) = pytorch::refusal(&head) {
-        return Err(malformed(problem.into()));
-    }
     match format_of(path, &blob, &head)? {
         Some(Format::Npy) => npy::open(blob),
         Some(Format::Equinox) => equinox::open(blob, limits),
         Some(Format::Hdf5) => hdf5::open(blob, limits),
-        Some(Format::Npz | Format::PyTorch | Format::Keras) => {
+        Some(Format::Gguf) => gguf::open(blob, limits),
+        Some(Format::Onnx) => onnx::open(path, blob, limits),
+        Some(Format::PyTorch) => pytorch::open_legacy(blob, limits),
+        Some(Format::Npz | Format::Keras) => {
             let archive = Archive::open(blob)?;
             match (pytorch::root(&archive), keras::is_keras(&archive)) {
                 (Some(root), _) => pytorch::open(archive, &root, limits),
@@ -195,6 +193,12 @@ fn detect(head: &[u8]) -> Option<Format> {
     if hdf5::begins(head) {
         return Some(Format::Hdf5);
     }
+    if head.starts_with(gguf::MAGIC) {
+        return Some(Format::Gguf);
+    }
+    if pytorch::begins_legacy(head) {
+        return Some(Format::PyTorch);
+    }
     if begins_with_map(head) {
         // A pickle of protocol 2 and later begins like an empty map of msgpack, which would end there.
         let is_pickle = pickle::begins_with_pickle(head);
@@ -219,6 +223,7 @@ fn of_name(path: &Path, head: &[u8]) -> Option<Format> {
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "npy" => Some(Format::Npy),
         "npz" => Some(Format::Npz),
+        onnx::ENDING => Some(Format::Onnx),
         "msgpack" => Some(Format::Msgpack),
         "pkl" | "pickle" | "joblib" => Some(Format::Pickle),
         _ => None,

@@ -5,6 +5,7 @@
 mod calls;
 mod escapes;
 mod globals;
+pub(super) mod legacy;
 mod machine;
 mod optax;
 mod tensor;
@@ -16,7 +17,7 @@ use super::pool::Pool;
 use super::problem::Problem;
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::store::SharedBlob;
+use crate::store::{Cursor, SharedBlob};
 use crate::tree::{Framework, KeyMap, TreeDef};
 use machine::Machine;
 use tree::TreeBuilder;
@@ -37,12 +38,15 @@ pub(super) fn read(blob: SharedBlob, limits: Limits, has_storages: bool) -> Resu
     let root = machine.run()?;
     let (def, arrays, mut left_out) =
         TreeBuilder::new(&machine.values, machine.bytes.blob(), limits).build(root)?;
-    let rest = machine.bytes.rest();
-    if rest > 0 {
-        let why = format!("{rest} bytes follow the first pickle, perhaps another one");
-        left_out.push(LeftOut::new("(the rest of the file)", why));
-    }
+    left_out.extend(rest(&machine.bytes));
     Ok(Pickled { def, arrays, left_out })
+}
+
+/// What follows the end, if anything does.
+fn rest(bytes: &Cursor) -> Option<LeftOut> {
+    let rest = bytes.rest();
+    let why = format!("{rest} bytes follow its end, perhaps another pickle");
+    (rest > 0).then(|| LeftOut::new("(the rest of the file)", why))
 }
 
 /// Where elements are that are in the pickle, which is the file at this position.

@@ -63,6 +63,11 @@ impl Cursor {
         self.end = end;
     }
 
+    /// Goes to a place, in bytes from the beginning, which is before the end.
+    pub fn go_to(&mut self, position: usize) {
+        self.position = position.min(self.end);
+    }
+
     /// Passes over so many bytes; returns where they are.
     ///
     /// # Errors

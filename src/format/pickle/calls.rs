@@ -44,28 +44,30 @@ impl Machine {
 
     /// What the call of a function or class makes.
     fn call(&self, function: Id, ids: &[Id]) -> Result<Made> {
-        let function = match &self.values[function] {
+        let known = match &self.values[function] {
             Value::Global(function) => function,
-            Value::Unknown(name) => return Ok(Made::New(Value::Unknown(name.clone()))),
+            Value::Unknown(opaque) => {
+                return Ok(Made::New(Value::unknown(&opaque.name, [&[function][..], ids].concat())));
+            }
             _ => return Err("something is called that is no function".into()),
         };
         // A dictionary in another type is that dictionary.
-        if let (Global::Wrapper | Global::Python("dict"), [id]) = (function, ids)
+        if let (Global::Wrapper | Global::Python("dict"), [id]) = (known, ids)
             && matches!(self.values[*id], Value::Dict(_))
         {
             return Ok(Made::Same(*id));
         }
-        // So is a tensor that is a parameter, and a tuple that is a shape.
-        if let (Global::Parameter, [id, ..]) | (Global::Size, [id]) = (function, ids) {
+        // So is a tensor that is a parameter, and a list or tuple in another type.
+        if let (Global::Parameter, [id, ..]) | (Global::Same, [id]) = (known, ids) {
             return Ok(Made::Same(*id));
         }
-        if let (Global::FromType, [function, _, arguments, ..]) = (function, ids)
+        if let (Global::FromType, [function, _, arguments, ..]) = (known, ids)
             && let (Value::Global(Global::Tensor | Global::TypedTensor), Some(ids)) =
                 (&self.values[*function], self.items(*arguments))
         {
             return self.call(*function, ids);
         }
-        self.new_value(function, ids).map(Made::New)
+        self.new_value(known, ids).map(Made::New)
     }
 
     /// The value that a call makes anew.
@@ -73,7 +75,7 @@ impl Machine {
         let values: Vec<&Value> = ids.iter().map(|&id| &self.values[id]).collect();
         let text = |value: &Value| value.short_text().map(|text| text.into_owned());
         match (function, &values[..]) {
-            (Global::Unknown(name), _) => Ok(Value::Unknown(name.clone())),
+            (Global::Unknown(name), _) => Ok(Value::unknown(name, ids.to_vec())),
             (Global::Reconstruct, _) => Ok(Value::EmptyArray),
             (Global::JaxArray, [_, _, Value::Tuple(state), ..]) => self.array_of_state(state),
             (Global::OrderedDict, []) => {
@@ -165,9 +167,11 @@ impl Machine {
                 let is_view = self.has_true(values.get(7));
                 Ok(tensor(storage, Some(dtype), offset, (self.dims(shape)?, self.dims(strides)?), is_view)?)
             }
-            (Global::FromType, [_, Value::Global(class), ..]) => Ok(Value::Unknown(class.name().to_owned())),
+            (Global::FromType, [_, Value::Global(class), ..]) => {
+                Ok(Value::unknown(class.name(), ids.to_vec()))
+            }
             (Global::Reconstructor, [Value::Global(class), ..]) => Ok(self.object(class, &[])),
-            (Global::OptaxState(_) | Global::TrainState | Global::JoblibArray, _) => {
+            (Global::OptaxState(_) | Global::TrainState | Global::Module(_) | Global::JoblibArray, _) => {
                 Ok(self.object(function, ids))
             }
             (function, _) => Err(format!("{} is called in a way that is not known", function.name()).into()),
@@ -182,7 +186,7 @@ impl Machine {
 
     fn object(&self, class: &Global, arguments: &[Id]) -> Value {
         if let Global::Unknown(name) = class {
-            return Value::Unknown(name.clone());
+            return Value::unknown(name, arguments.to_vec());
         }
         let (class, arguments) = (class.clone(), arguments.to_vec());
         Value::Object(Box::new(Object { class, arguments, attributes: Vec::new() }))
@@ -194,8 +198,11 @@ impl Machine {
         if let (Value::Object(known), Value::Dict(attributes)) = (&self.values[object], &self.values[state]) {
             self.copy((known.attributes.len() + attributes.items.len()) * size_of::<Id>())?;
         }
+        if let Value::Unknown(opaque) = &mut self.values[object] {
+            opaque.parts.push(state);
+            return Ok(());
+        }
         let built = match (&self.values[object], &self.values[state]) {
-            (Value::Unknown(_), _) => return Ok(()),
             (Value::EmptyArray, Value::Tuple(items)) => self.array_of_state(items)?,
             (Value::DType(descr), Value::Tuple(items)) => self.dtype_of_state(descr, items)?,
             (Value::Object(known), Value::Dict(attributes)) => {
@@ -266,7 +273,7 @@ impl Machine {
         self.array(shape, &descr, content, is_fortran_order)
     }
 
-    fn dims(&self, shape: &[Id]) -> Result<Vec<usize>> {
+    pub(super) fn dims(&self, shape: &[Id]) -> Result<Vec<usize>> {
         if shape.len() > MAX_RANK {
             return Err(format!("an array has more than {MAX_RANK} dimensions").into());
         }

@@ -28,6 +28,8 @@ pub enum Global {
     OptaxState(usize),
     /// A training state of Flax, with its module and name.
     TrainState,
+    /// A module of TorchScript.
+    Module(String),
     /// What joblib writes before the bytes of an array.
     JoblibArray,
     /// A type of ml_dtypes or PyTorch.
@@ -41,8 +43,8 @@ pub enum Global {
     FromType,
     /// A kind of storage, and the type of its elements.
     Storage(Option<DType>),
-    /// The shape of a tensor, which is a tuple.
-    Size,
+    /// What is made of a tuple or a list, and is that: the shape of a tensor, a list of tensors.
+    Same,
     /// Any other.
     Unknown(String),
 }
@@ -81,12 +83,17 @@ impl Global {
                 Some(dtype) => Global::Extension(dtype),
                 None => Global::Unknown(format!("ml_dtypes.{name}")),
             },
-            ("torch._utils", "_rebuild_tensor_v2") => Global::Tensor,
+            // The first is PyTorch's of before 0.4.
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::Tensor,
             ("torch._utils", "_rebuild_tensor_v3") => Global::TypedTensor,
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Global::Parameter,
             ("torch._tensor", "_rebuild_from_type_v2") => Global::FromType,
-            ("torch", "Size") => Global::Size,
+            ("torch", "Size") => Global::Same,
+            ("torch.jit._pickle", "build_tensorlist") => Global::Same,
             ("torch" | "torch.storage", name) => Global::of_torch(name),
+            (module, name) if module == "__torch__" || module.starts_with("__torch__.") => {
+                Global::Module(format!("{module}.{name}"))
+            }
             (module, name) => match optax::position(module, name) {
                 Some(position) => Global::OptaxState(position),
                 None => Global::Unknown(format!("{module}.{name}")),
@@ -137,13 +144,13 @@ impl Global {
             Global::TrainState => "flax.training.train_state.TrainState",
             Global::JoblibArray => "joblib.numpy_pickle.NumpyArrayWrapper",
             Global::Extension(dtype) => dtype.name(),
-            Global::Tensor => "torch's _rebuild_tensor_v2",
+            Global::Tensor => "torch's _rebuild_tensor",
             Global::TypedTensor => "torch's _rebuild_tensor_v3",
             Global::Parameter => "torch's _rebuild_parameter",
             Global::FromType => "torch's _rebuild_from_type_v2",
             Global::Storage(_) => "a storage of torch",
-            Global::Size => "torch.Size",
-            Global::Unknown(name) => name,
+            Global::Same => "a list of torch",
+            Global::Module(name) | Global::Unknown(name) => name,
         }
     }
 }

@@ -55,8 +55,10 @@ impl Machine {
         Machine { bytes: Cursor::new(blob), values, stack, memo, most_values, has_storages, copied: 0 }
     }
 
-    /// Runs to the end, and returns what is built.
+    /// Runs to the end of a pickle, and returns what is built. The values of those that were run before stay.
     pub fn run(&mut self) -> Result<Id> {
+        self.stack.clear();
+        self.memo.clear();
         loop {
             let start = self.bytes.position();
             let [opcode] = self.bytes.array()?;
@@ -208,11 +210,11 @@ impl Machine {
             0x85 => self.tuple(1),
             0x86 => self.tuple(2),
             0x87 => self.tuple(3),
-            0x8f => self.push(Value::Unknown("set".into())), // EMPTY_SET
-            0x90 => self.pop_to_mark().map(drop),            // ADDITEMS, to a set
+            0x8f => self.push(Value::unknown("set", Vec::new())), // EMPTY_SET
+            0x90 => self.pop_to_mark().and_then(|items| self.append(items)), // ADDITEMS, to a set
             0x91 => {
-                self.pop_to_mark()?; // FROZENSET
-                self.push(Value::Unknown("frozenset".into()))
+                let items = self.pop_to_mark()?; // FROZENSET
+                self.push(Value::unknown("frozenset", items))
             }
             b'q' => self.number::<1>().and_then(|index| self.remember(index)),
             b'r' => self.number::<4>().and_then(|index| self.remember(index)),
@@ -241,8 +243,12 @@ impl Machine {
                 self.push_made(function, arguments)
             }
             0x92 => {
-                let (_keywords, arguments, class) = (self.pop()?, self.pop()?, self.pop()?); // NEWOBJ_EX
-                self.push_made(class, arguments)
+                let (keywords, arguments, class) = (self.pop()?, self.pop()?, self.pop()?); // NEWOBJ_EX
+                self.push_made(class, arguments)?;
+                if let Some(Value::Unknown(opaque)) = self.stack.last().map(|&id| &mut self.values[id]) {
+                    opaque.parts.push(keywords);
+                }
+                Ok(())
             }
             b'b' => self.build(),
             b'Q' if self.has_storages => self.pop().and_then(|id| self.push_storage(id)),
@@ -255,7 +261,8 @@ impl Machine {
         }
     }
 
-    /// The storage behind PyTorch's name for it: ("storage", its kind, its key, a device, its elements).
+    /// The storage behind PyTorch's name for it: ("storage", its kind, its key, a device, its elements). Before PyTorch 1.6,
+    /// also: `None`, or the part of it that is meant (a key, its first element, its elements).
     fn push_storage(&mut self, name: Id) -> Result<()> {
         let values: Vec<&Value> =
             self.items(name).unwrap_or_default().iter().map(|&id| &self.values[id]).collect();
@@ -264,13 +271,25 @@ impl Machine {
             let why = format!("its storage is a {kind}");
             return self.push(Value::NoNumbers(why));
         }
-        let [_, Value::Global(Global::Storage(dtype)), key, _, Value::Int(elements)] = &values[..] else {
+        let [_, Value::Global(Global::Storage(dtype)), key, _, Value::Int(elements), part @ ..] = &values[..]
+        else {
             return Err("it refers to something beside it that is no storage of PyTorch's".into());
         };
         let key = key.short_text().ok_or("a storage has no key")?.as_ref().into();
         let elements = usize::try_from(*elements).map_err(|_| "a storage has no size")?;
+        let (first, elements) = match part {
+            [] | [Value::None] => (0, elements),
+            [Value::Tuple(part)] => {
+                let part = self.dims(part.get(1..).unwrap_or_default())?;
+                match part[..] {
+                    [first, count] if first <= elements && count <= elements - first => (first, count),
+                    _ => return Err("a part of a storage is not within it".into()),
+                }
+            }
+            _ => return Err("a storage is named in a way that is not known".into()),
+        };
         let dtype = *dtype;
-        self.push(Value::Storage(Box::new(Storage { dtype, key, elements })))
+        self.push(Value::Storage(Box::new(Storage { dtype, key, first, elements })))
     }
 
     fn memo_line(&mut self) -> Result<u64> {
@@ -353,7 +372,10 @@ impl Machine {
                 list.extend(items);
                 Ok(())
             }
-            Some(Value::Unknown(_)) => Ok(()),
+            Some(Value::Unknown(opaque)) => {
+                opaque.parts.extend(items);
+                Ok(())
+            }
             _ => Err("something is appended to what is no list".into()),
         }
     }
@@ -367,7 +389,10 @@ impl Machine {
                 dict.items.extend(items);
                 Ok(())
             }
-            Some(Value::Unknown(_)) => Ok(()),
+            Some(Value::Unknown(opaque)) => {
+                opaque.parts.extend(items);
+                Ok(())
+            }
             _ => Err("something is set in what is no dictionary".into()),
         }
     }

@@ -30,11 +30,13 @@ pub fn tensor(
     let spec = ArraySpec::new(dtype, shape);
     spec.host_bytes().map_err(|error| error.to_string())?;
     let start = usize::try_from(offset).ok().and_then(|offset| offset.checked_mul(width));
+    // In what is stored, and in the part of it that is the storage.
+    let first = storage.first.saturating_mul(storage.width());
     let reached = reach(&spec.shape, &strides).and_then(|elements| elements.checked_mul(width));
     let end = start.zip(reached).and_then(|(start, reached)| start.checked_add(reached));
-    let has = storage.elements.saturating_mul(if storage.dtype.is_some() { width } else { 1 });
+    let has = storage.elements.saturating_mul(storage.width());
     let range = match (start, end) {
-        (Some(start), Some(end)) if end <= has => start..end,
+        (Some(start), Some(end)) if end <= has => first.saturating_add(start)..first.saturating_add(end),
         _ => return Err(format!("a tensor reaches beyond its storage `{}` of {has} bytes", storage.key)),
     };
     let is_row_major = spec.shape.contains(&0)

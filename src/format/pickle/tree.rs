@@ -43,12 +43,14 @@ pub struct TreeBuilder<'a> {
     copied: usize,
     /// Where in the tree it is.
     path: Vec<Key>,
+    /// Which values have arrays in them; found when it is first asked.
+    have_arrays: Option<Vec<bool>>,
 }
 
 impl<'a> TreeBuilder<'a> {
     pub fn new(values: &'a [Value], file: &'a SharedBlob, limits: Limits) -> TreeBuilder<'a> {
         let (leaves, left_out, path) = (Vec::new(), Vec::new(), Vec::new());
-        TreeBuilder { values, file, limits, leaves, left_out, visits: 0, copied: 0, path }
+        TreeBuilder { values, file, limits, leaves, left_out, visits: 0, copied: 0, path, have_arrays: None }
     }
 
     /// The tree, its arrays in JAX's order, and what of it is no array.
@@ -96,8 +98,13 @@ impl<'a> TreeBuilder<'a> {
             Value::Object(object) => self.object(object)?,
             Value::NoNumbers(why) => return self.leave_out(why.clone()),
             Value::LargeInt => return self.leave_out("it does not fit into 64 bits".into()),
-            other => return self.refuse(other),
+            other => return self.refuse_or_leave_out(id, other),
         }))
+    }
+
+    /// Whether a value is an array, or has any in it.
+    fn has_arrays(&mut self, id: Id) -> bool {
+        self.have_arrays.get_or_insert_with(|| have_arrays(self.values))[id]
     }
 
     fn count_text(&mut self, content: &ByteString) -> Result<()> {
@@ -137,8 +144,12 @@ impl<'a> TreeBuilder<'a> {
         Ok(None)
     }
 
-    /// Leaves out what a tree cannot have, and refuses the file where it is wanted.
-    fn refuse(&mut self, value: &Value) -> Result<Option<TreeDef>> {
+    /// Leaves out what a tree cannot have, and refuses the file where it is wanted: if there are arrays in it, or if it is
+    /// all that the file has.
+    fn refuse_or_leave_out(&mut self, id: Id, value: &Value) -> Result<Option<TreeDef>> {
+        if !self.has_arrays(id) && !self.path.is_empty() {
+            return self.leave_out(format!("it is {}, and has no arrays in it", value.kind()));
+        }
         let refusal = self.here(format!(
             "is {}, which is neither a container nor an array; leave it out (`--exclude`), or load the file in Python, if \
              you trust it, and save the arrays as safetensors",
@@ -216,10 +227,12 @@ impl<'a> TreeBuilder<'a> {
         if let Global::OptaxState(position) = object.class {
             return self.named_tuple(optax::STATES[position], &object.arguments);
         }
+        // A module has settings beside its tensors, which are not in what PyTorch calls its state.
+        let is_module = matches!(object.class, Global::Module(_));
         let mut children = Vec::new();
         for pair in object.attributes.chunks_exact(2) {
             let DictKey::Str(name) = self.key(pair[0])? else { continue };
-            if FUNCTIONS_OF_TRAIN_STATE.contains(&name.as_str()) {
+            if FUNCTIONS_OF_TRAIN_STATE.contains(&name.as_str()) || is_module && !self.has_arrays(pair[1]) {
                 continue;
             }
             let key = Key::Attribute(name);
@@ -247,4 +260,24 @@ impl<'a> TreeBuilder<'a> {
         let fields = fields.iter().zip(values).map(field).collect::<Result<_>>()?;
         Ok(TreeDef::NamedTuple { name: name.to_owned(), fields })
     }
+}
+
+/// Which values are arrays, or have them in them.
+fn have_arrays(values: &[Value]) -> Vec<bool> {
+    let mut holders: Vec<(Id, Id)> = Vec::new();
+    for (id, value) in values.iter().enumerate() {
+        holders.extend(value.parts().map(|part| (part, id)));
+    }
+    holders.sort_unstable();
+    let mut have_arrays = vec![false; values.len()];
+    let is_array = |id: &Id| matches!(values[*id], Value::Array(_) | Value::NoNumbers(_) | Value::Storage(_));
+    let mut found: Vec<Id> = (0..values.len()).filter(is_array).collect();
+    while let Some(id) = found.pop() {
+        if std::mem::replace(&mut have_arrays[id], true) {
+            continue;
+        }
+        let start = holders.partition_point(|(part, _)| *part < id);
+        found.extend(holders[start..].iter().take_while(|(part, _)| *part == id).map(|(_, holder)| *holder));
+    }
+    have_arrays
 }

@@ -40,8 +40,17 @@ pub struct Storage {
     /// The type of its elements; of one without, its tensors say theirs.
     pub dtype: Option<DType>,
     pub key: Arc<str>,
+    /// The position of its first element, or byte where it has no type, in what is stored by that key.
+    pub first: usize,
     /// Its elements, or bytes where it has no type.
     pub elements: usize,
+}
+
+impl Storage {
+    /// The bytes of an element.
+    pub fn width(&self) -> usize {
+        self.dtype.map_or(1, |dtype| dtype.bits().div_ceil(8))
+    }
 }
 
 /// What is wrong with a string that is no text.
@@ -104,8 +113,8 @@ pub enum Value {
     NoNumbers(String),
     /// An integer that does not fit into 64 bits.
     LargeInt,
-    /// What a function or class made that is not known, by its name.
-    Unknown(String),
+    /// What a function or class made that is not known.
+    Unknown(Box<Opaque>),
     Mark,
 }
 
@@ -126,7 +135,33 @@ pub struct Object {
     pub attributes: Vec<Id>,
 }
 
+/// What a function or class made that is not known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opaque {
+    /// The name of the function or class.
+    pub name: String,
+    /// All that it was given.
+    pub parts: Vec<Id>,
+}
+
 impl Value {
+    /// What a function or class of this name made of these values.
+    pub fn unknown(name: impl Into<String>, parts: Vec<Id>) -> Value {
+        Value::Unknown(Box::new(Opaque { name: name.into(), parts }))
+    }
+
+    /// The values that it has in it.
+    pub fn parts(&self) -> impl Iterator<Item = Id> + '_ {
+        let (some, more): (&[Id], &[Id]) = match self {
+            Value::Tuple(items) | Value::List(items) => (items, &[]),
+            Value::Dict(dict) => (&dict.items, &[]),
+            Value::Object(object) => (&object.arguments, &object.attributes),
+            Value::Unknown(opaque) => (&opaque.parts, &[]),
+            _ => (&[], &[]),
+        };
+        some.iter().chain(more).copied()
+    }
+
     /// What it is, for a message.
     pub fn kind(&self) -> String {
         match self {
@@ -145,7 +180,7 @@ impl Value {
             Value::Array(_) | Value::NoNumbers(_) => "an array".into(),
             Value::Storage(_) => "a storage without a tensor".into(),
             Value::Object(object) => format!("an object of {}", object.class.name()),
-            Value::Unknown(name) => format!("an object of {name}"),
+            Value::Unknown(opaque) => format!("an object of {}", opaque.name),
             Value::Mark => "a mark".into(),
         }
     }
