@@ -10,6 +10,7 @@ mod cursor;
 mod digest;
 mod direct;
 mod file;
+mod new_directory;
 mod reader;
 mod temporary;
 
@@ -24,5 +25,6 @@ pub(crate) use closed::ClosedBlob;
 pub(crate) use cursor::Cursor;
 pub use digest::{Crc32, Digest, DigestCheck, DigestState, sha256};
 pub(crate) use file::{FileBlob, is_incoherent};
+pub(crate) use new_directory::{NewDirectory, NewFile};
 pub use reader::Io;
 pub(crate) use reader::Reader;

@@ -24,10 +24,10 @@ pub struct Convert {
     input: PathBuf,
 
     /// The file to write, as its ending says: .safetensors, .msgpack, .npz, .npy, or .json for the tree alone; it may
-    /// be the one that is read
+    /// be the one that is read. With .orbax, a new directory that Orbax restores
     file: PathBuf,
 
-    /// The format to write, whatever the file's ending: safetensors, msgpack, npz, npy or json
+    /// The format to write, whatever the file's ending: safetensors, msgpack, npz, npy, orbax or json
     #[arg(long, value_name = "FORMAT")]
     to: Option<TargetFormat>,
 
@@ -48,6 +48,11 @@ pub struct Convert {
     /// larger: 5GB, 500MB, 2GiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_shard_size: Option<u64>,
+
+    /// Compress the arrays of an Orbax directory with Zstandard, at this level: 1 to 22
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..=22))]
+    zstd: Option<i32>,
 
     /// Do not wait until the bytes are on the disk
     #[arg(long)]
@@ -101,6 +106,13 @@ impl Convert {
         if self.max_shard_size.is_some() && (stream::is_dash(&self.file) || is_other) {
             wrong_usage("--max-shard-size is for safetensors files with a name");
         }
+        let is_orbax = format == Some(TargetFormat::Orbax);
+        if self.zstd.is_some() && !is_orbax {
+            wrong_usage("--zstd is for directories of Orbax");
+        }
+        if is_orbax && stream::is_dash(&self.file) {
+            wrong_usage("a directory of Orbax needs a name, and cannot go to standard output");
+        }
         if self.digests && is_other {
             wrong_usage("--digests is for safetensors files");
         }
@@ -119,6 +131,7 @@ impl Convert {
         options.alignment = self.align;
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
         options.max_shard_bytes = self.max_shard_size;
+        options.zstd_level = self.zstd;
         options.write.sync = !self.no_sync;
         options.monitor = work_bar::watch();
         let report = stream::output(&self.file, |file| Ok(convert::convert(&source, file, &options)?))?;

@@ -10,7 +10,9 @@ use crate::array::ArraySpec;
 use crate::cast::Cast;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
-use crate::format::{DEFAULT_ALIGNMENT, Leaves, check_whole, json, msgpack, npy, npz};
+use crate::format::{
+    DEFAULT_ALIGNMENT, Leaves, OrbaxOptions, check_whole, json, msgpack, npy, npz, write_orbax,
+};
 use crate::monitor::{Monitor, Tracker};
 use crate::plan::{check_casts, loaded_dtype};
 use crate::store::{Digest, WriteOptions};
@@ -35,6 +37,8 @@ pub struct ConvertOptions {
     pub digests: Digests,
     /// The most bytes of tensors in a file, as [`crate::SaveOptions::max_shard_bytes`]. Safetensors only.
     pub max_shard_bytes: Option<u64>,
+    /// The level at which Zstandard compresses, 1 to 22; `None` for not at all. Orbax only.
+    pub zstd_level: Option<i32>,
     /// How the file is written.
     pub write: WriteOptions,
     /// Who watches the conversion, and who may stop it.
@@ -49,6 +53,7 @@ impl Default for ConvertOptions {
             alignment: DEFAULT_ALIGNMENT,
             digests: Digests::None,
             max_shard_bytes: None,
+            zstd_level: None,
             write: WriteOptions::default(),
             monitor: Monitor::default(),
         }
@@ -68,6 +73,8 @@ pub enum TargetFormat {
     Npz,
     /// One NumPy array; for a tree of one leaf.
     Npy,
+    /// A directory that Orbax restores.
+    Orbax,
     /// The tree alone, without the arrays' elements.
     Json,
 }
@@ -81,6 +88,7 @@ impl TargetFormat {
             "msgpack" => TargetFormat::Msgpack,
             "npz" => TargetFormat::Npz,
             "npy" => TargetFormat::Npy,
+            "orbax" => TargetFormat::Orbax,
             "json" => TargetFormat::Json,
             _ => return None,
         })
@@ -91,7 +99,7 @@ impl std::str::FromStr for TargetFormat {
     type Err = String;
     fn from_str(name: &str) -> std::result::Result<TargetFormat, String> {
         TargetFormat::of_name(Path::new(&format!("x.{name}"))).ok_or_else(|| {
-            "there is no such format; there are safetensors, msgpack, npz, npy and json".to_owned()
+            "there is no such format; there are safetensors, msgpack, npz, npy, orbax and json".to_owned()
         })
     }
 }
@@ -103,6 +111,7 @@ impl fmt::Display for TargetFormat {
             TargetFormat::Msgpack => "Flax msgpack",
             TargetFormat::Npz => "npz",
             TargetFormat::Npy => "npy",
+            TargetFormat::Orbax => "Orbax",
             TargetFormat::Json => "JSON",
         })
     }
@@ -134,7 +143,7 @@ pub struct ConvertReport {
 pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
     let format = options.format.or_else(|| TargetFormat::of_name(target)).ok_or_else(|| {
         Error::InvalidArgument(format!(
-            "{} does not end in .safetensors, .msgpack, .npz, .npy or .json; say which format it is to have (`--to`)",
+            "{} does not end in .safetensors, .msgpack, .npz, .npy, .orbax or .json; say which format it is to have (`--to`)",
             target.display()
         ))
     })?;
@@ -145,6 +154,11 @@ pub fn convert(source: &Source, target: &Path, options: &ConvertOptions) -> Resu
         TargetFormat::Msgpack => msgpack::write(&mut conversion, target, options.write)?,
         TargetFormat::Npz => npz::write(&mut conversion, target, options.write)?,
         TargetFormat::Npy => conversion.write_npy(target, options.write)?,
+        TargetFormat::Orbax => {
+            let (framework, metadata) = (source.framework(), source.metadata());
+            let options = OrbaxOptions { zstd_level: options.zstd_level, write: options.write };
+            write_orbax(&mut conversion, (framework, &metadata), target, &options)?;
+        }
         TargetFormat::Json => {
             let (framework, metadata) = (source.framework(), source.metadata());
             json::write(&conversion, (framework, &metadata), target, options.write)?;

@@ -362,8 +362,17 @@ pub(super) fn header_of(spec: &ArraySpec) -> std::io::Result<Vec<u8>> {
 
 /// The type as NumPy writes it: untyped bytes for what NumPy does not know, as ml_dtypes does.
 fn descr(dtype: DType) -> String {
+    match numpy_descr(dtype) {
+        Some(descr) => descr,
+        None if dtype == DType::BF16 => "<V2".into(),
+        None => "|V1".into(),
+    }
+}
+
+/// NumPy's own name for a type, if it has one.
+pub(super) fn numpy_descr(dtype: DType) -> Option<String> {
     let bytes = dtype.bits().div_ceil(8);
-    match dtype {
+    Some(match dtype {
         DType::Bool => "|b1".into(),
         DType::I8 => "|i1".into(),
         DType::U8 => "|u1".into(),
@@ -371,9 +380,8 @@ fn descr(dtype: DType) -> String {
         DType::U16 | DType::U32 | DType::U64 => format!("<u{bytes}"),
         DType::F16 | DType::F32 | DType::F64 => format!("<f{bytes}"),
         DType::C64 | DType::C128 => format!("<c{bytes}"),
-        DType::BF16 => "<V2".into(),
-        _ => "|V1".into(),
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod envelope;
 mod node;
+pub mod write;
 
 use std::collections::BTreeMap;
 

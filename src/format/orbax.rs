@@ -4,8 +4,9 @@
 mod flax;
 mod place;
 mod tree;
+mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -15,9 +16,10 @@ use super::problem::Problem;
 use super::{ocdbt, zarr};
 use crate::limits::Limits;
 use crate::printable::{File, Line};
-use crate::tree::{Framework, KeyMap, TreeDef};
+use crate::tree::{Framework, KeyMap, TreeDef, record};
 pub use place::{Item, item_at, orbax_item};
 use tree::{Content, Described};
+pub(crate) use write::{OrbaxOptions, write};
 
 /// What a directory is, for errors.
 const FORMAT: &str = "checkpoint of Orbax";
@@ -73,7 +75,7 @@ fn read(folder: &mut Folder) -> Result<Opened> {
     let values = values(folder)?;
     let is_filled = described.as_ref().is_none_or(|described| !described.has_every_chunk);
     let mut arrays = arrays(&values, folder, is_filled)?;
-    let metadata = random_keys(folder)?;
+    let mut metadata = random_keys(folder)?;
     let is_elsewhere = |described: &Described| described.arrays().all(|name| arrays.contains_key(&name));
     let placed = match folder.has(flax::FILE) && !described.as_ref().is_some_and(is_elsewhere) {
         true => Some(flax::read(folder, &mut arrays)?),
@@ -91,8 +93,48 @@ fn read(folder: &mut Folder) -> Result<Opened> {
         add_own(placed, &mut arrays)?;
     }
     folder.count(described.leaves.len())?;
+    if let Some((tensors, structure)) = with_record(&described, &mut arrays)? {
+        metadata.extend(described.metadata);
+        return Ok((tensors, structure, Vec::new(), metadata));
+    }
     let (tensors, structure, left_out) = with_tree(&described, arrays, &strings(folder)?)?;
+    metadata.extend(record::strip(&described.metadata));
     Ok((tensors, structure, left_out, metadata))
+}
+
+/// The tree that this crate recorded beside the one that is described, with its arrays, if both have the same; Orbax cannot say
+/// all of it.
+fn with_record(
+    described: &Described,
+    arrays: &mut Arrays,
+) -> Result<Option<(Vec<Tensor>, RecordedStructure)>> {
+    let def = match record::read(&described.metadata) {
+        Ok(Some(def)) => def,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            tracing::warn!("what Orbax cannot say of the tree is lost: {}", Line(&error.to_string()));
+            return Ok(None);
+        }
+    };
+    let keys = keys_of(def)?;
+    let framework = match described.metadata.get(record::FRAMEWORK_KEY).map(|name| name.parse()) {
+        Some(Ok(framework)) => framework,
+        _ => Framework::Plain,
+    };
+    let names = keys
+        .leaves()
+        .iter()
+        .map(|leaf| tree::name_of(&tree::steps(leaf.path.keys(), &TreeDef::LEAF, framework)));
+    let names: Vec<String> = names.collect();
+    let described: BTreeSet<String> = described.arrays().collect();
+    let is_same = names.len() == described.len()
+        && names.iter().all(|name| described.contains(name) && matches!(arrays.get(name), Some(Ok(_))));
+    if !is_same {
+        tracing::warn!("the record of the tree is not of the arrays that there are, and is passed over");
+        return Ok(None);
+    }
+    let tensors = names.iter().filter_map(|name| arrays.remove(name)?.ok()).collect();
+    Ok(Some((named(&keys, tensors), RecordedStructure::Tree(keys.def().clone(), framework))))
 }
 
 /// The tree that is described, with its arrays.

@@ -4,6 +4,7 @@
 mod fill;
 mod v2;
 mod v3;
+pub mod write;
 
 use std::sync::Arc;
 

@@ -43,6 +43,48 @@ pub fn open(bytes: &[u8], magic: Magic) -> Result<Cow<'_, [u8]>, String> {
     }
 }
 
+/// An envelope around a body, which is not compressed.
+pub fn close(magic: Magic, body: &[u8]) -> Vec<u8> {
+    // The magic number and the length; the version and how it is compressed; the checksum.
+    const AROUND: usize = 4 + 8 + 2 + CRC_BYTES;
+    let length = (body.len() + AROUND) as u64;
+    let mut bytes = [&(magic as u32).to_be_bytes()[..], &length.to_le_bytes(), &[0, 0], body].concat();
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+/// Fields that are written, one after another.
+#[derive(Default)]
+pub struct Sink(Vec<u8>);
+
+impl Sink {
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// As [`Fields::varint`] reads it.
+    pub fn varint(&mut self, mut number: u64) {
+        while number > 0x7f {
+            self.0.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+
+    /// A table of one data file, whose path is relative to the database.
+    pub fn data_files(&mut self, path: &str) {
+        self.varint(1);
+        self.varint(path.len() as u64);
+        // Of its base, which there is none of.
+        self.varint(0);
+        self.bytes(path.as_bytes());
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 /// The body that Zstandard compressed, which need not say how long it is.
 fn expand(frame: &[u8]) -> Result<Vec<u8>, String> {
     let damaged = |error| format!("what is compressed in it is damaged: {error}");
@@ -190,6 +232,14 @@ mod tests {
     #[test]
     fn numbers_of_more_than_64_bits_are_refused() {
         let number = |bytes: &[u8]| Fields::new(bytes).varint();
+        let written = |value| {
+            let mut sink = Sink::default();
+            sink.varint(value);
+            sink.into_bytes()
+        };
+        for value in [0, 127, 128, 300, 1 << 35, u64::MAX] {
+            assert_eq!(number(&written(value)), Ok(value));
+        }
         assert_eq!(number(&[0xac, 0x02]), Ok(300));
         assert_eq!(number(&[255, 255, 255, 255, 255, 255, 255, 255, 255, 1]), Ok(u64::MAX));
         assert!(number(&[255, 255, 255, 255, 255, 255, 255, 255, 255, 2]).is_err());
@@ -199,8 +249,7 @@ mod tests {
 
     #[test]
     fn an_envelope_is_checked_before_it_is_opened() {
-        let mut bytes = [&0x0cdb_3a2au32.to_be_bytes()[..], &21u64.to_le_bytes(), &[0, 0], b"abc"].concat();
-        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        let bytes = close(Magic::Manifest, b"abc");
         assert_eq!(&open(&bytes, Magic::Manifest).unwrap()[..], b"abc");
         assert!(open(&bytes, Magic::Node).unwrap_err().contains("begins with"));
         for at in 0..bytes.len() {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::checkpoint::LeftOut;
 use crate::printable::Name;
-use crate::tree::{DictKey, LeafKind, MAX_DEPTH, TreeDef};
+use crate::tree::{DictKey, Framework, Key, LeafKind, MAX_DEPTH, TreeDef};
 
 /// What `_METADATA` says.
 pub struct Described {
@@ -16,6 +16,8 @@ pub struct Described {
     pub leaves: Vec<Leaf>,
     /// Whether every chunk is stored, so that one that is not there is missing.
     pub has_every_chunk: bool,
+    /// The user's strings, among them a record of the tree if this crate wrote it.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A leaf, or an empty node.
@@ -25,15 +27,69 @@ pub struct Leaf {
     kind: String,
 }
 
-#[derive(Deserialize, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Step {
-    key: String,
+/// A step on the way to a leaf.
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Step {
+    pub key: String,
     /// 1 for a place in a sequence, 2 for a key or a field.
     key_type: u8,
 }
 
-/// The number of a step to a place in a sequence.
+/// The number of a step to a place in a sequence, and of one to a key or a field.
 const SEQUENCE: u8 = 1;
+const DICT: u8 = 2;
+
+/// What Orbax calls what leaves were in Python.
+pub const NUMPY_ARRAY: &str = "np.ndarray";
+pub const SCALAR: &str = "scalar";
+pub const STRING: &str = "string";
+const JAX_ARRAY: &str = "jax.Array";
+
+/// What it calls empty nodes.
+const NONE: &str = "None";
+const DICT_NODE: &str = "Dict";
+const LIST: &str = "List";
+const TUPLE: &str = "Tuple";
+const NAMED_TUPLE: &str = "NamedTuple";
+
+/// The last level of an NNX state, by which each of its variables has its array.
+const VARIABLE: &str = "value";
+
+/// The way to a leaf or an empty node of a tree of this framework.
+pub fn steps(path: &[Key], def: &TreeDef, framework: Framework) -> Vec<Step> {
+    let step = |key: &Key| match key {
+        Key::Dict(DictKey::Str(key)) | Key::Attribute(key) => Step { key: key.clone(), key_type: DICT },
+        Key::Dict(DictKey::Int(key)) => Step { key: key.to_string(), key_type: DICT },
+        Key::Index(index) => Step { key: index.to_string(), key_type: SEQUENCE },
+    };
+    let mut steps: Vec<Step> = path.iter().map(step).collect();
+    if framework == Framework::Nnx && matches!(def, TreeDef::Leaf(_)) {
+        steps.push(Step { key: VARIABLE.into(), key_type: DICT });
+    }
+    steps
+}
+
+/// What the array at the end of this way is called.
+pub fn name_of(steps: &[Step]) -> String {
+    let keys: Vec<&str> = steps.iter().map(|step| step.key.as_str()).collect();
+    keys.join(".")
+}
+
+/// What an empty node is called.
+pub fn empty_kind(def: &TreeDef) -> &'static str {
+    match def {
+        TreeDef::Dict(_) | TreeDef::OrderedDict(_) => DICT_NODE,
+        TreeDef::List(_) => LIST,
+        TreeDef::Tuple(_) => TUPLE,
+        // As it writes `optax.EmptyState`, too.
+        _ => NONE,
+    }
+}
+
+/// Whether this is what an empty node is called, which has nothing to be read.
+pub fn is_empty_kind(kind: &str) -> bool {
+    matches!(kind, NONE | DICT_NODE | LIST | TUPLE | NAMED_TUPLE)
+}
 
 /// What there is of a leaf.
 pub enum Content {
@@ -48,6 +104,8 @@ struct Metadata {
     tree_metadata: BTreeMap<String, Entry>,
     #[serde(default)]
     store_array_data_equal_to_fill_value: Option<bool>,
+    #[serde(default)]
+    custom_metadata: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +121,7 @@ struct ValueMetadata {
 
 /// Whether what was this in Python is an array here.
 pub fn is_array(kind: &str) -> bool {
-    matches!(kind, "jax.Array" | "np.ndarray" | "scalar")
+    matches!(kind, JAX_ARRAY | NUMPY_ARRAY | SCALAR)
 }
 
 impl Described {
@@ -87,7 +145,11 @@ impl Described {
             return Err(format!("`{}…` is nested deeper than {MAX_DEPTH} levels", Name(&start)));
         }
         let has_every_chunk = found.store_array_data_equal_to_fill_value.unwrap_or(false);
-        Ok(Described { leaves, has_every_chunk })
+        let metadata = match found.custom_metadata {
+            serde_json::Value::Object(entries) => entries.into_iter().filter_map(text).collect(),
+            _ => BTreeMap::new(),
+        };
+        Ok(Described { leaves, has_every_chunk, metadata })
     }
 
     /// The names of the leaves that are arrays.
@@ -124,29 +186,37 @@ impl Described {
     }
 }
 
+/// An entry of the user's metadata as a text: what is none is so in JSON.
+fn text((key, value): (String, serde_json::Value)) -> Option<(String, String)> {
+    match value {
+        serde_json::Value::String(text) => Some((key, text)),
+        serde_json::Value::Null => None,
+        other => Some((key, other.to_string())),
+    }
+}
+
 impl Leaf {
     /// What its array is called.
     fn name(&self) -> String {
-        let keys: Vec<&str> = self.path.iter().map(|step| step.key.as_str()).collect();
-        keys.join(".")
+        name_of(&self.path)
     }
 
     /// The node that it is, if it is an empty one.
     fn empty(&self) -> Option<TreeDef> {
         Some(match self.kind.as_str() {
-            "None" => TreeDef::None,
-            "Dict" => TreeDef::Dict(Vec::new()),
-            "List" => TreeDef::List(Vec::new()),
-            "Tuple" | "NamedTuple" => TreeDef::Tuple(Vec::new()),
+            NONE => TreeDef::None,
+            DICT_NODE => TreeDef::Dict(Vec::new()),
+            LIST => TreeDef::List(Vec::new()),
+            TUPLE | NAMED_TUPLE => TreeDef::Tuple(Vec::new()),
             _ => return None,
         })
     }
 
     fn scalar_kind(&self, spec: &ArraySpec) -> LeafKind {
         match (self.kind.as_str(), spec.dtype, spec.shape.is_empty()) {
-            ("scalar", DType::Bool, true) => LeafKind::Bool,
-            ("scalar", DType::I64, true) => LeafKind::Int,
-            ("scalar", DType::F64, true) => LeafKind::Float,
+            (SCALAR, DType::Bool, true) => LeafKind::Bool,
+            (SCALAR, DType::I64, true) => LeafKind::Int,
+            (SCALAR, DType::F64, true) => LeafKind::Float,
             _ => LeafKind::Array,
         }
     }
@@ -157,7 +227,7 @@ fn node(defs: &mut [(&[Step], TreeDef)], depth: usize) -> Result<TreeDef, String
     let Some((first, _)) = defs.first() else { return Ok(TreeDef::Dict(Vec::new())) };
     if first.len() == depth {
         let [(path, def)] = defs else {
-            let name = first.iter().map(|step| step.key.as_str()).collect::<Vec<_>>().join(".");
+            let name = name_of(first);
             return Err(format!("its tree has `{}` twice", Name(&name)));
         };
         debug_assert_eq!(path.len(), depth);
@@ -190,7 +260,7 @@ pub fn without_variables(def: &TreeDef) -> Option<TreeDef> {
     fn below(def: &TreeDef) -> Option<TreeDef> {
         match def {
             TreeDef::Dict(entries) => match &entries[..] {
-                [(key, leaf @ TreeDef::Leaf(_))] if *key == DictKey::from("value") => Some(leaf.clone()),
+                [(key, leaf @ TreeDef::Leaf(_))] if *key == DictKey::from(VARIABLE) => Some(leaf.clone()),
                 _ => {
                     let child = |(key, child): &(DictKey, TreeDef)| Some((key.clone(), below(child)?));
                     entries.iter().map(child).collect::<Option<_>>().map(TreeDef::Dict)
