@@ -3,80 +3,19 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{client, data, read_tensors};
-use safejax::format::{Format, sniff};
+use common::{client, data, foreign};
 use safejax::{Checkpoint, LoadOptions, Params, Program};
-
-/// The directories of files, with the format and the ending of those in it that are checkpoints.
-const DIRECTORIES: [(&str, Format, &str); 5] = [
-    ("equinox", Format::Equinox, "eqx"),
-    ("hdf5", Format::Hdf5, "h5"),
-    ("hdf5", Format::Keras, "keras"),
-    ("onnx", Format::Onnx, "onnx"),
-    ("gguf", Format::Gguf, "gguf"),
-];
-
-/// Checkpoints that are several files, each as `CASE/checkpoint` beside `CASE/expected.safetensors`.
-const CASES: [(&str, Format); 3] = [
-    ("tensorflow/objects", Format::TensorFlow),
-    ("tensorflow/saved_model", Format::TensorFlow),
-    ("tensorflow/saver", Format::TensorFlow),
-];
-
-/// All checkpoints, with what is in them.
-fn checkpoints() -> Vec<(PathBuf, Format, PathBuf)> {
-    let files = files().into_iter();
-    let files = files.map(|(path, format)| (path.clone(), format, path.with_extension("safetensors")));
-    let case = |(name, format): &(&str, Format)| {
-        (data(name).join("checkpoint"), *format, data(name).join("expected.safetensors"))
-    };
-    files.chain(CASES.iter().map(case)).collect()
-}
-
-/// The files, each beside what is in it.
-fn files() -> Vec<(PathBuf, Format)> {
-    let mut files = Vec::new();
-    for (directory, format, ending) in DIRECTORIES {
-        let before = files.len();
-        let paths = common::files(&data(directory)).into_keys().map(|path| data(directory).join(path));
-        files.extend(
-            paths.filter(|path| path.extension().is_some_and(|end| end == ending)).map(|path| (path, format)),
-        );
-        assert!(files.len() > before, "{directory}");
-    }
-    files
-}
-
-/// What each tensor is.
-fn contents(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u8>> {
-    let bytes = |name: &String| {
-        checkpoint.array(name).unwrap_or_else(|error| panic!("{name}: {error}")).bytes().to_vec()
-    };
-    checkpoint.tensors().iter().map(|tensor| (tensor.name.clone(), bytes(&tensor.name))).collect()
-}
 
 #[test]
 fn every_tensor_is_what_python_saved() {
-    for (path, format, expected) in checkpoints() {
-        let what = path.display();
-        assert_eq!(sniff(&path).unwrap(), Some(format), "{what}");
-        let checkpoint = Checkpoint::open(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(checkpoint.format(), format, "{what}");
-        let expected = read_tensors(&std::fs::read(expected).unwrap());
-        let found = contents(&checkpoint);
-        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}");
-        for (name, bytes) in found {
-            assert_eq!(bytes, expected[&name], "{what}: {name}");
-        }
-    }
+    foreign::cases(&data("")).iter().for_each(foreign::Case::assert_is_as_saved);
 }
 
 #[test]
 fn they_go_to_a_device_as_a_host_reads_them() {
-    for (path, ..) in checkpoints() {
+    for foreign::Case { path, .. } in foreign::cases(&data("")) {
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (params, _) = Params::load_with(client(), &path, &LoadOptions::default()).unwrap();
         for (name, array) in params.iter() {
@@ -101,7 +40,7 @@ fn read(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), safejax::Error
 #[test]
 fn what_is_cut_off_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for (path, _) in files() {
+    for foreign::Case { path, .. } in foreign::files(&data("")) {
         let whole = std::fs::read(&path).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         for end in (0..whole.len()).step_by(whole.len().div_ceil(100)) {
@@ -118,7 +57,7 @@ fn what_is_cut_off_is_refused() {
 #[test]
 fn what_is_damaged_is_refused_or_no_matter() {
     let directory = tempfile::tempdir().unwrap();
-    for (path, _) in files() {
+    for foreign::Case { path, .. } in foreign::files(&data("")) {
         let whole = std::fs::read(&path).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         for at in (0..whole.len()).step_by(whole.len().div_ceil(300)) {

@@ -32,18 +32,22 @@ fn python(name: &str, interpreter: &str, options: &[&str]) -> PathBuf {
 
 static NUMPY: LazyLock<PathBuf> = LazyLock::new(|| python("numpy", "python3", &[]));
 static ORBAX: LazyLock<PathBuf> = LazyLock::new(|| python("orbax", "python3", &[]));
+static FORMATS: LazyLock<PathBuf> = LazyLock::new(|| python("formats", "python3", &[]));
+static TENSORFLOW: LazyLock<PathBuf> = LazyLock::new(|| python("tensorflow", "python3", &[]));
 static JAX: LazyLock<PathBuf> = LazyLock::new(|| python("jax", "python3", &[]));
 
-/// Python safejax 0.5.0 asks for a jax that no longer installs, so its requirements are listed whole. The jax
-/// that it runs with exists for Python 3.8 to 3.11.
-static SAFEJAX: LazyLock<PathBuf> = LazyLock::new(|| {
+/// Python safejax 0.5.0 asks for a jax that no longer installs, so its requirements are listed whole.
+static SAFEJAX: LazyLock<PathBuf> = LazyLock::new(|| python("safejax", old_interpreter(), &["--no-deps"]));
+
+/// A Python for which there is the jax of 2023: 3.8 to 3.11, and what else is used needs 3.10.
+fn old_interpreter() -> &'static str {
     let fits = |interpreter: &&str| {
         let version = "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))";
         Command::new(interpreter).args(["-c", version]).status().is_ok_and(|status| status.success())
     };
     let interpreter = ["python3", "python3.11", "python3.10"].into_iter().find(fits);
-    python("safejax", interpreter.expect("Python 3.10 or 3.11 is needed for Python safejax"), &["--no-deps"])
-});
+    interpreter.expect("Python 3.10 or 3.11 is needed for libraries of 2023")
+}
 
 /// Runs a script of `scripts/` with one of these Pythons.
 #[track_caller]
@@ -147,6 +151,53 @@ fn what_orbax_and_tensorstore_write_is_read() {
     for case in cases {
         common::orbax::assert_is_as_saved(&directory.path().join(case));
     }
+}
+
+#[test]
+#[ignore = "installs Python packages"]
+fn what_older_versions_of_orbax_write_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    for (environment, cases) in
+        [("orbax05", &["orbax05", "orbax05_aggregate"][..]), ("orbax02", &["orbax02"][..])]
+    {
+        let python = python(environment, old_interpreter(), &[]);
+        for case in cases {
+            script(&python, "make_orbax.py", &[&"--directory", &directory.path(), case]);
+            common::orbax::assert_is_as_saved(&directory.path().join(case));
+        }
+    }
+}
+
+#[test]
+#[ignore = "installs Python packages"]
+fn orbax_restores_what_is_written_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    script(&ORBAX, "restore_orbax.py", &[&"write", &at("")]);
+    for (name, options) in [("plain", &[][..]), ("compressed", &["--zstd"][..])] {
+        let target = at(&format!("{name}.orbax"));
+        let mut convert = safejax();
+        succeeds(convert.arg("convert").arg(at("tree.pkl")).arg(&target).args(options));
+        script(&ORBAX, "restore_orbax.py", &[&"check", &at(""), &target]);
+        // Its lists and tuples, its names of classes: Orbax does not have them, and we do.
+        let tree = |path| safejax::convert::open(path, &Default::default()).unwrap().keys().def().clone();
+        assert_eq!(tree(target), tree(at("tree.pkl")));
+    }
+    let state = at("nnx.orbax");
+    succeeds(safejax().arg("convert").args([at("nnx"), state.clone()]));
+    script(&ORBAX, "restore_orbax.py", &[&"check-nnx", &at(""), &state]);
+}
+
+#[test]
+#[ignore = "installs Python packages"]
+fn what_other_libraries_write_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    for format in ["equinox", "hdf5", "onnx", "gguf"] {
+        let directory = root.path().join(format);
+        script(&FORMATS, &format!("make_{format}.py"), &[&"--directory", &directory]);
+    }
+    script(&TENSORFLOW, "make_tensorflow.py", &[&"--directory", &root.path().join("tensorflow")]);
+    common::foreign::cases(root.path()).iter().for_each(common::foreign::Case::assert_is_as_saved);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use safejax::plugins::{Package, Wheel, install_into};
 use safejax::{ArraySpec, Client, DType, Placement};
 
+pub mod foreign;
 pub mod orbax;
 pub mod packages;
 
