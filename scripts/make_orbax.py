@@ -135,7 +135,7 @@ def random_key(root):
     v0(root, "random_key", {"key": jax.random.key(3), "keys": jax.random.split(jax.random.key(4, impl="rbg"), 3), "w": jnp.ones(2)})
 
 
-def optimizer(root):
+def optimizer(root, case="optimizer", **options):
     import typing
 
     class State(typing.NamedTuple):
@@ -146,8 +146,15 @@ def optimizer(root):
         pass
 
     value = {"params": {"w": jnp.asarray(numbers(4, 3))}, "opt": (State(jnp.asarray(5), {"w": jnp.asarray(numbers(5, 3))}), Empty())}
-    v0(root, "optimizer", value)
-    expect(root / "optimizer", {"params": value["params"], "opt": [{"count": value["opt"][0].count, "mu": value["opt"][0].mu}]})
+    v0(root, case, value, **options)
+    expect(root / case, {"params": value["params"], "opt": [{"count": value["opt"][0].count, "mu": value["opt"][0].mu}]})
+
+
+def rich_types(root):
+    """Its tuples and named tuples are told from lists and dictionaries."""
+    from orbax.checkpoint._src.metadata.pytree_metadata_options import PyTreeMetadataOptions
+
+    optimizer(root, "rich_types", pytree_metadata_options=PyTreeMetadataOptions(support_rich_types=True))
 
 
 def nnx(root):
@@ -169,7 +176,7 @@ def pytree_serialization(root):
     directory = fresh(root, "pytree_serialization")
     value = {"a": [jnp.asarray(numbers(7, 4, 3)), None], "b": jnp.asarray(numbers(8, 2, dtype="bfloat16"))}
     serialization.save(value, directory.resolve() / "checkpoint")
-    expect(directory, {"0": value["a"][0], "2": value["b"]})
+    expect(directory, value)
 
 
 def tensorstore(root):
@@ -249,6 +256,7 @@ CASES = {
     "several_items": several_items,
     "random_key": random_key,
     "optimizer": optimizer,
+    "rich_types": rich_types,
     "nnx": nnx,
     "one_array": one_array,
     "pytree_serialization": pytree_serialization,

@@ -29,6 +29,7 @@ mod device_array;
 mod device_mesh;
 mod dtype;
 mod error;
+mod flatbuffer;
 pub mod format;
 mod limits;
 pub mod load;

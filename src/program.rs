@@ -15,7 +15,6 @@ mod compiled_output;
 mod dim;
 pub(crate) mod executable_file;
 mod exported;
-mod flatbuffer;
 mod hlo;
 pub(crate) mod outputs;
 mod pad;

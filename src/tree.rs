@@ -13,6 +13,7 @@ mod draw;
 mod glob;
 pub(crate) mod key_map;
 pub(crate) mod key_path;
+pub(crate) mod pytreedef;
 pub mod record;
 
 pub(crate) use convention::{Framework, respell, split_path};

@@ -59,6 +59,15 @@ fn the_tree_has_its_lists_strings_and_empty_nodes() {
         assert_eq!(node(case, "['is_done']"), Some(TreeDef::Leaf(LeafKind::Bool)), "{case}");
     }
     assert_eq!(node("optimizer", "['opt'][0]['count']"), Some(TreeDef::LEAF));
+    // Where its types were saved, a tuple is one; without, it is a list.
+    assert!(matches!(node("optimizer", "['opt']"), Some(TreeDef::List(_))));
+    assert!(matches!(node("rich_types", "['opt']"), Some(TreeDef::Tuple(_))));
+    assert!(
+        matches!(node("rich_types", "['opt'][0]"), Some(TreeDef::NamedTuple { name, .. }) if name == "State")
+    );
+    assert!(
+        matches!(node("pytree_serialization", "['a']"), Some(TreeDef::List(items)) if items[1] == TreeDef::None)
+    );
     assert!(matches!(node("orbax02", "['layers']"), Some(TreeDef::List(_))));
     let keys = Checkpoint::open(checkpoint("random_key")).unwrap();
     assert_eq!(keys.metadata()["random_key_impl.key"], "threefry2x32");

@@ -3,6 +3,8 @@
 
 mod flax;
 mod place;
+mod rich;
+mod serialized;
 mod tree;
 mod write;
 
@@ -65,6 +67,10 @@ pub(super) fn open(item: &Item, limits: Limits) -> crate::error::Result<Checkpoi
 type Opened = (Vec<Tensor>, RecordedStructure, Vec<LeftOut>, BTreeMap<String, String>);
 
 fn read(folder: &mut Folder) -> Result<Opened> {
+    if folder.has(serialized::FILE) {
+        let (tensors, structure, left_out) = serialized::read(folder)?;
+        return Ok((tensors, structure, left_out, BTreeMap::new()));
+    }
     let described = match folder.has(METADATA) {
         true => {
             let json = folder.read_whole(METADATA)?;
@@ -72,7 +78,7 @@ fn read(folder: &mut Folder) -> Result<Opened> {
         }
         false => None,
     };
-    let values = values(folder)?;
+    let values = values(folder, "")?;
     let is_filled = described.as_ref().is_none_or(|described| !described.has_every_chunk);
     let mut arrays = arrays(&values, folder, is_filled)?;
     let mut metadata = random_keys(folder)?;
@@ -153,8 +159,8 @@ fn with_tree(
             _ => Content::Refused(format!("it is of type `{kind}`, which is not read")),
         },
     };
-    let mut left_out = Vec::new();
-    let keys = keys_of(described.tree(content, &mut left_out)?)?;
+    let (def, left_out) = described.tree(&content)?;
+    let keys = keys_of(def)?;
     let mut tensors = Vec::with_capacity(keys.leaves().len());
     for leaf in keys.leaves() {
         let array = arrays.remove(&leaf.name).and_then(Result::ok);
@@ -198,15 +204,18 @@ fn add_own(placed: flax::Placed, arrays: &mut Arrays) -> Result<()> {
     Ok(())
 }
 
-/// Where everything is that has a key: in a database, in those of single processes, or in directories.
-fn values(folder: &mut Folder) -> Result<ocdbt::Values> {
-    if folder.has(ocdbt::MANIFEST) {
-        return ocdbt::read(folder, "");
+/// Where everything is that has a key, in a directory that is named with its slash: in a database, in those of single processes, or
+/// in directories.
+fn values(folder: &mut Folder, directory: &str) -> Result<ocdbt::Values> {
+    let within = |name: &str| format!("{directory}{name}");
+    if folder.has(&within(ocdbt::MANIFEST)) {
+        return ocdbt::read(folder, directory);
     }
-    let names = folder.names("")?;
+    let names = folder.names(directory)?;
     let mut values = ocdbt::Values::new();
-    let is_database =
-        |name: &&String| name.starts_with(PROCESS) && folder.has(&format!("{name}/{}", ocdbt::MANIFEST));
+    let is_database = |name: &&String| {
+        name.starts_with(PROCESS) && folder.has(&within(&format!("{name}/{}", ocdbt::MANIFEST)))
+    };
     let databases: Vec<&String> = names.iter().filter(is_database).collect();
     if !databases.is_empty() {
         tracing::warn!(
@@ -214,20 +223,23 @@ fn values(folder: &mut Folder) -> Result<ocdbt::Values> {
             Line(&folder.origin())
         );
         for name in databases {
-            values.append(&mut ocdbt::read(folder, &format!("{name}/"))?);
+            values.append(&mut ocdbt::read(folder, &within(&format!("{name}/")))?);
         }
         return Ok(values);
     }
-    if folder.has(zarr::V2_KEY) || folder.has(zarr::V3_KEY) {
-        add_files(folder, "", true, MAX_NESTING, &mut values)?;
+    if folder.has(&within(zarr::V2_KEY)) || folder.has(&within(zarr::V3_KEY)) {
+        add_files(folder, directory, true, MAX_NESTING, &mut values)?;
     } else {
         for name in &names {
-            if folder.is_own_directory(name) {
-                add_files(folder, &format!("{name}/"), false, MAX_NESTING, &mut values)?;
+            if folder.is_own_directory(&within(name)) {
+                add_files(folder, &within(&format!("{name}/")), false, MAX_NESTING, &mut values)?;
             }
         }
     }
-    Ok(values)
+    let relative = |(path, location): (String, Location)| {
+        (path.strip_prefix(directory).map(str::to_owned).unwrap_or(path), location)
+    };
+    Ok(values.into_iter().map(relative).collect())
 }
 
 /// Adds the files of a directory, which is named with its slash, by their paths: if it is an array's, or those within it that are.

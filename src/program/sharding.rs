@@ -4,8 +4,8 @@
 
 use prost::Message;
 
-use super::flatbuffer::{Problem, Table};
 use super::hlo::OpSharding;
+use crate::flatbuffer::{Problem, Table};
 use crate::sharding::{Devices, Mesh, NamedSharding, PartitionSpec, Sharding, TileAssignment};
 
 /// `xla.OpSharding.Type`.

@@ -151,6 +151,15 @@ impl TreeDef {
         }
     }
 
+    /// The same tree with these in the place of its leaves, in JAX's order.
+    pub(crate) fn replace_leaves(&self, next: &mut dyn FnMut() -> TreeDef) -> TreeDef {
+        if let TreeDef::Leaf(_) = self {
+            return next();
+        }
+        let children = self.children().into_iter().map(|(_, child)| Some(child.replace_leaves(next)));
+        self.with_children(children.collect())
+    }
+
     /// The same node with other children, one for each of its own; `None` drops an entry of a dictionary,
     /// and leaves a Python `None` where a place has to stay.
     fn with_children(&self, new: Vec<Option<TreeDef>>) -> TreeDef {

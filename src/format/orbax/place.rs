@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{DATA, METADATA, PROCESS, flax};
+use super::{DATA, METADATA, PROCESS, flax, serialized};
 use crate::error::{Error, Result};
 use crate::format::folder::names_in;
 use crate::format::open::begins_with_map;
@@ -19,8 +19,15 @@ const ITEMS: [&str; 3] = ["default", "state", "pytree"];
 const JSON: &str = "metadata";
 
 /// Files of an item or a step, which stand for the directory that they are in.
-const FILES: [&str; 6] =
-    [METADATA, ocdbt::MANIFEST, "_CHECKPOINT_METADATA", "_sharding", "_strings.json", "commit_success.txt"];
+const FILES: [&str; 7] = [
+    METADATA,
+    ocdbt::MANIFEST,
+    "_CHECKPOINT_METADATA",
+    "_sharding",
+    "_strings.json",
+    "commit_success.txt",
+    serialized::FILE,
+];
 
 /// Where the arrays are that a path stands for: a directory that Orbax wrote, or a file of one. `None` for another path.
 ///
@@ -185,7 +192,12 @@ fn is_item(directory: &Path) -> bool {
     if is_flax_tree(&directory.join(flax::FILE)) {
         return true;
     }
-    if has(METADATA) || has(ocdbt::MANIFEST) || has(zarr::V2_KEY) || has(zarr::V3_KEY) {
+    if has(METADATA)
+        || has(serialized::FILE)
+        || has(ocdbt::MANIFEST)
+        || has(zarr::V2_KEY)
+        || has(zarr::V3_KEY)
+    {
         return true;
     }
     let is_array = |name: &String| {

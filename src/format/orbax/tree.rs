@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rich::Rich;
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::format::checkpoint::LeftOut;
@@ -18,13 +19,15 @@ pub struct Described {
     pub has_every_chunk: bool,
     /// The user's strings, among them a record of the tree if this crate wrote it.
     pub metadata: BTreeMap<String, String>,
+    /// The tree with its types, where that was asked for.
+    rich: Option<serde_json::Value>,
 }
 
 /// A leaf, or an empty node.
 pub struct Leaf {
-    path: Vec<Step>,
+    pub path: Vec<Step>,
     /// What it was in Python.
-    kind: String,
+    pub kind: String,
 }
 
 /// A step on the way to a leaf.
@@ -106,6 +109,9 @@ struct Metadata {
     store_array_data_equal_to_fill_value: Option<bool>,
     #[serde(default)]
     custom_metadata: serde_json::Value,
+    /// JSON, in a string.
+    #[serde(default)]
+    value_metadata_tree: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -149,7 +155,15 @@ impl Described {
             serde_json::Value::Object(entries) => entries.into_iter().filter_map(text).collect(),
             _ => BTreeMap::new(),
         };
-        Ok(Described { leaves, has_every_chunk, metadata })
+        let rich = match found.value_metadata_tree.as_deref().map(serde_json::from_str) {
+            None => None,
+            Some(Ok(rich)) => Some(rich),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the types of the tree cannot be read, and are passed over");
+                None
+            }
+        };
+        Ok(Described { leaves, has_every_chunk, metadata, rich })
     }
 
     /// The names of the leaves that are arrays.
@@ -161,28 +175,44 @@ impl Described {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn tree(
-        &self,
-        content: impl Fn(&str, &str) -> Content,
-        left_out: &mut Vec<LeftOut>,
-    ) -> Result<TreeDef, String> {
+    pub fn tree(&self, content: &dyn Fn(&str, &str) -> Content) -> Result<(TreeDef, Vec<LeftOut>), String> {
+        if let Some(found) = self.rich_tree(content) {
+            return Ok(found);
+        }
+        let mut left_out = Vec::new();
         let mut defs: Vec<(&[Step], TreeDef)> = Vec::with_capacity(self.leaves.len());
         for leaf in &self.leaves {
-            let def = match leaf.empty() {
-                Some(def) => def,
-                None => match content(&leaf.name(), &leaf.kind) {
-                    Content::Array(spec) => TreeDef::Leaf(leaf.scalar_kind(&spec)),
-                    Content::Text(text) => TreeDef::Str(text),
-                    Content::Refused(why) => {
-                        let name = leaf.name();
-                        left_out.push(LeftOut::refused(&name, &why, format!("`{}`: {why}", Name(&name))));
-                        continue;
-                    }
-                },
-            };
-            defs.push((&leaf.path, def));
+            let (def, left) = leaf.def(content);
+            left_out.extend(left);
+            defs.extend(def.map(|def| (&leaf.path[..], def)));
         }
-        node(&mut defs, 0)
+        Ok((node(&mut defs, 0)?, left_out))
+    }
+
+    /// The tree with its types, if there is one of these leaves.
+    fn rich_tree(&self, content: &dyn Fn(&str, &str) -> Content) -> Option<(TreeDef, Vec<LeftOut>)> {
+        let mut rich = Rich::new(content);
+        let problem = match rich.read(self.rich.clone()?) {
+            Ok(def) => {
+                let Rich { mut arrays, left_out, .. } = rich;
+                arrays.extend(left_out.iter().map(|part| part.name.clone()));
+                arrays.sort();
+                let mut described: Vec<String> = self
+                    .leaves
+                    .iter()
+                    .filter(|leaf| leaf.empty().is_none() && leaf.kind != STRING)
+                    .map(Leaf::name)
+                    .collect();
+                described.sort();
+                if arrays == described {
+                    return Some((def.unwrap_or(TreeDef::None), left_out));
+                }
+                "it is not of the arrays that are described".to_owned()
+            }
+            Err(problem) => problem,
+        };
+        tracing::warn!("the types of the tree are passed over: {problem}");
+        None
     }
 }
 
@@ -196,6 +226,22 @@ fn text((key, value): (String, serde_json::Value)) -> Option<(String, String)> {
 }
 
 impl Leaf {
+    /// What it is in the tree, or why it is left out.
+    pub fn def(&self, content: &dyn Fn(&str, &str) -> Content) -> (Option<TreeDef>, Option<LeftOut>) {
+        if let Some(def) = self.empty() {
+            return (Some(def), None);
+        }
+        let name = self.name();
+        match content(&name, &self.kind) {
+            Content::Array(spec) => (Some(TreeDef::Leaf(self.scalar_kind(&spec))), None),
+            Content::Text(text) => (Some(TreeDef::Str(text)), None),
+            Content::Refused(why) => {
+                let refusal = format!("`{}`: {why}", Name(&name));
+                (None, Some(LeftOut::refused(&name, &why, refusal)))
+            }
+        }
+    }
+
     /// What its array is called.
     fn name(&self) -> String {
         name_of(&self.path)
