@@ -115,6 +115,24 @@ impl<'a> Table<'a> {
         self.field(slot, 4)?.map(|position| bytes(self.buffer, position).map(u32::from_le_bytes)).transpose()
     }
 
+    pub fn i64(&self, slot: usize) -> Result<Option<i64>, Problem> {
+        self.field(slot, 8)?.map(|position| bytes(self.buffer, position).map(i64::from_le_bytes)).transpose()
+    }
+
+    /// The bytes of a struct, which is in the table itself.
+    pub fn inline<const N: usize>(&self, slot: usize) -> Result<Option<[u8; N]>, Problem> {
+        self.field(slot, N)?.map(|position| bytes(self.buffer, position)).transpose()
+    }
+
+    /// The bytes of each struct of a vector.
+    pub fn structs<const N: usize>(
+        &self,
+        slot: usize,
+    ) -> Result<Option<impl Iterator<Item = [u8; N]> + use<'a, N>>, Problem> {
+        let vector = self.vector(slot, N)?;
+        Ok(vector.map(|(_, bytes)| bytes.chunks_exact(N).map(|each| each.try_into().unwrap_or([0; N]))))
+    }
+
     pub fn table(&self, slot: usize) -> Result<Option<Table<'a>>, Problem> {
         let Some(field) = self.field(slot, 4)? else { return Ok(None) };
         Table::at(self.buffer, self.budget, follow(self.buffer, field)?).map(Some)

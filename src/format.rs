@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod arrow;
 pub(crate) mod checkpoint;
 mod chunks;
 mod complex;

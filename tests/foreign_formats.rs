@@ -203,3 +203,16 @@ fn weights_beside_a_model_are_within_its_directory() {
     let missing = problem(&model);
     assert!(missing.contains("beside.weights is missing"), "{missing}");
 }
+
+#[test]
+fn columns_that_are_no_arrays_are_left_out_or_refused() {
+    let table = Checkpoint::open(data("arrow").join("file.arrow")).unwrap();
+    let left_out: Vec<&str> = table.left_out().iter().map(|part| part.name.as_str()).collect();
+    assert_eq!(left_out, ["texts", "views", "words"]);
+    assert_eq!(table.metadata()["author"], "nobody");
+    let odd = data("arrow").join("odd.feather");
+    assert!(problem(&odd).contains("`missing`: 1 of its values are missing"), "{}", problem(&odd));
+    let options = LoadOptions::default().exclude("missing").exclude("ragged*");
+    let (params, _) = Params::load_with(client(), &odd, &options).unwrap();
+    assert_eq!(params.len(), 1);
+}

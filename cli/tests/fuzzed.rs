@@ -65,9 +65,14 @@ fn changed_files_of_every_format_are_read_and_written_or_refused() {
     let mut seeds = files_in(&data("pickles"));
     seeds.extend(files_in(&data("pytorch")).into_iter().chain(files_in(&data("orders"))));
     seeds.push(digits("labels.npy"));
-    for (directory, ending) in
-        [("equinox", "eqx"), ("hdf5", "h5"), ("hdf5", "keras"), ("onnx", "onnx"), ("gguf", "gguf")]
-    {
+    for (directory, ending) in [
+        ("equinox", "eqx"),
+        ("hdf5", "h5"),
+        ("hdf5", "keras"),
+        ("onnx", "onnx"),
+        ("gguf", "gguf"),
+        ("arrow", "arrow"),
+    ] {
         let is_one = |path: &PathBuf| path.extension().is_some_and(|found| found == ending);
         seeds.extend(files_in(&data(directory)).into_iter().filter(is_one));
     }

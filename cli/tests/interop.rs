@@ -192,7 +192,7 @@ fn orbax_restores_what_is_written_for_it() {
 #[ignore = "installs Python packages"]
 fn what_other_libraries_write_is_read() {
     let root = tempfile::tempdir().unwrap();
-    for format in ["equinox", "hdf5", "onnx", "gguf"] {
+    for format in ["equinox", "hdf5", "onnx", "gguf", "arrow"] {
         let directory = root.path().join(format);
         script(&FORMATS, &format!("make_{format}.py"), &[&"--directory", &directory]);
     }

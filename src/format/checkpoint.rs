@@ -73,6 +73,8 @@ pub enum Format {
     Onnx,
     /// A GGUF file.
     Gguf,
+    /// A file or stream of Arrow's, or tensors in it.
+    Arrow,
 }
 
 impl Format {
@@ -92,6 +94,7 @@ impl Format {
             Format::TensorFlow => "checkpoint of TensorFlow",
             Format::Onnx => "ONNX model",
             Format::Gguf => "GGUF file",
+            Format::Arrow => "Arrow file",
         }
     }
 }
@@ -112,6 +115,7 @@ impl fmt::Display for Format {
             Format::TensorFlow => "TensorFlow",
             Format::Onnx => "ONNX",
             Format::Gguf => "GGUF",
+            Format::Arrow => "Arrow",
         })
     }
 }

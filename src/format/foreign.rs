@@ -31,6 +31,11 @@ pub fn file(data: &[u8]) -> Option<String> {
         "it is a zip archive, as NumPy's (.npz) and PyTorch's (.pt) are, which hold arrays"
     } else if text(b"\x93NUMPY") {
         "it is an array of NumPy's (.npy)"
+    } else if text(b"PAR1") {
+        "it is a Parquet file, whose columns are encoded; write it as Feather (`pyarrow.feather.write_feather`), or its arrays \
+         as .npz"
+    } else if text(b"FEA1") {
+        "it is a Feather file of version 1; write it again with a newer pyarrow (`pyarrow.feather.write_feather`)"
     } else if data.len() > 2 && data[0] == 0x80 && (2..=5).contains(&data[1]) {
         "it is a pickle"
     } else {

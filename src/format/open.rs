@@ -5,7 +5,7 @@ use std::path::Path;
 use super::archive::Archive;
 use super::checkpoint::{Checkpoint, Format};
 use super::{
-    compressed, equinox, foreign, gguf, hdf5, keras, msgpack, npy, npz, onnx, orbax, pickle, pytorch,
+    arrow, compressed, equinox, foreign, gguf, hdf5, keras, msgpack, npy, npz, onnx, orbax, pickle, pytorch,
     safetensors, sharded, tensorflow,
 };
 use crate::error::{Context, Error, Result};
@@ -80,6 +80,7 @@ fn open_content(path: &Path, blob: SharedBlob, limits: Limits) -> Result<Checkpo
         Some(Format::Equinox) => equinox::open(blob, limits),
         Some(Format::Hdf5) => hdf5::open(blob, limits),
         Some(Format::Gguf) => gguf::open(blob, limits),
+        Some(Format::Arrow) => arrow::open(blob, limits),
         Some(Format::Onnx) => onnx::open(path, blob, limits),
         Some(Format::PyTorch) => pytorch::open_legacy(blob, limits),
         Some(Format::Npz | Format::Keras) => {
@@ -195,6 +196,9 @@ fn detect(head: &[u8]) -> Option<Format> {
     }
     if head.starts_with(gguf::MAGIC) {
         return Some(Format::Gguf);
+    }
+    if arrow::begins(head) {
+        return Some(Format::Arrow);
     }
     if pytorch::begins_legacy(head) {
         return Some(Format::PyTorch);

@@ -8,12 +8,13 @@ use safejax::Checkpoint;
 use safejax::format::{Format, sniff};
 
 /// The directories of files, with the format and the ending of those in it that are checkpoints.
-const DIRECTORIES: [(&str, Format, &str); 5] = [
+const DIRECTORIES: [(&str, Format, &str); 6] = [
     ("equinox", Format::Equinox, "eqx"),
     ("hdf5", Format::Hdf5, "h5"),
     ("hdf5", Format::Keras, "keras"),
     ("onnx", Format::Onnx, "onnx"),
     ("gguf", Format::Gguf, "gguf"),
+    ("arrow", Format::Arrow, "arrow"),
 ];
 
 /// Checkpoints that are several files, each as `CASE/checkpoint` beside `CASE/expected.safetensors`.
