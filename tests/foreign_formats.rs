@@ -5,7 +5,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{client, data, foreign};
+use common::{Only, client, data, digits, foreign, is_skipped};
+use safejax::format::Format;
 use safejax::{Checkpoint, LoadOptions, Params, Program};
 
 #[test]
@@ -215,4 +216,73 @@ fn columns_that_are_no_arrays_are_left_out_or_refused() {
     let options = LoadOptions::default().exclude("missing").exclude("ragged*");
     let (params, _) = Params::load_with(client(), &odd, &options).unwrap();
     assert_eq!(params.len(), 1);
+}
+
+#[test]
+fn what_paddle_saved_is_a_pickle() {
+    let (path, expected) = (data("paddle/layer.pdparams"), data("paddle/layer.safetensors"));
+    foreign::Case { path, format: Format::Pickle, expected }.assert_is_as_saved();
+}
+
+/// Rows of the tables in docs/formats.md, each with tensors of a file of that format: all that match.
+const ROWS: [(&str, &str, &str); 23] = [
+    ("pickle (PyTorch's zip)", "pytorch/types.pt", "*"),
+    ("H5 (Keras)", "hdf5/weights.weights.h5", "*"),
+    ("SavedModel (TensorFlow)", "tensorflow/saved_model/checkpoint", "*"),
+    ("MsgPack (Flax)", "written.msgpack", "*"),
+    ("Protobuf (ONNX)", "onnx/inside.onnx", "*"),
+    ("Arrow", "arrow/tensors.arrow", "*"),
+    ("NumPy (npy, npz)", "written.npz", "*"),
+    ("pdparams (Paddle)", "paddle/layer.pdparams", "*"),
+    ("safetensors", "shared.safetensors", "*"),
+    ("**safetensors as written here**", "written.safetensors", "*"),
+    ("pickles (NumPy's, JAX's, joblib's)", "pickles/haiku.pkl", "*"),
+    ("PyTorch's zip files, deflated", "pytorch/deflated.pt", "*"),
+    ("PyTorch's files from before 1.6", "pytorch/legacy.pt", "*"),
+    ("npz, deflated", "orders/deflated.npz", "*"),
+    ("Orbax, uncompressed", "orbax/uncompressed/checkpoint", "*"),
+    ("Orbax, compressed", "orbax/default/checkpoint", "*"),
+    ("Equinox", "equinox/mlp.eqx", "*"),
+    ("HDF5, in one piece", "hdf5/whole.h5", "*"),
+    ("HDF5, in chunks", "hdf5/latest.h5", "*deflated"),
+    ("Keras's `.keras`", "hdf5/archive.keras", "*"),
+    ("ONNX, weights beside the model", "onnx/beside.onnx", "*"),
+    ("GGUF, aligned to 64", "gguf/aligned.gguf", "*"),
+    ("Arrow, compressed, which is expanded when it is opened", "arrow/zstd.arrow", "*"),
+];
+
+#[test]
+fn each_format_gets_onto_the_device_as_the_documentation_says() {
+    if is_skipped(Only::Cpu, "other devices copy everything") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let source = safejax::convert::open(digits("params.safetensors"), &Default::default()).unwrap();
+    for name in ["written.safetensors", "written.msgpack", "written.npz"] {
+        safejax::convert::convert(&source, &directory.path().join(name), &Default::default()).unwrap();
+    }
+    let mut wrong = Vec::new();
+    let documentation = include_str!("../docs/formats.md");
+    for (format, name, pattern) in ROWS {
+        let row = format!("| {format} |");
+        let row =
+            documentation.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("{row}"));
+        let says = row.trim_end_matches('|').rsplit('|').next().unwrap().trim();
+        let written = directory.path().join(name);
+        let path = if written.exists() { written } else { data(name) };
+        let options = LoadOptions::default().include(pattern);
+        let (_, report) = Params::load_with(client(), &path, &options).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let is_plain = checkpoint.tensors().iter().any(|tensor| tensor.is_plain());
+        let found = match (report.aliased_tensors, report.copied_tensors) {
+            (_, 0) => "in place",
+            (0, _) if pattern == "*" && is_plain => "one copy",
+            (0, _) => "expanded",
+            _ => "in place where aligned",
+        };
+        if found != says {
+            wrong.push(format!("{format}: {found}, and not {says}: {report}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -19,8 +19,8 @@ use crate::work_bar;
 
 #[derive(Args)]
 pub struct Convert {
-    /// The checkpoint to read: safetensors, Flax msgpack, npz, npy, a pickled tree of arrays, PyTorch's, or a directory of Orbax's; of one in
-    /// several files, the index, one of them or the directory
+    /// The checkpoint to read, of any format that is read: safetensors, Orbax, Flax msgpack, npz, npy, pickles, PyTorch, Equinox, Keras
+    /// and HDF5, TensorFlow, ONNX, GGUF, Arrow; of one in several files, the index, one of them or the directory
     input: PathBuf,
 
     /// The file to write, as its ending says: .safetensors, .msgpack, .npz, .npy, or .json for the tree alone; it may

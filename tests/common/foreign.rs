@@ -24,7 +24,7 @@ const TENSORFLOW: [&str; 3] = ["tensorflow/objects", "tensorflow/saved_model", "
 pub struct Case {
     pub path: PathBuf,
     pub format: Format,
-    expected: PathBuf,
+    pub expected: PathBuf,
 }
 
 /// All checkpoints of these libraries.
