@@ -48,7 +48,7 @@ pub(crate) use chunks::Chunks;
 pub(crate) use leaves::Leaves;
 pub(crate) use open::open_blob;
 pub use open::sniff;
-pub use orbax::orbax_item;
+pub use orbax::{OrbaxContents, orbax_contents, orbax_item};
 pub(crate) use orbax::{OrbaxOptions, write as write_orbax};
 pub use safetensors::{CheckpointWriter, DEFAULT_ALIGNMENT, DIGEST_KEY, Layout, check_alignment};
 pub(crate) use sharded::{

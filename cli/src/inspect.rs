@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clap::Args;
 use safejax::convert::Source;
-use safejax::format::{DEFAULT_ALIGNMENT, Format, Tensor, sniff};
+use safejax::format::{DEFAULT_ALIGNMENT, Format, OrbaxContents, Tensor, orbax_contents, sniff};
 use safejax::printable::{Count, File, Line, Name};
 use safejax::program::BUNDLE_KEY;
 use safejax::tree::Node;
@@ -22,6 +22,9 @@ use crate::sizes::{borrowed, parse_size};
 
 /// The characters of a metadata value that are shown.
 const SHOWN_METADATA: usize = 100;
+
+/// The metadata values that are shown.
+const SHOWN_STRINGS: usize = 20;
 
 #[derive(Args)]
 pub struct Inspect {
@@ -49,6 +52,10 @@ pub struct Inspect {
     #[arg(long, conflicts_with_all = ["plugin", "json"])]
     text: bool,
 
+    /// What there is to choose from, of Orbax's directories.
+    #[arg(skip)]
+    contents: OrbaxContents,
+
     #[command(flatten)]
     select: SelectArgs,
 
@@ -58,6 +65,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(mut self) -> Result<String> {
+        self.contents = orbax_contents(&self.file)?;
         self.file = self.select.input(&self.file)?;
         match sniff(&self.file)? {
             Some(Format::Safetensors) => {
@@ -133,8 +141,13 @@ impl Inspect {
     fn source(&self, source: &Source) -> Result<String> {
         self.refuse_plugin()?;
         let tree = source.tree();
+        let contents = contents_line(&self.contents);
         Ok(self.output.choose(
-            || format!("{}: {}, {}\n{}", Line(source.origin()), source.format(), tree.summary, drawn(&tree)),
+            || {
+                let (origin, format) = (Line(source.origin()), source.format());
+                let lines = metadata_lines(source.checkpoint());
+                format!("{origin}: {format}, {}\n{contents}{lines}{}", tree.summary, drawn(&tree))
+            },
             || {
                 let leaves = source.keys().leaves().iter().zip(source.specs());
                 let leaf = |(leaf, spec): (&safejax::tree::Leaf, &safejax::ArraySpec)| {
@@ -143,6 +156,9 @@ impl Inspect {
                 json!({
                     "file": source.origin(),
                     "format": source.format(),
+                    "steps": self.contents.steps,
+                    "items": self.contents.items,
+                    "metadata": source.metadata(),
                     "tree": source.keys().def(),
                     "tensors": leaves.map(leaf).collect::<Vec<_>>(),
                 })
@@ -241,5 +257,23 @@ fn metadata_lines(checkpoint: &Checkpoint) -> String {
         }
         format!("metadata {} = {}\n", Line(key), Line(&shown))
     };
-    checkpoint.metadata().iter().map(line).collect()
+    let metadata = checkpoint.metadata();
+    let mut lines: String = metadata.iter().take(SHOWN_STRINGS).map(line).collect();
+    if metadata.len() > SHOWN_STRINGS {
+        let _ = writeln!(lines, "… and {} more in the metadata (--json)", metadata.len() - SHOWN_STRINGS);
+    }
+    lines
+}
+
+/// The steps and items of a directory of Orbax's, if it has any.
+fn contents_line(contents: &OrbaxContents) -> String {
+    let mut line = String::new();
+    if !contents.steps.is_empty() {
+        let steps: Vec<String> = contents.steps.iter().map(u64::to_string).collect();
+        let _ = writeln!(line, "steps: {}", steps.join(", "));
+    }
+    if !contents.items.is_empty() {
+        let _ = writeln!(line, "items with arrays: {}", Line(&contents.items.join(", ")));
+    }
+    line
 }

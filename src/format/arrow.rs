@@ -70,7 +70,8 @@ impl<'a> Reader<'a> {
         let mut magic = vec![0; MAGIC.len().min(self.cursor.rest())];
         std::io::Read::read_exact(&mut self.cursor, &mut magic)
             .map_err(|error| Problem::of_stream(error, "its beginning cannot be read"))?;
-        if magic == MAGIC {
+        let is_file = magic == MAGIC;
+        if is_file {
             let blob = self.cursor.blob();
             let end = blob.read(blob.size().saturating_sub(END.len())..blob.size())?;
             if end != END {
@@ -81,10 +82,22 @@ impl<'a> Reader<'a> {
         }
         for number in 0.. {
             self.count(1)?;
-            let Some(message) = message::next(&mut self.cursor)? else { return Ok(()) };
+            let Some(message) = message::next(&mut self.cursor)? else { break };
             self.take(&message).map_err(|problem| problem.at(format_args!("its message {number}")))?;
         }
+        if !is_file {
+            self.leave_out_rest();
+        }
         Ok(())
+    }
+
+    /// Tells of what follows the end of a stream. Of a file, its table of contents does.
+    fn leave_out_rest(&mut self) {
+        let rest = self.cursor.rest();
+        if rest > 0 {
+            let why = format!("{rest} bytes follow the end of the stream, perhaps another one");
+            self.left_out.push(LeftOut::new("(the rest of the file)", why));
+        }
     }
 
     fn take(&mut self, message: &Message) -> Result<(), Problem> {

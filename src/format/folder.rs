@@ -262,7 +262,18 @@ impl Folder {
                 format!("it refers to the file `{}`, which is not within its directory", Line(path)).into()
             );
         }
-        Ok(self.root.join(path))
+        let mut whole = self.root.clone();
+        for part in Path::new(path).components() {
+            if whole != self.root && whole.is_symlink() {
+                return Err(format!(
+                    "it refers to the file `{}`, which is behind a link to a directory",
+                    Line(path)
+                )
+                .into());
+            }
+            whole.push(part);
+        }
+        Ok(whole)
     }
 }
 

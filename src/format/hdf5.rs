@@ -7,9 +7,10 @@ mod element;
 mod storage;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hdf5_reader::group::Group;
-use hdf5_reader::{Attribute, Hdf5File, OpenOptions};
+use hdf5_reader::{Attribute, ExternalLinkResolver, Hdf5File, OpenOptions};
 
 use super::checkpoint::{Checkpoint, Format, LeftOut, RecordedStructure, Tensor};
 use super::pool::Pool;
@@ -98,6 +99,17 @@ fn keys_of(names: Vec<String>, paths: Vec<KeyPath>) -> Result<Placed> {
     KeyMap::place_paths(&names, paths, true).or_else(|_| KeyMap::place_names(Framework::Flat, &names))
 }
 
+/// Refuses links to other files: what they lead to would be missing without a word.
+struct NoOtherFiles;
+
+impl ExternalLinkResolver for NoOtherFiles {
+    fn resolve_external_link(&self, file: &str) -> hdf5_reader::error::Result<Option<Hdf5File>> {
+        let problem =
+            format!("it has a link to the file `{file}`, and links to other files are not followed");
+        Err(hdf5_reader::error::Error::Other(problem))
+    }
+}
+
 /// What a file holds.
 struct Contents<'a> {
     window: &'a Window,
@@ -117,6 +129,7 @@ impl Contents<'_> {
             // Chunks are not read by it.
             chunk_cache_bytes: 0,
             max_object_header_bytes: MAX_HEADER_BYTES,
+            external_link_resolver: Some(Arc::new(NoOtherFiles)),
             ..OpenOptions::default()
         };
         let file = Hdf5File::from_storage_with_options(window.storage(), options).map_err(problem_of)?;

@@ -120,6 +120,11 @@ pub(crate) fn open_blob(path: &Path) -> Result<SharedBlob> {
         let (origin, problem) = (path.display().to_string(), foreign::directory(path));
         return Err(Error::Malformed { origin, format: "checkpoint", problem });
     }
+    if !path.exists()
+        && let Some(error) = orbax::missing_step(path)
+    {
+        return Err(error);
+    }
     FileBlob::open(path)
 }
 

@@ -19,7 +19,7 @@ use super::{ocdbt, zarr};
 use crate::limits::Limits;
 use crate::printable::{File, Line};
 use crate::tree::{Framework, KeyMap, TreeDef, record};
-pub use place::{Item, item_at, orbax_item};
+pub use place::{Item, OrbaxContents, item_at, missing_step, orbax_contents, orbax_item};
 use tree::{Content, Described};
 pub(crate) use write::{OrbaxOptions, write};
 

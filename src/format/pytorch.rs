@@ -8,7 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::archive::{Archive, Compression, Member};
-use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
+use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedStructure, Tensor};
 use super::encoding::Deflated;
 use super::pickle::{self, Array, Elements, Pickled, legacy, legacy::Legacy};
 use super::pool::Pool;
@@ -97,6 +97,14 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
     let pickle = MemoryBlob::shared(&origin, data);
     let pickled = pickle::read(SharedBlob::clone(&pickle), limits, true);
     let pickled = pickled.map_err(|problem| problem.into_error(&origin, FORMAT))?;
+    let mut pickled = pickled;
+    // Of a script: what was frozen, or traced, is there.
+    let constants =
+        members.by_name.keys().filter(|name| name.starts_with(&format!("{root}constants/"))).count();
+    if constants > 0 {
+        let why = format!("{constants} constants of the program are not read");
+        pickled.left_out.push(LeftOut::new("(constants)", why));
+    }
     let files = vec![SharedBlob::clone(archive.blob()), pickle];
     checkpoint(&origin, files, pickled, |tensor, key, range| {
         let name = format!("{root}data/{key}");

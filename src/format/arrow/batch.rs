@@ -42,8 +42,9 @@ pub struct Rows {
     columns: Vec<Column>,
     metadata: BTreeMap<String, String>,
     is_big_endian: bool,
-    /// Batches so far.
+    /// Batches so far, and bytes that were expanded of them.
     batches: usize,
+    expanded: u64,
     found: Found,
 }
 
@@ -81,6 +82,7 @@ impl Rows {
             metadata: metadata_of(schema, METADATA)?,
             is_big_endian: schema.u16(ENDIANNESS)? == Some(1),
             batches: 0,
+            expanded: 0,
             found: Found::default(),
         })
     }
@@ -115,6 +117,7 @@ impl Rows {
             limits: file.1,
             pool,
             found: &mut self.found,
+            expanded: &mut self.expanded,
             names: BTreeSet::new(),
         };
         for column in &self.columns {
@@ -182,6 +185,8 @@ struct BatchReader<'a, 'p, N, B, M> {
     limits: Limits,
     pool: &'a mut Pool<'p>,
     found: &'a mut Found,
+    /// Bytes that were expanded of all batches.
+    expanded: &'a mut u64,
     /// Of the arrays that were met in this batch.
     names: BTreeSet<String>,
 }
@@ -294,7 +299,7 @@ where
             None => self.blob.read(self.within(&path, &buffer, stored)?)?,
             Some(_) => self.expand(&path, &buffer, stored)?,
         };
-        self.limits.check_expansion(stored as u64, path.length as u64)?;
+        self.count_expanded(path.length)?;
         let bits: Vec<u8> = (0..path.length).map(|at| content[at / 8] >> (at % 8) & 1).collect();
         let extent = self.keep(&bits.into());
         self.grow(DType::Bool, path, rows, extent)
@@ -309,7 +314,7 @@ where
     }
 
     /// The first of so many bytes of a buffer that can be compressed.
-    fn expand(&self, path: &Path<'_>, buffer: &[u8; 16], bytes: usize) -> Result<Bytes, Problem> {
+    fn expand(&mut self, path: &Path<'_>, buffer: &[u8; 16], bytes: usize) -> Result<Bytes, Problem> {
         if bytes == 0 {
             return Ok(Bytes::new());
         }
@@ -327,10 +332,16 @@ where
         }
         let says = usize::try_from(says).ok().filter(|says| *says >= bytes);
         let says = says.ok_or_else(|| at(format!("a buffer of it should have {bytes} bytes or more")))?;
-        self.limits.check_expansion(content.len() as u64, says as u64)?;
+        self.count_expanded(says)?;
         let mut expanded = decompress(self.codec, content, says).map_err(at)?;
         expanded.truncate(bytes);
         Ok(expanded.into())
+    }
+
+    /// Counts bytes that are about to be expanded: all of them are in memory.
+    fn count_expanded(&mut self, bytes: usize) -> Result<(), Problem> {
+        *self.expanded = self.expanded.saturating_add(bytes as u64);
+        Ok(self.limits.check_expansion(self.blob.size() as u64, *self.expanded)?)
     }
 
     fn keep(&mut self, content: &Bytes) -> Extent {

@@ -22,6 +22,13 @@ impl Element {
             Datatype::FixedPoint { size, signed, byte_order } => {
                 let name = format!("{}{}", if *signed { "int" } else { "uint" }, usize::from(*size) * 8);
                 let unknown = || format!("its elements are integers of {size} bytes");
+                // The bit offset and the precision.
+                let bits = message.get(8..12).ok_or("the description of its elements is too short")?;
+                let [offset, precision] =
+                    [&bits[..2], &bits[2..]].map(|two| u16::from_le_bytes([two[0], two[1]]));
+                if (offset, precision) != (0, u16::from(*size) * 8) {
+                    return Err(format!("its elements are integers of {precision} bits within {size} bytes"));
+                }
                 Ok(Element::of(DType::from_name(&name).ok_or_else(unknown)?, *byte_order))
             }
             Datatype::FloatingPoint { byte_order, .. } => Ok(Element::of(float(message)?, *byte_order)),

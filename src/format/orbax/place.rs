@@ -148,6 +148,50 @@ pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&
     Ok(item_of(&directory)?.ok_or_else(problem)?.directory)
 }
 
+/// What there is to choose from in a directory that Orbax wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct OrbaxContents {
+    /// The numbers of the steps, if it is a directory of steps, in order.
+    pub steps: Vec<u64>,
+    /// The items with arrays of the step, or of the newest step that has any.
+    pub items: Vec<String>,
+}
+
+/// The steps and items in a directory that Orbax wrote; neither, in that of an item.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::InvalidArgument`] where there are steps of several words.
+pub fn orbax_contents(directory: impl AsRef<Path>) -> Result<OrbaxContents> {
+    let directory = directory.as_ref();
+    if !directory.is_dir() || is_item(directory) {
+        return Ok(OrbaxContents::default());
+    }
+    let names = directories(directory)?;
+    let steps = if is_marked(directory) { Vec::new() } else { steps(directory, &names)? };
+    let items_in = |directory: &Path| -> Result<Vec<String>> {
+        let names = directories(directory)?;
+        Ok(names.into_iter().filter(|name| is_item(&directory.join(name))).collect())
+    };
+    let items = match steps.iter().rev().map(|(_, name)| directory.join(name)).find(|step| !is_item(step)) {
+        Some(step) => items_in(&step)?,
+        None if steps.is_empty() => items_in(directory)?,
+        None => Vec::new(),
+    };
+    Ok(OrbaxContents { steps: steps.into_iter().map(|(number, _)| number).collect(), items })
+}
+
+/// The error for a step that is not there, in a directory that has others; `None` for another path that is not.
+pub fn missing_step(path: &Path) -> Option<Error> {
+    let name = path.file_name()?.to_str()?;
+    let (_, number) = step_of(name)?;
+    let directory = path.parent().filter(|directory| directory.is_dir())?;
+    let names = directories(directory).ok()?;
+    let steps = steps(directory, &names).ok().filter(|steps| !steps.is_empty())?;
+    let known: Vec<String> = steps.iter().map(|(number, _)| number.to_string()).collect();
+    Some(Error::not_found("step", &number.to_string(), known.iter().map(String::as_str)))
+}
+
 /// The steps in a directory, the newest last: those that are numbers, or else those whose names are one word and a number.
 ///
 /// # Errors
@@ -218,7 +262,7 @@ fn is_flax_tree(path: &Path) -> bool {
 }
 
 /// Whether a directory, or one that it is in as it was given, was never finished.
-fn is_unfinished(directory: &Path) -> bool {
+pub fn is_unfinished(directory: &Path) -> bool {
     directory.components().any(|part| part.as_os_str().to_string_lossy().contains(UNFINISHED))
 }
 

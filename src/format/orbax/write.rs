@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::place::is_unfinished;
 use super::tree::{self, Step};
 use super::{METADATA, STRINGS};
 use crate::array::ArraySpec;
@@ -46,6 +47,17 @@ pub(crate) fn write(
 ) -> Result<()> {
     let entries = Entries::of(tree, framework)?;
     entries.notes.iter().for_each(|note| tree.note(note.clone()));
+    if let Some(name) = entries.arrays.iter().find(|name| name.ends_with('/')) {
+        return Err(Error::InvalidArgument(format!(
+            "Orbax does not find arrays whose names end with a slash, such as `{name}`; rename it (`--rename`)"
+        )));
+    }
+    if is_unfinished(target) {
+        return Err(Error::InvalidArgument(format!(
+            "{} would be taken for a checkpoint that was never finished; give another name",
+            target.display()
+        )));
+    }
     let layouts = layouts(tree, options)?;
     let custom = custom_metadata(tree, framework, metadata);
     let described = entries.described(&custom);

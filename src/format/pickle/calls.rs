@@ -170,6 +170,10 @@ impl Machine {
             (Global::FromType, [_, Value::Global(class), ..]) => {
                 Ok(Value::unknown(class.name(), ids.to_vec()))
             }
+            // Of a class that is not known, what it is made of may have arrays in it.
+            (Global::Reconstructor, [Value::Global(Global::Unknown(name)), ..]) => {
+                Ok(Value::unknown(name, ids.to_vec()))
+            }
             (Global::Reconstructor, [Value::Global(class), ..]) => Ok(self.object(class, &[])),
             (Global::OptaxState(_) | Global::TrainState | Global::Module(_) | Global::JoblibArray, _) => {
                 Ok(self.object(function, ids))
@@ -226,7 +230,9 @@ impl Machine {
     fn array_of_state(&self, state: &[Id]) -> Result<Value> {
         let values: Vec<&Value> = state.iter().map(|&id| &self.values[id]).collect();
         match &values[..] {
-            [_, _, _, _, Value::List(_)] => Ok(Value::NoNumbers("it is an array of Python objects".into())),
+            [_, _, _, _, Value::List(_)] => {
+                Ok(Value::unknown("numpy.ndarray, of Python objects", state.to_vec()))
+            }
             [Value::Int(_), Value::Tuple(shape), Value::DType(descr), Value::Bool(order), content] => {
                 let content = content.bytes().ok_or("an array has no content")?;
                 self.array(self.dims(shape)?, descr, content.clone(), *order)

@@ -266,6 +266,13 @@ impl Machine {
     fn push_storage(&mut self, name: Id) -> Result<()> {
         let values: Vec<&Value> =
             self.items(name).unwrap_or_default().iter().map(|&id| &self.values[id]).collect();
+        if let [what, Value::Global(_), ..] = &values[..]
+            && what.short_text().as_deref() == Some("module")
+            && let Some(&[_, class, ..]) = self.items(name)
+        {
+            // Before PyTorch 1.6, the class of a module came with its source.
+            return self.push_known(class);
+        }
         if let [_, Value::Global(Global::Unknown(kind)), ..] = &values[..] {
             // Of quantised tensors, for one. Who makes a tensor of it is told.
             let why = format!("its storage is a {kind}");

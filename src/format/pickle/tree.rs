@@ -270,7 +270,12 @@ fn have_arrays(values: &[Value]) -> Vec<bool> {
     }
     holders.sort_unstable();
     let mut have_arrays = vec![false; values.len()];
-    let is_array = |id: &Id| matches!(values[*id], Value::Array(_) | Value::NoNumbers(_) | Value::Storage(_));
+    let is_array = |id: &Id| match &values[*id] {
+        Value::Array(_) | Value::NoNumbers(_) | Value::Storage(_) => true,
+        // Its numbers are bytes to us.
+        Value::Unknown(opaque) => opaque.name.starts_with("numpy.ma."),
+        _ => false,
+    };
     let mut found: Vec<Id> = (0..values.len()).filter(is_array).collect();
     while let Some(id) = found.pop() {
         if std::mem::replace(&mut have_arrays[id], true) {
