@@ -190,6 +190,12 @@ fn laid_over(wanted: &KeyMap, found: &KeyMap) -> Result<KeyMap> {
     Err(Error::Template { problems: vec![problem] })
 }
 
+/// Whether leaves of a tree are in an order that their names made.
+fn has_sorted_keys(def: &TreeDef) -> bool {
+    matches!(def, TreeDef::Dict(entries) if entries.len() > 1)
+        || def.children().iter().any(|(_, child)| has_sorted_keys(child))
+}
+
 /// The template's own tree over the tensors, or everything that does not fit, in one report.
 fn fit<'a>(
     template: &Template,
@@ -202,6 +208,12 @@ fn fit<'a>(
     let numbered;
     let found = match framework {
         Framework::Equinox => {
+            if has_sorted_keys(&template.def) {
+                tracing::warn!(
+                    "the leaves of the file have no names, and are matched by their positions; those of a dictionary are in the \
+                     order of its keys, and those of a model of Equinox in the order of its fields: be sure that these are the same"
+                );
+            }
             numbered = laid_over(&wanted, found)?;
             &numbered
         }

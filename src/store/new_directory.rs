@@ -177,10 +177,12 @@ mod tests {
         start().finish().unwrap();
         assert_eq!(std::fs::read(target.join("d/x")).unwrap(), b"abc\0\0\0\0\0");
         assert_eq!(names(), 1);
-        let again = NewDirectory::create(&target, WriteOptions::default()).err().unwrap();
-        assert!(again.to_string().contains("remove it first"), "{again}");
-        let missing = NewDirectory::create(&target.join("a/b"), WriteOptions::default()).err().unwrap();
-        assert!(missing.to_string().contains("there is no directory"), "{missing}");
+        let problem = |target: &Path| {
+            let error = NewDirectory::create(target, WriteOptions::default()).err().unwrap();
+            std::error::Error::source(&error).unwrap().to_string()
+        };
+        assert!(problem(&target).contains("remove it first"));
+        assert!(problem(&target.join("a/b")).contains("there is no directory"));
     }
 
     #[test]

@@ -72,10 +72,11 @@ impl NewDatabase {
     /// # Errors
     /// When there is one of that key.
     pub fn add(&mut self, key: String, value: Value) -> Result<(), String> {
-        match self.0.insert(key.clone(), value) {
-            None => Ok(()),
-            Some(_) => Err(format!("there are two values for the key `{key}`")),
+        if self.0.contains_key(&key) {
+            return Err(format!("there are two values for the key `{key}`"));
         }
+        self.0.insert(key, value);
+        Ok(())
     }
 
     /// The nodes, which begin at this offset of the data file of that path, and the manifest. The time is in nanoseconds since
@@ -276,7 +277,8 @@ mod tests {
         for (number, key) in keys().step_by(997) {
             assert_eq!(folder.read_at_most("a value", &values[&key], 1000).unwrap()[..], value(number));
         }
-        assert_eq!(folder.read_at_most("a value", &values["stored"], 4).unwrap()[..], b"3456"[..]);
+        let stored = &values["stored"];
+        assert_eq!(folder.read_at_most("a value", stored, 4).unwrap()[..], b"3456"[..], "{stored:?}");
     }
 
     #[test]

@@ -197,7 +197,9 @@ pub fn missing_step(path: &Path) -> Option<Error> {
 /// # Errors
 /// [`Error::InvalidArgument`] where there are steps of several words.
 fn steps<'n>(directory: &Path, names: &'n [String]) -> Result<Vec<(u64, &'n String)>> {
-    let all = || names.iter().filter_map(|name| Some((step_of(name)?, name)));
+    // The databases of processes have numbers, too.
+    let names = || names.iter().filter(|name| !name.starts_with(PROCESS));
+    let all = || names().filter_map(|name| Some((step_of(name)?, name)));
     let mut steps: Vec<(u64, &String)> =
         all().filter(|((prefix, _), _)| prefix.is_empty()).map(|((_, step), name)| (step, name)).collect();
     if steps.is_empty() {

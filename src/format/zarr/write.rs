@@ -46,8 +46,9 @@ impl Layout {
         loop {
             let bytes = width * chunk.iter().product::<usize>();
             let Some(size) = chunk.get_mut(divided).filter(|_| bytes > most) else { break };
-            // As many blocks as are needed, and all alike.
-            let blocks = bytes.div_ceil(most).min(*size);
+            // As few blocks as are needed, and all alike.
+            let fit = (most / (bytes / *size)).max(1);
+            let blocks = size.div_ceil(fit);
             *size = size.div_ceil(blocks);
             if *size > 1 || width * chunk.iter().product::<usize>() <= most {
                 break;
