@@ -9,6 +9,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::problem::Problem;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::store::{Cursor, SharedBlob};
 
 /// A zip archive whose directory has been read.
@@ -112,6 +113,19 @@ impl Archive {
         }
         let name = file.name().map_err(problem_of)?.into_owned();
         Ok(Member { name, is_directory: file.is_dir(), compression, stored, bytes, crc32: file.crc32() })
+    }
+
+    /// All of a small member, held against its checksum.
+    ///
+    /// # Errors
+    /// That it is damaged, or expands to too much.
+    pub fn expand(&mut self, index: usize, member: &Member, limits: Limits) -> Result<Vec<u8>, Problem> {
+        limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
+        let mut content = Vec::new();
+        // Its checksum is looked at once its end is met.
+        let mut stream = self.content(index)?.take(member.bytes as u64 + 1);
+        stream.read_to_end(&mut content).map_err(|error| Problem::of_stream(error, "it is damaged"))?;
+        Ok(content)
     }
 
     /// The content of a member.

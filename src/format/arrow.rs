@@ -145,9 +145,7 @@ impl<'a> Reader<'a> {
             Some(rows) => {
                 let (found, metadata) = rows.finish(&mut left_out)?;
                 let names: Vec<&str> = found.iter().map(|tensor| tensor.name.as_str()).collect();
-                let placed = KeyMap::place_names(Framework::Plain, &names)
-                    .or_else(|_| KeyMap::place_names(Framework::Flat, &names));
-                let (keys, order) = placed.map_err(|error| error.to_string())?;
+                let (keys, order) = KeyMap::place_names_or_flat(&names).map_err(|error| error.to_string())?;
                 tensors = order.iter().map(|&position| found[position].clone()).collect();
                 (keys.def().clone(), metadata)
             }

@@ -225,6 +225,13 @@ impl LeftOut {
         LeftOut { name: name.into(), why: why.into(), refusal: None }
     }
 
+    /// A part that is to be an array, and why it is none that can be read.
+    pub(crate) fn unreadable(name: impl Into<String>, problem: impl Into<String>) -> LeftOut {
+        let (name, problem) = (name.into(), problem.into());
+        let refusal = format!("`{name}`: {problem}");
+        LeftOut::refused(name, problem, refusal)
+    }
+
     /// A part that the file must not have where it is wanted.
     pub(crate) fn refused(name: impl Into<String>, why: impl Into<String>, refusal: String) -> LeftOut {
         LeftOut { refusal: Some(refusal), ..LeftOut::new(name, why) }

@@ -142,10 +142,7 @@ impl Reader {
             let name = entry.name.clone();
             match self.tensor(entry, start) {
                 Ok(tensor) => tensors.push(tensor),
-                Err(problem) => {
-                    let refusal = format!("`{name}`: {problem}");
-                    left_out.push(LeftOut::refused(name, problem, refusal));
-                }
+                Err(problem) => left_out.push(LeftOut::unreadable(name, problem)),
             }
         }
         tensors.sort_by_key(|tensor| tensor.extents().first().map(|extent| extent.range.start));

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::store::SharedBlob;
-use crate::tree::{Framework, Key, KeyMap, KeyPath, MAX_DEPTH, Placed};
+use crate::tree::{Framework, Key, KeyMap, KeyPath, MAX_DEPTH};
 use dataset::Found;
 use storage::Window;
 
@@ -72,8 +72,10 @@ pub(super) fn open_within(
     let read = Contents::read(&window, limits).map_err(|problem| problem.into_error(&origin, FORMAT));
     let Contents { found, left_out, metadata, .. } = read?;
     let mut pool = Pool::new(&origin, vec![blob]);
-    let (names, paths) = found.iter().map(|(path, _)| (path.join("/"), path_of(path))).unzip();
-    let (keys, order) = keys_of(names, paths)?;
+    let (names, paths): (Vec<String>, _) =
+        found.iter().map(|(path, _)| (path.join("/"), path_of(path))).unzip();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (keys, order) = KeyMap::place_paths_or_flat(&names, paths)?;
     let mut found: Vec<Option<Found>> = found.into_iter().map(|(_, found)| Some(found)).collect();
     let mut tensors: Vec<Tensor> = Vec::with_capacity(found.len());
     for (leaf, position) in keys.leaves().iter().zip(order) {
@@ -91,12 +93,6 @@ pub(super) fn open_within(
 /// The keys that lead to an object.
 fn path_of(path: &[String]) -> KeyPath {
     KeyPath::from(path.iter().map(|name| Key::dict(name.as_str())).collect::<Vec<_>>())
-}
-
-/// The tree of groups; of names that are the same once they are joined with dots, none.
-fn keys_of(names: Vec<String>, paths: Vec<KeyPath>) -> Result<Placed> {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    KeyMap::place_paths(&names, paths, true).or_else(|_| KeyMap::place_names(Framework::Flat, &names))
 }
 
 /// Refuses links to other files: what they lead to would be missing without a word.
@@ -214,9 +210,7 @@ impl Contents<'_> {
             Ok(Ok(found)) => self.found.push((path.to_vec(), found)),
             Ok(Err(why)) => self.left_out.push(LeftOut::new(path.join("."), why)),
             Err(Problem::Content(problem)) => {
-                let name = path.join(".");
-                let refusal = format!("`{name}`: {problem}");
-                self.left_out.push(LeftOut::refused(name, problem, refusal));
+                self.left_out.push(LeftOut::unreadable(path.join("."), problem));
             }
             Err(unreadable) => return Err(unreadable),
         }

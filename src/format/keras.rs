@@ -1,12 +1,9 @@
 //! Keras's archives: what `model.save("model.keras")` writes since Keras 3, a zip archive with the weights as HDF5 beside two
 //! descriptions in JSON.
 
-use std::io::Read;
-
 use super::archive::{Archive, Compression, Member};
 use super::checkpoint::{Checkpoint, Format};
 use super::hdf5;
-use super::problem::Problem;
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::store::{MemoryBlob, SharedBlob};
@@ -62,13 +59,7 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
 
 /// All of a member, held against its checksum.
 fn content(archive: &mut Archive, index: usize, member: &Member, limits: Limits) -> Result<Vec<u8>> {
-    let mut read = || -> Result<Vec<u8>, Problem> {
-        limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
-        let mut content = Vec::new();
-        let mut stream = archive.content(index)?.take(member.bytes as u64 + 1);
-        stream.read_to_end(&mut content).map_err(|error| Problem::of_stream(error, "it is damaged"))?;
-        Ok(content)
-    };
-    let content = read().map_err(|problem| problem.at(format_args!("`{}`", member.name)));
+    let content = archive.expand(index, member, limits);
+    let content = content.map_err(|problem| problem.at(format_args!("`{}`", member.name)));
     content.map_err(|problem| problem.into_error(archive.origin(), FORMAT))
 }

@@ -49,7 +49,7 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
             Ok(MemberContent::Text(text)) => texts.push((key.to_owned(), text)),
             Ok(MemberContent::Other(why)) => left_out.push(LeftOut::new(key, why)),
             Err(Problem::Content(problem)) => {
-                left_out.push(LeftOut::refused(key, &problem, format!("`{key}`: {problem}")));
+                left_out.push(LeftOut::unreadable(key, problem));
             }
             Err(Problem::Unreadable(error)) => return Err(error),
         }
@@ -61,7 +61,7 @@ pub(super) fn open(mut archive: Archive, limits: Limits) -> Result<Checkpoint> {
     }
     arrays.sort_by(|a, b| a.name.cmp(&b.name));
     let names: Vec<&str> = arrays.iter().map(|tensor| tensor.name.as_str()).collect();
-    let (keys, order) = keys_of(&names).map_err(|error| malformed(error.to_string()))?;
+    let (keys, order) = KeyMap::place_names_or_flat(&names).map_err(|error| malformed(error.to_string()))?;
     let def = with_texts(keys, texts).def().clone();
     let tensors = order.iter().map(|&position| arrays[position].clone()).collect();
     let mut checkpoint =
@@ -142,15 +142,10 @@ fn with_texts(keys: KeyMap, texts: Vec<(String, String)>) -> KeyMap {
     with(&keys).unwrap_or(keys)
 }
 
-/// The tree of an archive's names: nested dictionaries where the names have dots in them, or one where that clashes.
-fn keys_of(names: &[&str]) -> Result<(KeyMap, Vec<usize>)> {
-    KeyMap::place_names(Framework::Plain, names).or_else(|_| KeyMap::place_names(Framework::Flat, names))
-}
-
 /// Writes the arrays, stored, by their names on disk. The tree itself is only in the names.
 pub(crate) fn write(leaves: &mut dyn Leaves, target: &Path, options: WriteOptions) -> Result<()> {
     let names = leaves.keys().leaves().iter().map(|leaf| leaf.name.as_str());
-    let (read_back, _) = keys_of(&names.collect::<Vec<_>>())?;
+    let (read_back, _) = KeyMap::place_names_or_flat(&names.collect::<Vec<_>>())?;
     if let Some(difference) = leaves.keys().def().difference(read_back.def()) {
         leaves.note(format!(
             "npz files hold arrays and their names only; something of the tree is lost {difference}"

@@ -259,10 +259,7 @@ impl Model<'_> {
         }
         match tensor.find(name.clone(), &mut self.cursor, &mut self.pool, &mut self.external) {
             Ok(found) => self.found.push(found),
-            Err(Problem::Content(problem)) => {
-                let refusal = format!("`{name}`: {problem}");
-                self.left_out.push(LeftOut::refused(name, problem, refusal));
-            }
+            Err(Problem::Content(problem)) => self.left_out.push(LeftOut::unreadable(name, problem)),
             Err(unreadable) => return Err(unreadable),
         }
         Ok(())

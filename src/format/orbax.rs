@@ -311,7 +311,7 @@ fn without_tree(arrays: Arrays) -> (Vec<Tensor>, Vec<LeftOut>) {
     for (name, array) in arrays {
         match array {
             Ok(tensor) => tensors.push(Tensor { name: name.replace('/', "."), ..tensor }),
-            Err(problem) => left_out.push(LeftOut::refused(&name, &problem, format!("`{name}`: {problem}"))),
+            Err(problem) => left_out.push(LeftOut::unreadable(name, problem)),
         }
     }
     (tensors, left_out)

@@ -2,7 +2,6 @@
 //! storages, each a member of its own. Before, the storages followed the pickle.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -12,7 +11,6 @@ use super::checkpoint::{Checkpoint, Extent, Extents, Format, LeftOut, RecordedSt
 use super::encoding::Deflated;
 use super::pickle::{self, Array, Elements, Pickled, legacy, legacy::Legacy};
 use super::pool::Pool;
-use super::problem::Problem;
 use crate::error::{Context, Error, Result};
 use crate::limits::Limits;
 use crate::store::{Crc32, Digest, MemoryBlob, SharedBlob};
@@ -64,14 +62,7 @@ impl Members {
                 |_| archive.malformed(FORMAT, format!("`{name}`: its checksum differs: it is damaged"));
             return recorded.check(&content).map_err(damaged).map(|()| content);
         }
-        let mut read = || -> Result<Vec<u8>, Problem> {
-            limits.check_expansion(member.stored.len() as u64, member.bytes as u64)?;
-            let mut content = Vec::new();
-            let mut stream = archive.content(*index)?.take(member.bytes as u64);
-            let read = stream.read_to_end(&mut content);
-            read.map_err(|error| Problem::of_stream(error, "it is damaged")).map(|_| content)
-        };
-        let content = read();
+        let content = archive.expand(*index, member, limits);
         content
             .map(Bytes::from)
             .map_err(|problem| problem.at(format!("`{name}`")).into_error(archive.origin(), FORMAT))
@@ -96,11 +87,10 @@ pub(super) fn open(mut archive: Archive, root: &str, limits: Limits) -> Result<C
     let origin = archive.origin().to_owned();
     let pickle = MemoryBlob::shared(&origin, data);
     let pickled = pickle::read(SharedBlob::clone(&pickle), limits, true);
-    let pickled = pickled.map_err(|problem| problem.into_error(&origin, FORMAT))?;
-    let mut pickled = pickled;
+    let mut pickled = pickled.map_err(|problem| problem.into_error(&origin, FORMAT))?;
     // Of a script: what was frozen, or traced, is there.
-    let constants =
-        members.by_name.keys().filter(|name| name.starts_with(&format!("{root}constants/"))).count();
+    let constants = format!("{root}constants/");
+    let constants = members.by_name.keys().filter(|name| name.starts_with(&constants)).count();
     if constants > 0 {
         let why = format!("{constants} constants of the program are not read");
         pickled.left_out.push(LeftOut::new("(constants)", why));

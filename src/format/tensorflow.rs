@@ -32,6 +32,9 @@ const VARIABLE: &str = "/.ATTRIBUTES/VARIABLE_VALUE";
 /// The key of the graph of objects, which has the variables' own names.
 const OBJECT_GRAPH: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
 
+/// The largest graph of objects that is read, in bytes.
+const MAX_GRAPH_BYTES: usize = 64 << 20;
+
 /// The number of the type of texts.
 const TEXT: i32 = 7;
 
@@ -72,8 +75,7 @@ pub(super) fn open(place: &Place, limits: Limits) -> Result<Checkpoint> {
     let keys: Vec<&str> = found.iter().map(|tensor| tensor.name.as_str()).collect();
     let paths = keys.iter().map(|name| path_of(name)).collect();
     // The slots of an optimizer can be below the variable that they are of.
-    let placed = KeyMap::place_paths(&keys, paths, true);
-    let (keys, order) = placed.or_else(|_| KeyMap::place_names(Framework::Flat, &keys))?;
+    let (keys, order) = KeyMap::place_paths_or_flat(&keys, paths)?;
     let leaves = keys.leaves().iter().zip(order);
     let named = leaves.map(|(leaf, position)| {
         let tensor = Tensor { name: leaf.name.clone(), ..found[position].clone() };
@@ -149,10 +151,7 @@ impl<'a> Contents<'a> {
         }
         match self.tensor(name, &entry) {
             Ok(tensor) => self.tensors.push(tensor),
-            Err(Problem::Content(problem)) => {
-                let refusal = format!("`{name}`: {problem}");
-                self.left_out.push(LeftOut::refused(name, problem, refusal));
-            }
+            Err(Problem::Content(problem)) => self.left_out.push(LeftOut::unreadable(name, problem)),
             Err(unreadable) => return Err(unreadable),
         }
         Ok(())
@@ -219,9 +218,6 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 }
-
-/// The largest graph of objects that is read, in bytes.
-const MAX_GRAPH_BYTES: usize = 64 << 20;
 
 fn sizes(shape: Option<&Shape>) -> Result<Vec<usize>, String> {
     let Some(shape) = shape else { return Ok(Vec::new()) };

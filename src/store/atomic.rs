@@ -112,13 +112,7 @@ impl AtomicFile {
         check_replaceable(&target)?;
         let existing = target.metadata().ok().or_else(|| model.and_then(|model| model.metadata().ok()));
         let mode = if options.is_private { 0o600 } else { mode(existing.as_ref()) };
-        let directory = directory_of(&target);
-        let file = create(directory, mode).map_err(|error| {
-            // The directory is what is missing: nobody knows of the temporary file.
-            let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
-            let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
-            Error::io("create", &target, if is_missing { missing() } else { error })
-        })?;
+        let file = create(directory_of(&target), mode).map_err(|error| not_created(&target, error))?;
         if let Some(existing) = existing.filter(|_| !options.is_private) {
             keep_owner_and_mode(file.as_file(), &existing)
                 .map_err(|error| Error::io("write", &target, error))?;
@@ -281,8 +275,17 @@ pub fn write_atomically(
     atomic.finish()
 }
 
+/// Why what is to have this name could not be started under a temporary one beside it.
+pub fn not_created(target: &Path, error: std::io::Error) -> Error {
+    let directory = directory_of(target);
+    // The directory is what is missing: nobody knows of the temporary name.
+    let is_missing = error.kind() == std::io::ErrorKind::NotFound && !directory.exists();
+    let missing = || std::io::Error::other(format!("there is no directory {}", directory.display()));
+    Error::io("create", target, if is_missing { missing() } else { error })
+}
+
 /// The bytes that are gathered before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
+pub const BUFFER_BYTES: usize = 1 << 20;
 
 /// A file of another process's, into which this one writes what it has. Nothing becomes of it when this is dropped.
 pub struct SharedFile {

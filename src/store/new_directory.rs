@@ -7,15 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::atomic::{WriteOptions, sync_directory};
-use super::temporary::directory_of;
+use super::atomic::{BUFFER_BYTES, WriteOptions, not_created, sync_directory};
+use super::temporary::{PREFIX, directory_of};
 use crate::error::{Error, Result};
-
-/// With what the name of an unfinished directory ends: Orbax, and this crate, take none for a checkpoint that is called so.
-const UNFINISHED: &str = ".orbax-checkpoint-tmp";
-
-/// The bytes that are gathered before they are written.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// A new directory beside its target, whose name it takes when it is finished. Dropping it unfinished removes it.
 pub struct NewDirectory {
@@ -25,23 +19,19 @@ pub struct NewDirectory {
 }
 
 impl NewDirectory {
-    /// Starts a directory.
+    /// Starts a directory, whose temporary name has this ending.
     ///
     /// # Errors
     /// [`Error::Io`] when there is something of that name, other than an empty directory; when the directory that it is to be
     /// in does not exist or cannot be written.
-    pub fn create(target: &Path, options: WriteOptions) -> Result<NewDirectory> {
+    pub fn create(target: &Path, ending: &str, options: WriteOptions) -> Result<NewDirectory> {
         // Without the slash that it may end with.
         let target: PathBuf = target.components().collect();
         check_free(&target)?;
-        let parent = directory_of(&target);
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".safejax-").suffix(UNFINISHED).permissions(PermissionsExt::from_mode(0o777));
-        let temporary = builder.tempdir_in(parent).map_err(|error| {
-            let is_missing = error.kind() == std::io::ErrorKind::NotFound && !parent.exists();
-            let missing = || std::io::Error::other(format!("there is no directory {}", parent.display()));
-            Error::io("create", &target, if is_missing { missing() } else { error })
-        })?;
+        builder.prefix(PREFIX).suffix(ending).permissions(PermissionsExt::from_mode(0o777));
+        let temporary = builder.tempdir_in(directory_of(&target));
+        let temporary = temporary.map_err(|error| not_created(&target, error))?;
         Ok(NewDirectory { temporary, target, options })
     }
 
@@ -163,7 +153,7 @@ mod tests {
         let target = parent.path().join("new");
         let names = || std::fs::read_dir(parent.path()).unwrap().count();
         let start = || {
-            let new = NewDirectory::create(&target, WriteOptions::default()).unwrap();
+            let new = NewDirectory::create(&target, ".unfinished", WriteOptions::default()).unwrap();
             new.add_directory("d").unwrap();
             let mut file = new.add_file("d/x").unwrap();
             file.write(b"abc").unwrap();
@@ -178,7 +168,7 @@ mod tests {
         assert_eq!(std::fs::read(target.join("d/x")).unwrap(), b"abc\0\0\0\0\0");
         assert_eq!(names(), 1);
         let problem = |target: &Path| {
-            let error = NewDirectory::create(target, WriteOptions::default()).err().unwrap();
+            let error = NewDirectory::create(target, ".unfinished", WriteOptions::default()).err().unwrap();
             std::error::Error::source(&error).unwrap().to_string()
         };
         assert!(problem(&target).contains("remove it first"));
@@ -190,7 +180,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let target = parent.path().join("new");
         std::fs::create_dir(&target).unwrap();
-        let new = NewDirectory::create(&target, WriteOptions::default()).unwrap();
+        let new = NewDirectory::create(&target, ".unfinished", WriteOptions::default()).unwrap();
         std::fs::write(target.join("theirs"), b"").unwrap();
         assert!(new.finish().is_err());
         assert!(target.join("theirs").exists());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempPath;
 
 /// With what the names of temporary files begin and end.
-const PREFIX: &str = ".safejax-";
+pub const PREFIX: &str = ".safejax-";
 const SUFFIX: &str = ".tmp";
 
 /// A temporary file that nobody locks and that was not written to for so long is what a killed process left.

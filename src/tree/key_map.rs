@@ -98,6 +98,16 @@ impl KeyMap {
         Ok((KeyMap::with_leaves(def, leaves)?, order))
     }
 
+    /// The tree of nested dictionaries that names stand for, split at `.`; of names that make none, one flat dictionary.
+    pub(crate) fn place_names_or_flat(names: &[&str]) -> Result<Placed> {
+        KeyMap::place_names(Framework::Plain, names).or_else(|_| KeyMap::place_names(Framework::Flat, names))
+    }
+
+    /// The tree with leaves at these paths, which get names by them; of paths that make none, one flat dictionary of the names.
+    pub(crate) fn place_paths_or_flat(names: &[&str], paths: Vec<KeyPath>) -> Result<Placed> {
+        KeyMap::place_paths(names, paths, true).or_else(|_| KeyMap::place_names(Framework::Flat, names))
+    }
+
     /// The tree of nested dictionaries that names stand for, split at `.`.
     ///
     /// # Errors

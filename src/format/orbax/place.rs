@@ -46,7 +46,7 @@ fn directory_of(file: &Path) -> Option<&Path> {
 }
 
 /// What is in the names of directories that are not finished.
-const UNFINISHED: &str = ".orbax-checkpoint-tmp";
+pub const UNFINISHED: &str = ".orbax-checkpoint-tmp";
 
 /// Where arrays are.
 #[derive(Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::place::is_unfinished;
+use super::place::{UNFINISHED, is_unfinished};
 use super::tree::{self, Step};
 use super::{METADATA, STRINGS};
 use crate::array::ArraySpec;
@@ -61,7 +61,7 @@ pub(crate) fn write(
     let layouts = layouts(tree, options)?;
     let custom = custom_metadata(tree, framework, metadata);
     let described = entries.described(&custom);
-    let directory = NewDirectory::create(target, options.write)?;
+    let directory = NewDirectory::create(target, UNFINISHED, options.write)?;
     directory.add_directory(DATA)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     // Names of data files are 16 bytes in hex that are no other's.
@@ -71,16 +71,17 @@ pub(crate) fn write(
     for (index, layout) in layouts.iter().enumerate() {
         values.add_array(tree, index, &entries.arrays[index], layout)?;
     }
-    values.finish(&directory, &path, time, &id)?;
-    write_file(&directory, STRINGS, &json_of(&entries.strings))?;
-    write_file(&directory, "_CHECKPOINT_METADATA", &step_metadata(time).to_string())?;
-    write_file(&directory, METADATA, &described)?;
+    let manifest = values.finish(&path, time, &id)?;
+    write_file(&directory, MANIFEST, &manifest)?;
+    write_file(&directory, STRINGS, json_of(&entries.strings).as_bytes())?;
+    write_file(&directory, "_CHECKPOINT_METADATA", step_metadata(time).to_string().as_bytes())?;
+    write_file(&directory, METADATA, described.as_bytes())?;
     directory.finish()
 }
 
-fn write_file(directory: &NewDirectory, name: &str, content: &str) -> Result<()> {
+fn write_file(directory: &NewDirectory, name: &str, content: &[u8]) -> Result<()> {
     let mut file = directory.add_file(name)?;
-    file.write(content.as_bytes())?;
+    file.write(content)?;
     file.finish()
 }
 
@@ -148,16 +149,14 @@ impl Values {
         self.database.add(key, value).map_err(Error::Tree)
     }
 
-    /// Writes the nodes and the manifest.
-    fn finish(mut self, directory: &NewDirectory, path: &str, time: u64, id: &str) -> Result<()> {
+    /// Writes the nodes behind the values, in the file of this path; returns the manifest.
+    fn finish(mut self, path: &str, time: u64, id: &str) -> Result<Vec<u8>> {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&id.as_bytes()[32..48]);
         let Finished { nodes, manifest } = self.database.finish(path, self.file.position(), uuid, time);
         self.file.write(&nodes)?;
         self.file.finish()?;
-        let mut file = directory.add_file(MANIFEST)?;
-        file.write(&manifest)?;
-        file.finish()
+        Ok(manifest)
     }
 }
 

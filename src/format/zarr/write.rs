@@ -1,5 +1,8 @@
 //! The writer of arrays: zarr 2, which Orbax has had from the beginning.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use serde_json::json;
 
 use super::V2_KEY;
@@ -83,23 +86,12 @@ impl Layout {
     pub fn with_chunks(&self, bytes: &[u8], take: &mut dyn FnMut(String, &[u8]) -> Result<()>) -> Result<()> {
         let chunks = self.chunks();
         let Some(level) = self.zstd_level else {
-            return chunks.iter().try_for_each(|(key, range)| {
-                let part = &bytes[range.clone()];
-                if part.len() == self.chunk_bytes() {
-                    return take(key.clone(), part);
-                }
-                take(key.clone(), &self.filled(part))
-            });
+            return chunks.into_iter().try_for_each(|(key, range)| take(key, &self.whole(&bytes[range])));
         };
         let at_once = std::thread::available_parallelism().map_or(1, usize::from);
         for chunks in chunks.chunks(at_once) {
-            let compress = |range: &std::ops::Range<usize>| {
-                let part = &bytes[range.clone()];
-                match part.len() == self.chunk_bytes() {
-                    true => zstd::bulk::compress(part, level),
-                    false => zstd::bulk::compress(&self.filled(part), level),
-                }
-            };
+            let compress =
+                |range: &Range<usize>| zstd::bulk::compress(&self.whole(&bytes[range.clone()]), level);
             let compressed: Vec<std::io::Result<Vec<u8>>> = std::thread::scope(|scope| {
                 let others: Vec<_> =
                     chunks[1..].iter().map(|(_, range)| scope.spawn(move || compress(range))).collect();
@@ -119,19 +111,19 @@ impl Layout {
         Ok(())
     }
 
-    fn chunk_bytes(&self) -> usize {
-        self.width * self.chunk.iter().product::<usize>()
-    }
-
-    /// A chunk that reaches over the end of the array, as a whole one.
-    fn filled(&self, part: &[u8]) -> Vec<u8> {
-        let mut whole = vec![0; self.chunk_bytes()];
+    /// A chunk as it is stored: one that reaches over the end of the array has zeros there.
+    fn whole<'a>(&self, part: &'a [u8]) -> Cow<'a, [u8]> {
+        let bytes = self.width * self.chunk.iter().product::<usize>();
+        if part.len() == bytes {
+            return Cow::Borrowed(part);
+        }
+        let mut whole = vec![0; bytes];
         whole[..part.len()].copy_from_slice(part);
-        whole
+        Cow::Owned(whole)
     }
 
     /// The key of each chunk, and its bytes among those of the array.
-    fn chunks(&self) -> Vec<(String, std::ops::Range<usize>)> {
+    fn chunks(&self) -> Vec<(String, Range<usize>)> {
         let shape = &self.spec.shape;
         if shape.is_empty() {
             return vec![("0".into(), 0..self.width)];
