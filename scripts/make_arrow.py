@@ -88,6 +88,11 @@ def main():
     odd = pa.table({"w": pa.array([1.0, 2.0]), "missing": pa.array([1.0, None]), "ragged": pa.array([[1.0], [2.0, 3.0]])})
     with pa.ipc.new_file(directory / "odd.feather", odd.schema) as writer:
         writer.write_table(odd)
+    # Many batches, each of which expands to little, and all to much: no more than one file of a stranger may.
+    zeros = pa.table({"zeros": np.zeros(1 << 20, np.float32)})
+    with pa.ipc.new_stream(directory / "expanding.feather", zeros.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        for _ in range(80):
+            writer.write_table(zeros)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,27 @@ def write_models(directory):
     float_model.save(directory / "whole.h5")
 
 
+def write_odd(directory):
+    """What is no array of numbers, or lies elsewhere, beside an array `w`: tests take it by name."""
+    values = numbers(200, 3, 4)
+    with h5py.File(directory / "odd.hdf5", "w") as file:
+        file["w"] = values
+        file["empty"] = h5py.Empty("f4")
+        kind = h5py.h5t.STD_I32LE.copy()
+        kind.set_precision(20)
+        odd = h5py.h5d.create(file.id, b"twenty_bits", kind, h5py.h5s.create_simple((3,)))
+        odd.write(h5py.h5s.ALL, h5py.h5s.ALL, np.arange(3, dtype=np.int32))
+        file.create_dataset("packed", data=values, chunks=(3, 4), compression="lzf")
+    with h5py.File(directory / "virtual.hdf5", "w") as file:
+        file["w"] = values
+        layout = h5py.VirtualLayout((3, 4), np.float32)
+        layout[:] = h5py.VirtualSource(".", "w", (3, 4))
+        file.create_virtual_dataset("group/virtual", layout)
+    with h5py.File(directory / "linked.hdf5", "w") as file:
+        file["w"] = values
+        file["elsewhere"] = h5py.ExternalLink("odd.hdf5", "/w")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=pathlib.Path, default=pathlib.Path("tests/data/hdf5"))
@@ -134,6 +155,7 @@ def main():
     for name in ["earliest", "v108", "v110", "latest"]:
         write_layouts(directory / f"{name}.h5", name)
     write_layouts(directory / "user_block.h5", "earliest", userblock_size=1024)
+    write_odd(directory)
     write_models(directory)
     for path in sorted(directory.iterdir()):
         if path.suffix in [".h5", ".keras"]:

@@ -44,6 +44,32 @@ def expected(arrays):
     return {name: np.array(array, order="C") if array.dtype.name in PLAIN else np.array(array, order="C").view(np.uint8) for name, array in arrays.items()}
 
 
+def numbers_as_constants():
+    """Constants that are numbers and no tensors, and what they are."""
+    values = {"value_float": 2.5, "value_int": -3, "value_floats": [1.0, -0.5, 4.0], "value_ints": [5, -6], "value_string": "a text"}
+    nodes = [helper.make_node("Constant", [], [name], **{name: value}) for name, value in values.items()]
+    # Packed, as writers of version 3 of the protocol have them; without elements; and of a node that is no constant.
+    packed = helper.make_node("Constant", [], ["empty"])
+    packed.attribute.append(helper.make_attribute("value_ints", [], attr_type=onnx.AttributeProto.INTS))
+    nodes += [packed, helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0])]
+    arrays = {name: np.asarray(value, "float32" if "float" in name else "int64") for name, value in values.items() if "string" not in name}
+    return nodes, {**arrays, "empty": np.zeros(0, "int64")}
+
+
+def save_aligned(model, array, path):
+    """Saves a model in which this array lies where a device can use it in place. Of the others, some do by chance."""
+    for length in range(128):
+        model.producer_version = "1" * length
+        content = model.SerializeToString()
+        if content.index(array.tobytes()) % 64 == 0:
+            return path.write_bytes(content)
+    raise ValueError("it is never aligned")
+
+
+def sparse(name):
+    return helper.make_sparse_tensor(named(name, numbers(140, 2)), named("", np.asarray([1, 3])), [5])
+
+
 def model(nodes, initializers, **arguments):
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
@@ -84,10 +110,29 @@ def main():
         for attribute, seed in zip(["then_branch", "else_branch"], seeds):
             found[f"{name}.{attribute}.weight"] = numbers(seed, 2, 2)
             found[f"{name}.{attribute}.bias"] = numbers(seed + 1, 2)
+    constants, values = numbers_as_constants()
+    nodes += constants
+    found.update(values)
     function = helper.make_function("local", "scaled", ["a"], ["b"], [helper.make_node("Constant", [], ["factor"], value=named("", numbers(120, 3)))], [helper.make_opsetid("", 20)])
     found["scaled.factor"] = numbers(120, 3)
-    onnx.save(model(nodes, tensors, functions=[function]), directory / "inside.onnx")
+    made = model(nodes, tensors, functions=[function])
+    training = made.training_info.add()
+    training.initialization.CopyFrom(helper.make_graph([], "initialization", [], [], [named("moment", numbers(150, 3))]))
+    training.algorithm.CopyFrom(helper.make_graph([helper.make_node("Constant", [], ["rate"], value_float=0.25)], "algorithm", [], []))
+    found["training_info.0.initialization.moment"] = numbers(150, 3)
+    found["training_info.0.algorithm.rate"] = np.asarray(0.25, "float32")
+    save_aligned(made, arrays["raw.int64"], directory / "inside.onnx")
     safetensors.numpy.save_file(expected(found), directory / "inside.safetensors")
+
+    # What cannot be read, beside what can: tests take it by name.
+    whole = {"int4": numbers(141, 3, dtype="int4"), "uint4": abs(numbers(142, 4)).astype(ml_dtypes.uint4)}
+    tensors = [in_fields(name, array) for name, array in whole.items()]
+    tensors.append(TensorProto(name="other field", data_type=TensorProto.FLOAT, dims=[1], int32_data=[1]))
+    tensors.append(TensorProto(name="too large", data_type=TensorProto.INT8, dims=[2], int32_data=[127, 128]))
+    tensors.append(TensorProto(name="neither", data_type=TensorProto.BOOL, dims=[1], int32_data=[2]))
+    made = model([helper.make_node("Constant", [], ["sparse constant"], sparse_value=sparse(""))], tensors)
+    made.graph.sparse_initializer.append(sparse("sparse weight"))
+    onnx.save(made, directory / "odd.bin")
 
     # Weights in files beside the model.
     large = {"large.kernel": numbers(130, 32, 16), "large.bias": numbers(131, 300, dtype="float16"), "small": numbers(132, 2)}

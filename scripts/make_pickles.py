@@ -14,6 +14,7 @@ import collections
 import os
 import pathlib
 import pickle
+import sys
 import types
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -110,6 +111,18 @@ def main():
     # Objects of classes that are not known: without arrays in them, and with one.
     deep = [{"seen": {1, 2}}, optax.adam, types.SimpleNamespace(weight=w)]
     (PICKLES / "refused.pkl").write_bytes(pickle.dumps({"w": w, "deep": deep}))
+
+    # Arrays where they are not looked for: in a list that is more than one, under a mask, among objects.
+    class Layers(list):
+        pass
+
+    Layers.__module__, Layers.__qualname__ = "models", "Layers"
+    sys.modules["models"] = types.SimpleNamespace(Layers=Layers)
+    hidden = {
+        "layers": (0, Layers([w])), "masked": (2, np.ma.masked_array(w, w > 0)), "objects": (4, np.array([w, None], object)),
+    }
+    for name, (protocol, value) in hidden.items():
+        (PICKLES / f"{name}.refused").write_bytes(pickle.dumps({"w": w, name: value}, protocol))
 
     # Archives: a directory, a text, strings, objects.
     import zipfile

@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+class Gate(torch.nn.Module):
+    pass
+
+
 TARGET = pathlib.Path(__file__).parent.parent / "tests/data/pytorch"
 
 
@@ -48,15 +52,29 @@ def types():
     }
 
 
-def write_script(module):
+def write_script(module, path):
     content = io.BytesIO()
-    torch.jit.save(torch.jit.script(module), content)
+    torch.jit.save(module, content)
     # Without its code, which has paths of the machine in it.
-    with zipfile.ZipFile(content) as source, zipfile.ZipFile(TARGET / "script.jit", "w") as target:
+    with zipfile.ZipFile(content) as source, zipfile.ZipFile(path, "w") as target:
         for info in source.infolist():
             if "/code/" not in info.filename:
                 target.writestr(zipfile.ZipInfo(info.filename), source.read(info))
-    save_file(whole(module.state_dict()), TARGET / "script.safetensors")
+
+
+def write_odd():
+    """What has tensors in places where they are not looked for: tests take it by name."""
+    frozen = torch.jit.freeze(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 3)).eval()))
+    write_script(frozen, TARGET / "frozen.jit")
+    tensor, parameter = torch.ones(2), torch.nn.Parameter(torch.ones(3))
+    tensor.scale, parameter.mask, plain = torch.ones(1), torch.ones(3), torch.ones(4)
+    plain.note = "no array"
+    tensors = {"tensor": tensor, "parameter": parameter, "plain": plain}
+    torch.save(tensors, TARGET / "attributes.pt")
+    torch.save(tensors, TARGET / "legacy_attributes.pt", _use_new_zipfile_serialization=False)
+    # A whole module, whose class PyTorch writes with its source, and where that is.
+    torch.serialization.get_source_lines_and_file = lambda *_: (["class Gate: pass"], 1, "models.py")
+    torch.save({"w": torch.ones(2), "module": Gate()}, TARGET / "legacy_module.pt", _use_new_zipfile_serialization=False)
 
 
 def main():
@@ -78,7 +96,10 @@ def main():
     torch.save(legacy, TARGET / "legacy.pt", _use_new_zipfile_serialization=False)
     save_file(whole(legacy), TARGET / "legacy.safetensors")
     # A module, and what a trainer keeps beside: an object of a class that only its own package has, without arrays in it.
-    write_script(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)))
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    write_script(torch.jit.script(module), TARGET / "script.jit")
+    save_file(whole(module.state_dict()), TARGET / "script.safetensors")
+    write_odd()
     torch.save({"weight": torch.ones(2), "config": argparse.Namespace(depth=2, name="run")}, TARGET / "config.pt")
 
 

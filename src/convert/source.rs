@@ -164,7 +164,15 @@ impl Source {
         let leaves = self.keys.leaves().iter().zip(&self.specs).enumerate();
         let array = |(index, (leaf, spec)): (usize, (&crate::tree::Leaf, &ArraySpec))| {
             let bytes = self.read_checked(index).for_tensor(&leaf.name)?;
-            let bytes = if spec.dtype.is_sub_byte() { unpack(&bytes, spec.dtype).into() } else { bytes };
+            let bytes = match spec.dtype.is_sub_byte() {
+                true => {
+                    let mut elements = unpack(&bytes, spec.dtype);
+                    // The last byte may not be full.
+                    elements.truncate(spec.host_bytes()?);
+                    elements.into()
+                }
+                false => bytes,
+            };
             HostArray::from_bytes(spec.clone(), bytes).for_tensor(&leaf.name)
         };
         let arrays = leaves.map(array).collect::<Result<Vec<_>>>()?;

@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::store::{Cursor, SharedBlob};
 use crate::tree::{Framework, KeyMap, TreeDef};
 use batch::Rows;
-use message::{Header, Message};
+use message::{Header, Message, Next};
 
 /// What a file is, for errors.
 const FORMAT: &str = "Arrow file";
@@ -82,13 +82,30 @@ impl<'a> Reader<'a> {
         }
         for number in 0.. {
             self.count(1)?;
-            let Some(message) = message::next(&mut self.cursor)? else { break };
-            self.take(&message).map_err(|problem| problem.at(format_args!("its message {number}")))?;
+            match message::next(&mut self.cursor)? {
+                Next::Message(message) => {
+                    self.take(&message)
+                        .map_err(|problem| problem.at(format_args!("its message {number}")))?;
+                }
+                Next::Mark => break,
+                Next::Nothing => {
+                    self.warn_of_end();
+                    break;
+                }
+            }
         }
         if !is_file {
             self.leave_out_rest();
         }
         Ok(())
+    }
+
+    /// Tells of rows that end with the file: nothing says that these are all. Tensors by themselves have no mark.
+    fn warn_of_end(&mut self) {
+        if self.rows.is_some() {
+            let why = "the file has no mark of its end; rows may be missing";
+            self.left_out.push(LeftOut::new("(the rest of the file)", why));
+        }
     }
 
     /// Tells of what follows the end of a stream. Of a file, its table of contents does.

@@ -111,7 +111,7 @@ impl Reader {
         self.cursor.skip(MAGIC.len())?;
         match self.u32()? {
             2 | 3 => {}
-            version if version.swap_bytes() <= 3 => {
+            version if matches!(version.swap_bytes(), 1..=3) => {
                 return Err("its numbers begin with the highest byte, which is not read".into());
             }
             version => return Err(format!("its version is {version}; 2 and 3 are read").into()),
@@ -150,7 +150,8 @@ impl Reader {
     }
 
     fn entry(&mut self) -> Result<Entry, Problem> {
-        let name = self.text(MAX_NAME_BYTES)?.ok_or("its name is too long")?;
+        let name = self.bytes(MAX_NAME_BYTES)?.ok_or("its name is too long")?;
+        let name = String::from_utf8(name).map_err(|_| "its name is not UTF-8")?;
         let rank = self.u32()? as usize;
         if rank > MAX_RANK {
             return Err(format!("`{name}` has {rank} dimensions, more than {MAX_RANK}").into());
@@ -248,12 +249,16 @@ impl Reader {
 
     /// A text; `None` of one that is longer, which is passed over.
     fn text(&mut self, most: usize) -> Result<Option<String>, Problem> {
+        Ok(self.bytes(most)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn bytes(&mut self, most: usize) -> Result<Option<Vec<u8>>, Problem> {
         let bytes = self.size()?;
         if bytes > most {
             self.cursor.skip(bytes)?;
             return Ok(None);
         }
-        Ok(Some(String::from_utf8_lossy(&self.cursor.read_vec(bytes)?).into_owned()))
+        Ok(Some(self.cursor.read_vec(bytes)?))
     }
 
     fn count(&mut self, more: usize) -> Result<(), Problem> {

@@ -40,6 +40,9 @@ const VARIABLES: &str = "vars";
 /// The largest header of an object that is read, in bytes: Keras keeps the model's configuration in one.
 const MAX_HEADER_BYTES: usize = 64 << 20;
 
+/// What the crate says of a dataset that is made of others. It lists no group that has one.
+const VIRTUAL: &str = "unsupported layout class 3";
+
 /// Whether a file begins like one, at once or after a block of the user's.
 pub(super) fn begins(head: &[u8]) -> bool {
     let places = std::iter::successors(Some(FIRST_USER_BLOCK), |place| place.checked_mul(2));
@@ -75,7 +78,9 @@ pub(super) fn open_within(
     let (names, paths): (Vec<String>, _) =
         found.iter().map(|(path, _)| (path.join("/"), path_of(path))).unzip();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let (keys, order) = KeyMap::place_paths_or_flat(&names, paths)?;
+    let placed = KeyMap::place_paths_or_flat(&names, paths);
+    let (keys, order) =
+        placed.map_err(|error| Problem::Content(error.to_string()).into_error(&origin, FORMAT))?;
     let mut found: Vec<Option<Found>> = found.into_iter().map(|(_, found)| Some(found)).collect();
     let mut tensors: Vec<Tensor> = Vec::with_capacity(found.len());
     for (leaf, position) in keys.leaves().iter().zip(order) {
@@ -163,7 +168,10 @@ impl Contents<'_> {
 
     /// Takes what a group has. These names lead to it, and these addresses are of the groups that it is in.
     fn group(&mut self, group: &Group, path: &mut Vec<String>, within: &mut Vec<u64>) -> Result<(), Problem> {
-        let place = || format!("its group `{}`", path.join("/"));
+        let place = || match path.is_empty() {
+            true => "its root group".to_owned(),
+            false => format!("its group `{}`", path.join("/")),
+        };
         if within.contains(&group.address()) {
             return Err(format!("{} is within itself", place()).into());
         }
@@ -229,6 +237,15 @@ fn attributes(group: &Group) -> Vec<Attribute> {
 fn problem_of(error: hdf5_reader::error::Error) -> Problem {
     match error {
         hdf5_reader::error::Error::Io(error) => Problem::of_stream(error, "it is damaged"),
-        error => Problem::Content(error.to_string()),
+        error => {
+            let problem = error.to_string();
+            match problem.contains(VIRTUAL) {
+                true => Problem::Content(format!(
+                    "{}is virtual: its data is that of other datasets, which is not read; write it again by itself",
+                    problem.split(VIRTUAL).next().unwrap_or_default().replace(": ", " ")
+                )),
+                false => Problem::Content(problem),
+            }
+        }
     }
 }

@@ -149,7 +149,7 @@ fn with_tree(
     mut arrays: Arrays,
     strings: &BTreeMap<String, String>,
 ) -> Result<(Vec<Tensor>, RecordedStructure, Vec<LeftOut>)> {
-    let content = |name: &str, kind: &str| match arrays.get(name) {
+    let content = |name: &str, kind: &str| match arrays.get(stored_name(name)) {
         Some(Ok(tensor)) => Content::Array(tensor.spec.clone()),
         Some(Err(problem)) => Content::Refused(problem.clone()),
         None => match (kind, strings.get(name)) {
@@ -163,7 +163,7 @@ fn with_tree(
     let keys = keys_of(def)?;
     let mut tensors = Vec::with_capacity(keys.leaves().len());
     for leaf in keys.leaves() {
-        let array = arrays.remove(&leaf.name).and_then(Result::ok);
+        let array = arrays.remove(stored_name(&leaf.name)).and_then(Result::ok);
         tensors.push(array.ok_or_else(|| format!("its tree has `{}` twice", leaf.name))?);
     }
     let (keys, framework) = match tree::without_variables(keys.def()) {
@@ -175,6 +175,11 @@ fn with_tree(
     };
     let structure = RecordedStructure::Tree(keys.def().clone(), framework);
     Ok((named(&keys, tensors), structure, left_out))
+}
+
+/// The name by which an array is stored: TensorStore takes a slash at the end for one between directories.
+fn stored_name(name: &str) -> &str {
+    name.strip_suffix('/').unwrap_or(name)
 }
 
 fn keys_of(def: TreeDef) -> Result<KeyMap> {

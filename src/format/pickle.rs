@@ -36,8 +36,7 @@ pub(super) struct Pickled {
 pub(super) fn read(blob: SharedBlob, limits: Limits, has_storages: bool) -> Result<Pickled, Problem> {
     let mut machine = Machine::new(blob, limits, has_storages);
     let root = machine.run()?;
-    let (def, arrays, mut left_out) =
-        TreeBuilder::new(&machine.values, machine.bytes.blob(), limits).build(root)?;
+    let (def, arrays, mut left_out) = TreeBuilder::new(&machine, limits).build(root)?;
     left_out.extend(rest(&machine.bytes));
     Ok(Pickled { def, arrays, left_out })
 }

@@ -75,7 +75,9 @@ pub(super) fn open(place: &Place, limits: Limits) -> Result<Checkpoint> {
     let keys: Vec<&str> = found.iter().map(|tensor| tensor.name.as_str()).collect();
     let paths = keys.iter().map(|name| path_of(name)).collect();
     // The slots of an optimizer can be below the variable that they are of.
-    let (keys, order) = KeyMap::place_paths_or_flat(&keys, paths)?;
+    let placed = KeyMap::place_paths_or_flat(&keys, paths);
+    let (keys, order) =
+        placed.map_err(|error| Problem::Content(error.to_string()).into_error(&origin, FORMAT))?;
     let leaves = keys.leaves().iter().zip(order);
     let named = leaves.map(|(leaf, position)| {
         let tensor = Tensor { name: leaf.name.clone(), ..found[position].clone() };

@@ -39,19 +39,28 @@ pub fn begins(head: &[u8]) -> bool {
         && number(8).is_some_and(|root| root < 64)
 }
 
-/// The message that comes next; `None` after the last.
+/// What follows a message.
+pub enum Next {
+    Message(Message),
+    /// The mark of the end.
+    Mark,
+    /// The end of the file.
+    Nothing,
+}
+
+/// What comes next.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn next(cursor: &mut Cursor) -> Result<Option<Message>, Problem> {
+pub fn next(cursor: &mut Cursor) -> Result<Next, Problem> {
     if cursor.rest() == 0 {
-        return Ok(None);
+        return Ok(Next::Nothing);
     }
     let first = u32::from_le_bytes(cursor.array()?);
     let length = if first == CONTINUATION { u32::from_le_bytes(cursor.array()?) } else { first };
     let length = length as usize;
     if length == 0 {
-        return Ok(None);
+        return Ok(Next::Mark);
     }
     if length > MAX_METADATA_BYTES {
         return Err(format!(
@@ -64,7 +73,7 @@ pub fn next(cursor: &mut Cursor) -> Result<Option<Message>, Problem> {
     let bytes = Table::root(&metadata, &budget)?.i64(BODY_LENGTH)?.unwrap_or(0);
     let bytes = usize::try_from(bytes).map_err(|_| format!("a message has a body of {bytes} bytes"))?;
     let body = cursor.skip(bytes)?;
-    Ok(Some(Message { metadata, body }))
+    Ok(Next::Message(Message { metadata, body }))
 }
 
 /// The fields of a message (`Message.fbs`).

@@ -11,6 +11,7 @@ use hdf5_reader::chunk_index::{
 use hdf5_reader::extensible_array::collect_extensible_array_chunk_entries_storage;
 use hdf5_reader::fixed_array::collect_fixed_array_chunk_entries_storage;
 use hdf5_reader::messages::HdfMessage;
+use hdf5_reader::messages::dataspace::DataspaceType;
 use hdf5_reader::messages::filter_pipeline::{
     FILTER_DEFLATE, FILTER_FLETCHER32, FILTER_SHUFFLE, FilterDescription,
 };
@@ -79,6 +80,9 @@ impl Found {
             match message {
                 HdfMessage::DataLayout(found) => layout = Some(&found.layout),
                 HdfMessage::FilterPipeline(found) => filters = &found.filters,
+                HdfMessage::Dataspace(space) if space.dataspace_type == DataspaceType::Null => {
+                    return Ok(Err("it is empty, and has no elements".into()));
+                }
                 HdfMessage::ExternalFiles(_) => {
                     return Err(
                         "its data is in other files, which are not read; copy it into one with `h5repack`"

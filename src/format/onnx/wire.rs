@@ -72,8 +72,8 @@ pub fn varint(cursor: &mut Cursor) -> Result<u64, Problem> {
     Err("a number has more than ten bytes".into())
 }
 
-/// The text that is there.
-pub fn text(cursor: &mut Cursor, range: Range<usize>) -> Result<String, Problem> {
+/// The text that is there, as bytes.
+pub fn text(cursor: &mut Cursor, range: Range<usize>) -> Result<Vec<u8>, Problem> {
     if range.len() > MAX_TEXT_BYTES {
         return Err(format!("a text has {} bytes, and {MAX_TEXT_BYTES} are the most", range.len()).into());
     }
@@ -81,20 +81,24 @@ pub fn text(cursor: &mut Cursor, range: Range<usize>) -> Result<String, Problem>
     cursor.go_to(range.start);
     let bytes = cursor.read_vec(range.len())?;
     cursor.go_to(after);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }
 
 /// The numbers that a field holds: one, or many that are packed.
 pub fn numbers(cursor: &mut Cursor, value: &Value) -> Result<Vec<u64>, Problem> {
     let range = match value {
         Value::Number(number) => return Ok(vec![*number]),
-        Value::Bytes(range) | Value::Fixed(range) => range.clone(),
+        Value::Bytes(range) => range.clone(),
+        Value::Fixed(_) => return Err("a field of whole numbers has others; is it a model?".into()),
     };
     let after = cursor.position();
     cursor.go_to(range.start);
     let mut numbers = Vec::new();
     while cursor.position() < range.end {
         numbers.push(varint(cursor)?);
+    }
+    if cursor.position() > range.end {
+        return Err(format!("its last number reaches over byte {}, where its field ends", range.end).into());
     }
     cursor.go_to(after);
     Ok(numbers)

@@ -39,7 +39,14 @@ impl Machine {
         match self.call(function, &ids)? {
             Made::New(value) => self.push(value),
             Made::Same(id) => self.push_known(id),
+        }?;
+        // A tensor's attributes come last.
+        if let (Value::Global(Global::Parameter | Global::FromType), [_, _, _, attributes]) =
+            (&self.values[function], &ids[..])
+        {
+            self.attributes.push((self.top()?, *attributes));
         }
+        Ok(())
     }
 
     /// What the call of a function or class makes.
@@ -218,8 +225,11 @@ impl Machine {
                     Value::Object(built)
                 }
             }
-            // Attributes of a container, such as a cached hash.
-            (Value::Dict(_), _) => return Ok(()),
+            // A cached hash, or what PyTorch notes of modules.
+            (Value::Dict(_), _) => {
+                self.attributes.push((object, state));
+                return Ok(());
+            }
             _ => return Err("an object is given a state that is not known".into()),
         };
         self.values[object] = built;

@@ -40,8 +40,7 @@ pub fn read(blob: SharedBlob, limits: Limits) -> Result<Legacy, Problem> {
     let root = machine.run()?;
     let keys = machine.run()?;
     let storages = find_storages(&mut machine, keys)?;
-    let (def, arrays, mut left_out) =
-        TreeBuilder::new(&machine.values, machine.bytes.blob(), limits).build(root)?;
+    let (def, arrays, mut left_out) = TreeBuilder::new(&machine, limits).build(root)?;
     left_out.extend(rest(&machine.bytes));
     Ok(Legacy { pickled: Pickled { def, arrays, left_out }, storages })
 }

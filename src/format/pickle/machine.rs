@@ -45,6 +45,8 @@ pub struct Machine {
     /// Bytes that were copied, of strings that are decoded and of containers that are made of others. A file can ask for
     /// the same copy again and again.
     copied: usize,
+    /// What was given to arrays and containers beside what is in them: attributes, by what has them.
+    pub attributes: Vec<(Id, Id)>,
 }
 
 impl Machine {
@@ -52,7 +54,8 @@ impl Machine {
         let most_values =
             limits.nodes.saturating_mul(VALUES_PER_NODE).saturating_add(blob.size() / BYTES_PER_VALUE);
         let (values, stack, memo) = (SHARED.to_vec(), Vec::new(), HashMap::new());
-        Machine { bytes: Cursor::new(blob), values, stack, memo, most_values, has_storages, copied: 0 }
+        let (bytes, copied, attributes) = (Cursor::new(blob), 0, Vec::new());
+        Machine { bytes, values, stack, memo, most_values, has_storages, copied, attributes }
     }
 
     /// Runs to the end of a pickle, and returns what is built. The values of those that were run before stay.

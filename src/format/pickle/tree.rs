@@ -1,10 +1,11 @@
 //! From the values of a pickle to a tree of arrays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
 use super::globals::Global;
+use super::machine::Machine;
 use super::optax;
 use super::values::{Array, ByteString, Dict, Elements, Id, Object, Value};
 use crate::array::ArraySpec;
@@ -33,6 +34,8 @@ const MORE_VISITS: usize = 1 << 16;
 /// Makes a tree of values. What is shared stands in it as often as it is referred to.
 pub struct TreeBuilder<'a> {
     values: &'a [Value],
+    /// Attributes of arrays and containers, by what has them.
+    attributes: HashMap<Id, Id>,
     file: &'a SharedBlob,
     limits: Limits,
     /// In JAX's order.
@@ -48,9 +51,20 @@ pub struct TreeBuilder<'a> {
 }
 
 impl<'a> TreeBuilder<'a> {
-    pub fn new(values: &'a [Value], file: &'a SharedBlob, limits: Limits) -> TreeBuilder<'a> {
-        let (leaves, left_out, path) = (Vec::new(), Vec::new(), Vec::new());
-        TreeBuilder { values, file, limits, leaves, left_out, visits: 0, copied: 0, path, have_arrays: None }
+    /// A builder of what a machine has made.
+    pub fn new(machine: &'a Machine, limits: Limits) -> TreeBuilder<'a> {
+        TreeBuilder {
+            values: &machine.values,
+            attributes: machine.attributes.iter().copied().collect(),
+            file: machine.bytes.blob(),
+            limits,
+            leaves: Vec::new(),
+            left_out: Vec::new(),
+            visits: 0,
+            copied: 0,
+            path: Vec::new(),
+            have_arrays: None,
+        }
     }
 
     /// The tree, its arrays in JAX's order, and what of it is no array.
@@ -68,6 +82,12 @@ impl<'a> TreeBuilder<'a> {
         }
         if self.path.len() > MAX_DEPTH {
             return Err(format!("it is nested deeper than {MAX_DEPTH} levels").into());
+        }
+        if let Some(&attributes) = self.attributes.get(&id)
+            && self.has_arrays(attributes)
+        {
+            let name = format!("the attributes of {}", self.name());
+            self.left_out.push(LeftOut::new(name, "there are arrays among them, which are not read"));
         }
         let (values, file) = (self.values, self.file);
         Ok(Some(match &values[id] {
