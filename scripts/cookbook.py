@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safejax_tree
-import safetensors.numpy
 from flax import nnx, serialization
 from flax.training.train_state import TrainState
 from jax import export
@@ -57,18 +56,15 @@ def with_nnx():
 def with_equinox():
     model = eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
     arrays, static = eqx.partition(model, eqx.is_array)
-    paths = jax.tree_util.tree_leaves_with_path(arrays)
-    params = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    names, structure = list(params), jax.tree.structure(arrays)
+    leaves, structure = jax.tree.flatten(arrays)
 
-    def forward(params, x):
-        arrays = jax.tree.unflatten(structure, [params[name] for name in names])
+    def forward(leaves, x):
+        arrays = jax.tree.unflatten(structure, leaves)
         return jax.vmap(eqx.combine(arrays, static))(x)
 
-    write("equinox", forward, (params, x))
-    # The names are flat, and a file of them is an argument as it is.
-    arrays = {name: np.asarray(leaf) for name, leaf in params.items()}
-    safetensors.numpy.save_file(arrays, OUT / "equinox.0.safetensors")
+    write("equinox", forward, (leaves, x))
+    (OUT / "equinox.0.safetensors").unlink()
+    eqx.tree_serialise_leaves(OUT / "equinox.0.eqx", arrays)
 
 
 def with_optax():

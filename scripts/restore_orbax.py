@@ -3,6 +3,7 @@
 
     venv/bin/python scripts/restore_orbax.py write DIR          # a tree, DIR/tree.pkl, and an NNX state, DIR/nnx
     venv/bin/python scripts/restore_orbax.py check DIR TARGET   # TARGET is what tree.pkl was converted to
+    venv/bin/python scripts/restore_orbax.py check-manager DIR TARGET
     venv/bin/python scripts/restore_orbax.py check-nnx DIR TARGET
 
 Needs orbax-checkpoint 0.12.8, flax, jax and ml_dtypes.
@@ -85,6 +86,14 @@ def check(target):
     assert all(value.sharding == sharding for value in jax.tree.leaves(restored))
 
 
+def check_manager(target):
+    """The target is item `default` of a step of a manager."""
+    with ocp.CheckpointManager(target.parent.parent) as manager:
+        assert manager.latest_step() == int(target.parent.name)
+        restored = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
+    assert_same(restored, {**tree(), "pair": list(tree()["pair"])})
+
+
 def check_nnx(target):
     state = nnx.state(model())
     restored = ocp.StandardCheckpointer().restore(target, jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
@@ -99,7 +108,7 @@ def main():
         checkpointer.save(directory / "nnx", nnx.state(model()))
         checkpointer.wait_until_finished()
         return
-    {"check": check, "check-nnx": check_nnx}[command](pathlib.Path(sys.argv[3]).resolve())
+    {"check": check, "check-manager": check_manager, "check-nnx": check_nnx}[command](pathlib.Path(sys.argv[3]).resolve())
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ fn digests_of(selected: &Selected<'_>, checkpoint: &Checkpoint) -> Result<Vec<Op
         origin: checkpoint.origin().to_owned(),
         format: "file to check",
         problem: format!(
-            "{problem}; write it again with `safejax convert --digests`, or load it without the check"
+            "{problem}; write it as safetensors with digests (`safejax convert --digests`), or load it without the check"
         ),
     };
     // What is compressed has its checksum with it, and so has the pickle that values of PyTorch's stand in.

@@ -7,10 +7,11 @@
 
 use crate::dtype::DType;
 
-/// One byte per element, its bits in the low end.
-pub(crate) fn unpack(packed: &[u8], dtype: DType) -> Vec<u8> {
+/// One byte per element, its bits in the low end, of so many elements: the last byte may not be full.
+pub(crate) fn unpack(packed: &[u8], dtype: DType, count: usize) -> Vec<u8> {
     let mut unpacked = vec![0; packed.len() * (8 / dtype.bits())];
     unpack_into(packed, dtype, &mut unpacked);
+    unpacked.truncate(count);
     unpacked
 }
 
@@ -46,7 +47,7 @@ mod tests {
 
     #[test]
     fn the_first_element_is_in_the_low_half() {
-        assert_eq!(unpack(&[0x21, 0xf4], DType::F4E2M1FN), [1, 2, 4, 15]);
+        assert_eq!(unpack(&[0x21, 0xf4], DType::F4E2M1FN, 3), [1, 2, 4]);
         assert_eq!(pack(&[1, 2, 4, 15], DType::F4E2M1FN), [0x21, 0xf4]);
         // A host transfer may leave the sign extended into the high bits.
         assert_eq!(pack(&[0xf1, 0xff], DType::F4E2M1FN), [0xf1]);

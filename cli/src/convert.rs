@@ -35,10 +35,9 @@ pub struct Convert {
     #[arg(long = "dtype", value_name = "[PATTERN=]DTYPE", value_parser = parse_cast)]
     dtypes: Vec<(String, DType)>,
 
-    /// What tensors are aligned to where they can be, in bytes: a power of two, 8 to 4096
-    #[arg(long, value_name = "BYTES", default_value_t = safejax::format::DEFAULT_ALIGNMENT)]
-    #[arg(value_parser = parse_alignment)]
-    align: usize,
+    /// What tensors of a safetensors file are aligned to where they can be, in bytes: a power of two, 8 to 4096 [default: 64]
+    #[arg(long, value_name = "BYTES", value_parser = parse_alignment)]
+    align: Option<usize>,
 
     /// Record the sha256 of every tensor
     #[arg(long)]
@@ -113,6 +112,9 @@ impl Convert {
         if is_orbax && stream::is_dash(&self.file) {
             wrong_usage("a directory of Orbax needs a name, and cannot go to standard output");
         }
+        if self.align.is_some() && is_other {
+            wrong_usage("--align is for safetensors files");
+        }
         if self.digests && is_other {
             wrong_usage("--digests is for safetensors files");
         }
@@ -128,7 +130,7 @@ impl Convert {
         let mut options = ConvertOptions::default();
         options.format = self.to;
         options.dtypes = self.dtypes;
-        options.alignment = self.align;
+        options.alignment = self.align.unwrap_or(options.alignment);
         options.digests = if self.digests { Digests::Sha256 } else { Digests::None };
         options.max_shard_bytes = self.max_shard_size;
         options.zstd_level = self.zstd;
@@ -142,8 +144,8 @@ impl Convert {
                     write!(text, " in {} files, with an index of that name and .index.json", report.files);
             }
             let _ = write!(text, ", {} cast", report.cast_tensors);
-            if self.to.or(TargetFormat::of_name(&self.file)) == Some(TargetFormat::Safetensors) {
-                let _ = write!(text, ", {} not aligned", report.unaligned_tensors);
+            if report.unaligned_tensors > 0 {
+                let _ = write!(text, ", {} not aligned: devices copy those", report.unaligned_tensors);
             }
             text.push('\n');
             for note in &report.notes {

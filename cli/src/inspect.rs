@@ -85,7 +85,14 @@ impl Inspect {
             None => match (Program::open(&self.file), self.open()) {
                 (Ok(program), _) => self.program(&program),
                 (_, Ok(checkpoint)) => self.checkpoint(checkpoint),
-                (Err(no_program), Err(no_checkpoint)) => bail!("{no_checkpoint}\n{no_program}"),
+                (Err(no_program), Err(no_checkpoint)) => match ending(&self.file) {
+                    Ending::Checkpoint => Err(no_checkpoint.into()),
+                    Ending::Program => Err(no_program.into()),
+                    Ending::Other => {
+                        let file = File(&self.file);
+                        bail!("{file} is of no format that is read\n{no_checkpoint}\n{no_program}")
+                    }
+                },
             },
         }
     }
@@ -195,6 +202,21 @@ fn to_json(checkpoint: &Checkpoint, source: &safejax::Result<Source>) -> Value {
         "tree_error": error,
         "tensors": checkpoint.tensors().iter().map(tensor).collect::<Vec<_>>(),
     })
+}
+
+/// What the ending of a file's name says that it is.
+enum Ending {
+    Checkpoint,
+    Program,
+    Other,
+}
+
+fn ending(file: &Path) -> Ending {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors") => Ending::Checkpoint,
+        Some("stablehlo" | "mlir" | "jaxexport" | "mlirbc" | "hlo") => Ending::Program,
+        _ => Ending::Other,
+    }
 }
 
 fn is_artifact(file: &Path) -> bool {

@@ -11,9 +11,13 @@ pub fn log_to_stderr(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_env("SAFEJAX_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let chosen = EnvFilter::try_from_env("SAFEJAX_LOG").ok();
+    // Which module it is matters to those who look into it.
+    let has_modules = verbose > 0 || chosen.is_some();
+    let filter = chosen.unwrap_or_else(|| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_target(has_modules)
         .with_writer(std::io::stderr)
         .with_ansi(has_colours())
         .without_time()

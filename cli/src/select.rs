@@ -33,8 +33,8 @@ pub struct SelectArgs {
     #[arg(long, value_name = "FROM=TO", value_parser = parse_rename)]
     rename: Vec<(String, String)>,
 
-    /// The framework whose names these are: plain, flax, haiku, objax, nnx, flat (no tree), vit (split at /), alphafold
-    /// (at //) or graphcast (at :) [default: as recorded or recognised]
+    /// The framework whose names these are: plain, flax, haiku, objax, nnx, equinox, flat (no tree), vit (split at /),
+    /// alphafold (at //) or graphcast (at :) [default: as recorded or recognised]
     #[arg(long, value_name = "FRAMEWORK")]
     framework: Option<Framework>,
 
@@ -72,6 +72,15 @@ impl SelectArgs {
     /// # Errors
     /// When it cannot be read, or has no such step or item.
     pub fn input(&self, path: &Path) -> Result<PathBuf> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some((_, part)) = name.split_once('#')
+            && !path.exists()
+        {
+            bail!(
+                "there is no file {}; a part of a checkpoint is chosen by `--include '{part}.*'`",
+                File(path)
+            );
+        }
         if self.step.is_none() && self.item.is_none() {
             return stream::input(path);
         }

@@ -183,6 +183,10 @@ fn orbax_restores_what_is_written_for_it() {
         let tree = |path| safejax::convert::open(path, &Default::default()).unwrap().keys().def().clone();
         assert_eq!(tree(target), tree(at("tree.pkl")));
     }
+    let step = at("manager/5/default");
+    std::fs::create_dir_all(step.parent().unwrap()).unwrap();
+    succeeds(safejax().arg("convert").args([at("tree.pkl"), step.clone()]).args(["--to", "orbax"]));
+    script(&ORBAX, "restore_orbax.py", &[&"check-manager", &at(""), &step]);
     let state = at("nnx.orbax");
     succeeds(safejax().arg("convert").args([at("nnx"), state.clone()]));
     script(&ORBAX, "restore_orbax.py", &[&"check-nnx", &at(""), &state]);
@@ -278,7 +282,7 @@ fn the_recipes_of_the_cookbook_give_what_jax_gives() {
     script(&JAX, "cookbook.py", &[&directory.path()]);
     let file = |name: String| -> Option<PathBuf> {
         let path = |ending| directory.path().join(format!("{name}.{ending}"));
-        [path("npy"), path("safetensors")].into_iter().find(|path| path.exists())
+        [path("npy"), path("safetensors"), path("eqx")].into_iter().find(|path| path.exists())
     };
     for name in ["nnx", "equinox", "optax", "train_state", "key"] {
         let mut command = safejax();

@@ -165,12 +165,7 @@ impl Source {
         let array = |(index, (leaf, spec)): (usize, (&crate::tree::Leaf, &ArraySpec))| {
             let bytes = self.read_checked(index).for_tensor(&leaf.name)?;
             let bytes = match spec.dtype.is_sub_byte() {
-                true => {
-                    let mut elements = unpack(&bytes, spec.dtype);
-                    // The last byte may not be full.
-                    elements.truncate(spec.host_bytes()?);
-                    elements.into()
-                }
+                true => unpack(&bytes, spec.dtype, spec.host_bytes()?).into(),
                 false => bytes,
             };
             HostArray::from_bytes(spec.clone(), bytes).for_tensor(&leaf.name)

@@ -258,7 +258,7 @@ impl<'a> TypedSource<'a> {
             return Ok((LeafBytes::Owned(cast.bytes.into()), cast.overflows));
         }
         Ok(if to.is_sub_byte() {
-            (LeafBytes::Owned(sub_byte::unpack(&bytes, to).into()), 0)
+            (LeafBytes::Owned(sub_byte::unpack(&bytes, to, self.specs[index].host_bytes()?).into()), 0)
         } else {
             (bytes, 0)
         })
@@ -301,6 +301,7 @@ impl<'a> TypedSource<'a> {
                 self.specs.len()
             )));
         }
+        npy::note_types(self);
         let spec = self.specs[0].clone();
         self.with_bytes(0, &mut |bytes| npy::write_bytes(target, &spec, bytes, options))
     }

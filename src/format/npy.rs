@@ -3,6 +3,7 @@
 //! NumPy itself does not know bfloat16 and the other types of ml_dtypes, and writes their bytes as an
 //! untyped `V2` or `V1`; what they are must come from elsewhere.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 
 use super::checkpoint::{Checkpoint, Extent, Extents, Format, RecordedStructure, Tensor};
 use super::encoding::{Encoding, column_major};
+use super::leaves::Leaves;
 use super::problem::Problem;
 use super::{TensorReader, open_blob};
 use crate::array::{ArraySpec, HostArray};
@@ -366,6 +368,17 @@ fn descr(dtype: DType) -> String {
         Some(descr) => descr,
         None if dtype == DType::BF16 => "<V2".into(),
         None => "|V1".into(),
+    }
+}
+
+/// Tells of types that NumPy does not know.
+pub(crate) fn note_types(leaves: &mut dyn Leaves) {
+    let unknown = leaves.specs().iter().map(|spec| spec.dtype).filter(|dtype| numpy_descr(*dtype).is_none());
+    let unknown: BTreeSet<&str> = unknown.map(DType::name).collect();
+    for name in unknown {
+        leaves.note(format!(
+            "NumPy's files have no name for {name}: numpy.load gives bytes, of which `.view(ml_dtypes.{name})` makes numbers"
+        ));
     }
 }
 

@@ -151,6 +151,7 @@ pub(crate) fn write(leaves: &mut dyn Leaves, target: &Path, options: WriteOption
             "npz files hold arrays and their names only; something of the tree is lost {difference}"
         ));
     }
+    npy::note_types(leaves);
     let mut failed = None;
     write_atomically(target, options, |file| {
         // Told of a failure, the archive would try to end itself when it is dropped, and print that it cannot.

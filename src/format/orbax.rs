@@ -330,6 +330,9 @@ fn strings(folder: &mut Folder) -> Result<BTreeMap<String, String>> {
     Ok(serde_json::from_slice(&json).map_err(|error| format!("{STRINGS} cannot be read: {error}"))?)
 }
 
+/// What the names of metadata begin with that says of a random key how it was made.
+const RANDOM_KEY: &str = "random_key_impl.";
+
 /// What JAX's random keys are of, which are stored as their numbers: `random_key_impl.NAME` for each.
 fn random_keys(folder: &mut Folder) -> Result<BTreeMap<String, String>> {
     const DIRECTORY: &str = "array_metadatas";
@@ -367,7 +370,7 @@ fn random_keys(folder: &mut Folder) -> Result<BTreeMap<String, String>> {
         let Ok(found) = serde_json::from_slice::<Metadatas>(&folder.read_whole(&path)?) else { continue };
         for Entry { array_metadata: Array { param_name, ext_metadata } } in found.array_metadatas {
             if let Some(implementation) = ext_metadata.and_then(|extension| extension.random_key_impl) {
-                keys.insert(format!("random_key_impl.{param_name}"), implementation);
+                keys.insert(format!("{RANDOM_KEY}{param_name}"), implementation);
             }
         }
     }

@@ -153,7 +153,7 @@ impl TensorReader {
         let mut bytes = zeros(tensor.decoded_bytes()?)?;
         self.decode(tensor, None, &mut bytes)?;
         if spec.dtype.is_sub_byte() && !encoding.is_unpacked {
-            bytes = sub_byte::unpack(&bytes, spec.dtype);
+            bytes = sub_byte::unpack(&bytes, spec.dtype, spec.host_bytes()?);
         }
         HostArray::from_bytes(spec.clone(), bytes)
     }

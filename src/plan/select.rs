@@ -9,7 +9,7 @@ use crate::cast::cast_dtype;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::{Checkpoint, LeftOut, RecordedStructure, Tensor};
-use crate::printable::{Line, Name};
+use crate::printable::{Count, Line, Name};
 use crate::tree::{Framework, KeyMap, TreeDef, matches_glob, record, respell};
 
 /// The tensors that are taken, in the order of the tree's leaves.
@@ -72,6 +72,13 @@ fn select_in<'a>(
             (keys, tensors, framework.after_split())
         }
     };
+    if tensors.is_empty() && !checkpoint.tensors().is_empty() {
+        return Err(Error::InvalidArgument(format!(
+            "of the {} of {}, none is selected; change what is included or excluded",
+            Count(checkpoint.tensors().len(), "tensor"),
+            checkpoint.origin()
+        )));
+    }
     let Some(template) = &selection.template else {
         return Ok(Selected { keys, framework, has_record, tensors });
     };

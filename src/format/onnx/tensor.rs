@@ -199,11 +199,7 @@ impl TensorProto {
         };
         let extents = match stored {
             Stored::There(extent) => Extents::One(extent),
-            Stored::Here(packed) if is_unpacked => {
-                let mut elements = unpack(&packed, spec.dtype);
-                elements.truncate(count);
-                pool.add(&Bytes::from(elements))
-            }
+            Stored::Here(packed) if is_unpacked => pool.add(&Bytes::from(unpack(&packed, spec.dtype, count))),
             Stored::Here(content) => pool.add(&Bytes::from(content)),
         };
         let encoding = Encoding { is_unpacked, ..Encoding::default() };

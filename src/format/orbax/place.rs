@@ -118,34 +118,67 @@ fn item_of(directory: &Path) -> Result<Option<Item>> {
 /// the newest finished step, and the item that has a usual name (`default`, `state`) or is the only one with arrays.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a step or item that is not there, with those that are; [`Error::Malformed`] for another directory, and where
-/// several items can be meant; [`Error::Io`].
+/// [`Error::InvalidArgument`] for a step or item that is not there, with those that are; [`Error::Malformed`] for another directory, and
+/// where several items can be meant; [`Error::Io`].
 pub fn orbax_item(directory: impl AsRef<Path>, step: Option<u64>, item: Option<&str>) -> Result<PathBuf> {
     let mut directory = directory.as_ref().to_owned();
     if let Some(step) = step {
         let names = directories(&directory)?;
-        let steps = steps(&directory, &names)?;
-        let name = steps.iter().find(|(number, _)| *number == step).ok_or_else(|| {
-            let known: Vec<String> = steps.iter().map(|(number, _)| number.to_string()).collect();
-            Error::not_found("step", &step.to_string(), known.iter().map(String::as_str))
-        })?;
+        let steps = if is_item(&directory) { Vec::new() } else { steps(&directory, &names)? };
+        let name = steps.iter().find(|(number, _)| *number == step);
+        let name = name.ok_or_else(|| no_step(&directory, step, &steps))?;
         directory.push(name.1);
     }
     if let Some(item) = item {
         // Of the newest step, where it is a directory of steps.
         let names = directories(&directory)?;
         let is_here = names.iter().any(|name| name == item);
-        if !is_here && let Some((_, step)) = steps(&directory, &names)?.last() {
+        if !is_here
+            && !is_item(&directory)
+            && let Some((_, step)) = steps(&directory, &names)?.last()
+        {
             directory.push(step);
         }
-        let names = directories(&directory)?;
-        if !names.iter().any(|name| name == item) {
-            return Err(Error::not_found("item", item, names.iter().map(String::as_str)));
+        if !directories(&directory)?.iter().any(|name| name == item) {
+            return Err(no_item(&directory, item)?);
         }
         directory.push(item);
     }
     let problem = || malformed(&directory, "it is no directory of Orbax's with arrays".into());
     Ok(item_of(&directory)?.ok_or_else(problem)?.directory)
+}
+
+/// Names that are listed in an error, at most.
+const MAX_LISTED: usize = 20;
+
+/// Names, of which the last are the newest: the others are left out where there are many.
+fn listed(names: &[String]) -> String {
+    let (left_out, shown) = names.split_at(names.len().saturating_sub(MAX_LISTED));
+    let more = if left_out.is_empty() { "" } else { "…, " };
+    format!("{more}{}", shown.join(", "))
+}
+
+/// The error for a step that a directory does not have.
+fn no_step(directory: &Path, step: u64, steps: &[(u64, &String)]) -> Error {
+    let numbers: Vec<String> = steps.iter().map(|(number, _)| number.to_string()).collect();
+    let instead = match (&numbers[..], is_item(directory)) {
+        ([], true) => "it is a single checkpoint; leave out the step".to_owned(),
+        ([], false) => "it is no directory of steps".to_owned(),
+        (numbers, _) => format!("it has {}", listed(numbers)),
+    };
+    Error::InvalidArgument(format!("{} has no step {step}: {instead}", directory.display()))
+}
+
+/// The error for an item that a directory does not have.
+fn no_item(directory: &Path, item: &str) -> Result<Error> {
+    let mut names = directories(directory)?;
+    names.retain(|name| is_item(&directory.join(name)));
+    let instead = match (&names[..], is_item(directory)) {
+        (_, true) => "it is an item itself; leave out the item".to_owned(),
+        ([], false) => "it has none with arrays".to_owned(),
+        (names, false) => format!("with arrays, it has {}", listed(names)),
+    };
+    Ok(Error::InvalidArgument(format!("{} has no item `{item}`: {instead}", directory.display())))
 }
 
 /// What there is to choose from in a directory that Orbax wrote.
@@ -188,8 +221,7 @@ pub fn missing_step(path: &Path) -> Option<Error> {
     let directory = path.parent().filter(|directory| directory.is_dir())?;
     let names = directories(directory).ok()?;
     let steps = steps(directory, &names).ok().filter(|steps| !steps.is_empty())?;
-    let known: Vec<String> = steps.iter().map(|(number, _)| number.to_string()).collect();
-    Some(Error::not_found("step", &number.to_string(), known.iter().map(String::as_str)))
+    Some(no_step(directory, number, &steps))
 }
 
 /// The steps in a directory, the newest last: those that are numbers, or else those whose names are one word and a number.
@@ -290,9 +322,9 @@ fn only_item(step: &Path, names: impl IntoIterator<Item = String>) -> Result<Opt
         ([first, ..], None) => {
             let likely = items.iter().find(|item| item.as_str() == "params").unwrap_or(first);
             Err(Error::InvalidArgument(format!(
-                "{} has several directories with arrays: {}; give one of them, such as {}",
+                "{} has several directories with arrays: {}; give one of them, such as {} (or `--item {likely}`)",
                 step.display(),
-                items.join(", "),
+                listed(&items),
                 step.join(likely).display()
             )))
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::place::{UNFINISHED, is_unfinished};
 use super::tree::{self, Step};
-use super::{METADATA, STRINGS};
+use super::{METADATA, RANDOM_KEY, STRINGS};
 use crate::array::ArraySpec;
 use crate::dtype::DType;
 use crate::error::{Context, Error, Result};
@@ -20,7 +20,7 @@ use crate::format::ocdbt::MANIFEST;
 use crate::format::ocdbt::write::{Finished, MAX_INLINE_BYTES, NewDatabase, Value as Stored};
 use crate::format::zarr::write::Layout;
 use crate::store::{NewDirectory, NewFile, WriteOptions, sha256};
-use crate::tree::{Framework, Key, LeafKind, TreeDef, record};
+use crate::tree::{DictKey, Framework, Key, LeafKind, TreeDef, record};
 
 /// Where data files are.
 const DATA: &str = "d";
@@ -47,6 +47,7 @@ pub(crate) fn write(
 ) -> Result<()> {
     let entries = Entries::of(tree, framework)?;
     entries.notes.iter().for_each(|note| tree.note(note.clone()));
+    note_what_is_lost(tree, metadata);
     if let Some(name) = entries.arrays.iter().find(|name| name.ends_with('/')) {
         return Err(Error::InvalidArgument(format!(
             "Orbax does not find arrays whose names end with a slash, such as `{name}`; rename it (`--rename`)"
@@ -77,6 +78,45 @@ pub(crate) fn write(
     write_file(&directory, "_CHECKPOINT_METADATA", step_metadata(time).to_string().as_bytes())?;
     write_file(&directory, METADATA, described.as_bytes())?;
     directory.finish()
+}
+
+/// Tells of what Orbax does not bring back by itself. The record of ours does.
+fn note_what_is_lost(tree: &mut dyn Leaves, metadata: &BTreeMap<String, String>) {
+    let lost: Vec<&str> = [
+        (has(tree.keys().def(), &|def| matches!(def, TreeDef::Tuple(_))), "tuples are lists"),
+        (has(tree.keys().def(), &has_integer_keys), "integer keys are strings"),
+        (has(tree.keys().def(), &is_object), "named tuples and other objects are dictionaries"),
+    ]
+    .iter()
+    .filter_map(|(is_lost, what)| is_lost.then_some(*what))
+    .collect();
+    if !lost.is_empty() {
+        tree.note(format!(
+            "where Orbax restores without a target, {}; give it one (an abstract tree) to bring them back",
+            lost.join(", ")
+        ));
+    }
+    for (name, implementation) in metadata {
+        if let Some(name) = name.strip_prefix(RANDOM_KEY) {
+            tree.note(format!(
+                "the random key `{name}` is written as its numbers; `jax.random.wrap_key_data(numbers, \
+                 impl='{implementation}')` makes it a key again"
+            ));
+        }
+    }
+}
+
+/// Whether a node, or one within it, is such a one.
+fn has(def: &TreeDef, is_one: &dyn Fn(&TreeDef) -> bool) -> bool {
+    is_one(def) || def.children().iter().any(|(_, child)| has(child, is_one))
+}
+
+fn has_integer_keys(def: &TreeDef) -> bool {
+    def.children().iter().any(|(key, _)| matches!(key, Key::Dict(DictKey::Int(_))))
+}
+
+fn is_object(def: &TreeDef) -> bool {
+    matches!(def, TreeDef::NamedTuple { .. } | TreeDef::Custom { .. })
 }
 
 fn write_file(directory: &NewDirectory, name: &str, content: &[u8]) -> Result<()> {

@@ -24,6 +24,14 @@ type Result<T> = std::result::Result<T, Problem>;
 /// What a training state holds that is no part of the tree.
 const FUNCTIONS_OF_TRAIN_STATE: [&str; 2] = ["apply_fn", "tx"];
 
+/// What has arrays in it and can be saved as arrays, by part of the name of its class.
+const SAVED_INSTEAD: [(&str, &str); 4] = [
+    ("PRNGKeyArray", "`jax.random.key_data(key)`"),
+    ("random_wrap", "`jax.random.key_data(key)`"),
+    ("flax.nnx", "`nnx.to_pure_dict(state)`"),
+    ("torch.nn.", "`module.state_dict()`"),
+];
+
 /// What a tree may copy of its file, in times of its size, and beyond that in bytes.
 const COPIES_OF_FILE: usize = 4;
 const FREE_COPIES: usize = 1 << 20;
@@ -170,12 +178,14 @@ impl<'a> TreeBuilder<'a> {
         if !self.has_arrays(id) && !self.path.is_empty() {
             return self.leave_out(format!("it is {}, and has no arrays in it", value.kind()));
         }
+        let kind = value.kind();
+        let instead = SAVED_INSTEAD.iter().find(|(part, _)| kind.contains(part));
+        let instead = instead.map_or("the arrays as safetensors", |(_, instead)| *instead);
         let refusal = self.here(format!(
-            "is {}, which is neither a container nor an array; leave it out (`--exclude`), or load the file in Python, if \
-             you trust it, and save the arrays as safetensors",
-            value.kind()
+            "is {kind}, which is neither a container nor an array; leave it out (`--exclude`), or load the file in Python, if \
+             you trust it, and save {instead}"
         ));
-        self.left_out.push(LeftOut::refused(self.name(), format!("it is {}", value.kind()), refusal));
+        self.left_out.push(LeftOut::refused(self.name(), format!("it is {kind}"), refusal));
         Ok(None)
     }
 
