@@ -50,6 +50,7 @@ mod sync;
 mod targets;
 mod transfer;
 pub mod tree;
+mod workers;
 #[cfg(feature = "xla")]
 pub mod xla_rs;
 

@@ -17,7 +17,6 @@ mod sink;
 mod stream;
 mod supply;
 mod together;
-mod workers;
 
 #[cfg(feature = "xla")]
 pub(crate) use block_reader::BlockReader;

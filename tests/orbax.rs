@@ -92,8 +92,15 @@ fn steps_and_items_are_found() {
     assert_eq!(named(None, Some("params")).unwrap(), manager.join("10/params"));
     assert_eq!(named(Some(2), Some("params")).unwrap(), manager.join("2/params"));
     let missing = named(Some(20), None).unwrap_err().to_string();
-    assert!(missing.contains("`20`") && missing.contains("10"), "{missing}");
-    assert!(named(None, Some("parms")).unwrap_err().to_string().contains("params"));
+    assert!(missing.contains("has no step 20: it has 2, 10"), "{missing}");
+    let missing = named(None, Some("parms")).unwrap_err().to_string();
+    assert!(missing.contains("10 has no item `parms`: with arrays, it has params, state"), "{missing}");
+    let single =
+        safejax::format::orbax_item(manager.join("10/params"), Some(3), None).unwrap_err().to_string();
+    assert!(single.contains("has no step 3: it is a single checkpoint"), "{single}");
+    let single =
+        safejax::format::orbax_item(manager.join("10/params"), None, Some("x")).unwrap_err().to_string();
+    assert!(single.contains("it is an item itself"), "{single}");
     assert!(named(None, Some("facts")).unwrap_err().to_string().contains("no arrays"));
     let copied = copy("several_items");
     std::fs::rename(copied.path().join("10/state"), copied.path().join("10/other")).unwrap();
@@ -102,7 +109,7 @@ fn steps_and_items_are_found() {
         several.contains("several directories with arrays: other, params; give one of them, such as"),
         "{several}"
     );
-    assert!(several.ends_with("10/params"), "{several}");
+    assert!(several.ends_with("10/params (or `--item params`)"), "{several}");
     for (path, whole) in [("10/params/_METADATA", "10/params"), ("10/_CHECKPOINT_METADATA", "10/state")] {
         assert_eq!(origin(&manager.join(path)).unwrap(), manager.join(whole).display().to_string());
     }
@@ -269,5 +276,61 @@ proptest! {
             // Neither a panic nor more memory than there is.
             let _ = read_all(directory.path());
         }
+    }
+}
+
+/// A zarr array of numbers that count up, in chunks of this shape, each compressed or not.
+fn counting(shape: [usize; 2], chunk: [usize; 2], is_compressed: bool) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let compressor = if is_compressed { r#"{"id": "zstd", "level": 1}"# } else { "null" };
+    let description = format!(
+        r#"{{"zarr_format": 2, "shape": {shape:?}, "chunks": {chunk:?}, "dtype": "<u4", "order": "C", "fill_value": null,
+            "compressor": {compressor}, "filters": null, "dimension_separator": "."}}"#
+    );
+    std::fs::write(directory.path().join(".zarray"), description).unwrap();
+    for (row, column) in (0..shape[0])
+        .step_by(chunk[0])
+        .flat_map(|row| (0..shape[1]).step_by(chunk[1]).map(move |column| (row, column)))
+    {
+        let rows = row..row + chunk[0];
+        let numbers = rows
+            .flat_map(|row| (column..column + chunk[1]).map(move |column| (row * shape[1] + column) as u32));
+        let bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+        let bytes = if is_compressed { zstd::bulk::compress(&bytes, 1).unwrap() } else { bytes };
+        std::fs::write(directory.path().join(format!("{}.{}", row / chunk[0], column / chunk[1])), bytes)
+            .unwrap();
+    }
+    directory
+}
+
+#[test]
+fn large_tensors_are_put_together_by_several_threads() {
+    // Rows of chunks lie together in the tensor, and columns do not.
+    for (chunk, is_compressed) in [
+        ([256, 4096], true),
+        ([2048, 512], true),
+        ([256, 4096], false),
+        ([512, 1024], false),
+        ([2048, 4096], true),
+    ] {
+        let directory = counting([2048, 4096], chunk, is_compressed);
+        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        let name = checkpoint.tensors()[0].name.clone();
+        let found = checkpoint.read(&name).unwrap();
+        assert!(
+            found.chunks_exact(4).enumerate().all(|(at, four)| four == (at as u32).to_le_bytes()),
+            "{chunk:?}"
+        );
+        let (params, _) = Params::load_with(client(), directory.path(), &LoadOptions::default()).unwrap();
+        assert!(params.iter().next().unwrap().1.to_host().unwrap().bytes() == &found[..], "{chunk:?}");
+        // What is damaged is found by whichever thread has it.
+        let last = directory.path().join(format!("{}.{}", 2048 / chunk[0] - 1, 4096 / chunk[1] - 1));
+        let whole = std::fs::read(&last).unwrap();
+        std::fs::write(&last, &whole[..whole.len() - 1]).unwrap();
+        let error = Checkpoint::open(directory.path()).unwrap().read(&name).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("chunk {}: ", checkpoint.tensors()[0].extents().len() - 1)),
+            "{error}"
+        );
     }
 }

@@ -1,12 +1,15 @@
 //! Tensors in chunks: boxes of a regular grid, each of which is stored by itself, and may be compressed.
 
 use std::borrow::Cow;
+use std::io::Read;
 use std::ops::Range;
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::encoding::{gather, row_major};
 use crate::array::ArraySpec;
+use crate::dtype::DType;
 use crate::sharding::Runs;
 use crate::store::zeros;
 
@@ -130,24 +133,30 @@ impl Chunks {
         }
     }
 
-    /// Puts what a chunk has of the tensor into its place in the tensor's elements.
+    /// Where all elements of a chunk are among the tensor's, in bytes, if they are there one after another, as in the chunk.
+    pub fn run_of(&self, index: usize, shape: &[usize]) -> Option<Range<usize>> {
+        let origin = self.origin(index);
+        let dims = || origin.iter().zip(&self.start).zip(self.shape.iter().zip(shape));
+        let is_within = dims().all(|((origin, start), (chunk, size))| {
+            origin.checked_sub(*start).is_some_and(|place| place + chunk <= *size)
+        });
+        // Behind the first dimension along which a chunk has several elements, it has all of them.
+        let mut behind = dims().skip_while(|(_, (chunk, _))| **chunk == 1).skip(1);
+        if self.order.is_some() || !is_within || !behind.all(|(_, (chunk, size))| chunk == size) {
+            return None;
+        }
+        let places = dims().map(|((origin, start), _)| origin - start);
+        let width = self.fill.len();
+        let first: usize = places.zip(row_major(shape)).map(|(place, stride)| place * stride * width).sum();
+        Some(first..first + self.bytes(width))
+    }
+
+    /// A chunk's elements, row-major, of what is stored of it.
     ///
     /// # Errors
     /// What is wrong with the chunk.
-    pub fn place(
-        &self,
-        index: usize,
-        stored: &[u8],
-        spec: &ArraySpec,
-        target: &mut [u8],
-    ) -> Result<(), String> {
-        let Some(common) = self.common(index, &self.start, &spec.shape) else { return Ok(()) };
-        let origin = self.origin(index);
-        if self.order.is_none() && self.shape == spec.shape && origin == self.start {
-            return decode(&self.codecs, stored, target);
-        }
-        let width = self.fill.len();
-        let bytes = self.bytes(width);
+    pub fn expand<'s>(&self, stored: &'s [u8], dtype: DType) -> Result<Cow<'s, [u8]>, String> {
+        let bytes = self.bytes(self.fill.len());
         let memory = || zeros(bytes).map_err(|error| error.to_string());
         let mut chunk = match self.codecs.is_empty() {
             true if stored.len() != bytes => return Err(wrong_length(stored.len(), bytes)),
@@ -160,17 +169,23 @@ impl Chunks {
         };
         if let Some(order) = &self.order {
             let mut turned = memory()?;
-            let spec = ArraySpec::new(spec.dtype, self.shape.clone());
+            let spec = ArraySpec::new(dtype, self.shape.clone());
             gather(&chunk, &spec, &self.strides(order), &mut turned);
             chunk = Cow::Owned(turned);
         }
+        Ok(chunk)
+    }
+
+    /// Puts what a chunk has of a tensor of this shape into its place among the tensor's elements.
+    pub fn place(&self, index: usize, chunk: &[u8], shape: &[usize], target: &mut [u8]) {
+        let Some(common) = self.common(index, &self.start, shape) else { return };
         let within = |start: &[usize]| -> Region {
             common.iter().zip(start).map(|(range, start)| range.start - start..range.end - start).collect()
         };
-        let from = Runs::new(&self.shape, &within(origin), width);
-        let to = Runs::new(&spec.shape, &within(&self.start), width);
-        copy(&chunk, &from, target, &to);
-        Ok(())
+        let width = self.fill.len();
+        let from = Runs::new(&self.shape, &within(self.origin(index)), width);
+        let to = Runs::new(shape, &within(&self.start), width);
+        copy(chunk, &from, target, &to);
     }
 
     /// How far apart elements lie in a chunk along each dimension.
@@ -262,7 +277,11 @@ fn before_fletcher32(data: &[u8]) -> Result<&[u8], &'static str> {
     }
 }
 
-fn inflate(mut content: impl std::io::Read, target: &mut [u8]) -> Result<(), String> {
+/// Reads what is compressed in a stream, to exactly as many bytes as there is room for.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn inflate(mut content: impl Read, target: &mut [u8]) -> Result<(), String> {
     let failed = |error| format!("what is compressed in it is damaged: {error}");
     content.read_exact(target).map_err(failed)?;
     match content.read(&mut [0]).map_err(failed)? {
@@ -291,12 +310,47 @@ pub(crate) fn zstd_into(data: &[u8], target: &mut [u8]) -> Result<(), String> {
     }
 }
 
+/// Expands what Zstandard compressed in a stream, of which so many bytes are read at once, to exactly as many as there is room for.
+///
+/// # Errors
+/// What is wrong with it; frames that need a larger window than [`MAX_WINDOW_LOG`] says are refused here, too.
+pub(crate) fn zstd_stream(
+    mut content: impl Read,
+    window_bytes: usize,
+    target: &mut [u8],
+) -> std::io::Result<()> {
+    let mut expander = Decoder::new()?;
+    expander.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
+    let (mut window, mut is_whole) = (vec![0; window_bytes], false);
+    let mut expanded = OutBuffer::around(target);
+    loop {
+        let bytes = content.read(&mut window)?;
+        if bytes == 0 {
+            break;
+        }
+        let mut stored = InBuffer::around(&window[..bytes]);
+        while stored.pos() < bytes {
+            let before = (stored.pos(), expanded.pos());
+            is_whole = expander.run(&mut stored, &mut expanded)? == 0;
+            if before == (stored.pos(), expanded.pos()) {
+                return Err(std::io::Error::other(too_long(expanded.capacity())));
+            }
+        }
+    }
+    match is_whole && expanded.pos() == expanded.capacity() {
+        true => Ok(()),
+        false => Err(std::io::Error::other("what is compressed in it is cut off, or of another length")),
+    }
+}
+
+/// The largest window of a frame that is expanded as a stream: 8 MiB, as much as the usual levels take.
+const MAX_WINDOW_LOG: u32 = 23;
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::dtype::DType;
     use proptest::prelude::*;
 
     fn encode(codecs: &[Codec], data: &[u8]) -> Vec<u8> {
@@ -350,6 +404,39 @@ mod tests {
             assert!(room(199, &stored).is_err() && room(201, &stored).is_err(), "{codecs:?}");
             assert!(room(200, &stored[..stored.len() - 1]).is_err() && room(200, &[]).is_err(), "{codecs:?}");
         }
+    }
+
+    /// Expands a stream of which each read gives so many bytes.
+    fn streamed(stored: &[u8], part: usize, room: usize) -> std::io::Result<Vec<u8>> {
+        let mut target = vec![0; room];
+        zstd_stream(stored, part, &mut target)?;
+        Ok(target)
+    }
+
+    #[test]
+    fn a_stream_is_expanded_as_the_whole_is() {
+        let data: Vec<u8> = (0..400_000u32).flat_map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()).collect();
+        let mut stored = zstd::bulk::compress(&data, 3).unwrap();
+        for part in [1 << 20, 4096, 7] {
+            assert!(streamed(&stored, part, data.len()).unwrap() == data);
+            assert!(streamed(&stored, part, data.len() - 1).is_err());
+            assert!(streamed(&stored, part, data.len() + 1).is_err());
+            assert!(streamed(&stored[..stored.len() - 1], part, data.len()).is_err());
+        }
+        assert!(streamed(&[], 10, 10).is_err());
+        // Two frames, one after another, are one stream.
+        stored.extend(zstd::bulk::compress(&data, 1).unwrap());
+        assert!(streamed(&stored, 4096, 2 * data.len()).unwrap() == [&data[..], &data].concat());
+        let wide = {
+            let mut writer = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            writer.window_log(MAX_WINDOW_LOG + 1).unwrap();
+            writer.write_all(&data).unwrap();
+            writer.finish().unwrap()
+        };
+        assert!(streamed(&wide, 4096, data.len()).is_err());
+        let mut target = vec![0; data.len()];
+        zstd_into(&wide, &mut target).unwrap();
+        assert!(target == data);
     }
 
     proptest! {
@@ -412,7 +499,14 @@ mod tests {
             let mut found = vec![0xee; spec.host_bytes().unwrap()];
             part.fill(wanted.len(), &part_shape, &mut found);
             for (place, &index) in wanted.iter().enumerate() {
-                part.place(place, &stored[index], &spec, &mut found).unwrap();
+                let chunk = part.expand(&stored[index], DType::U16).unwrap();
+                if let Some(run) = part.run_of(place, &part_shape) {
+                    let mut other = found.clone();
+                    other[run].copy_from_slice(&chunk);
+                    part.place(place, &chunk, &part_shape, &mut found);
+                    prop_assert_eq!(&other, &found);
+                }
+                part.place(place, &chunk, &part_shape, &mut found);
             }
             let is_gone = |index: &[usize]| gone.as_ref().is_some_and(|gone| {
                 gone.iter().zip(&chunk).zip(index).all(|((origin, chunk), i)| (*origin..origin + chunk).contains(i))

@@ -1,5 +1,7 @@
 //! Reading a checkpoint's tensors: from the files that hold them, and out of their encoding.
 
+mod assemble;
+
 use std::io::Read;
 
 use bytes::Bytes;
@@ -7,18 +9,23 @@ use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
 use super::checkpoint::{Checkpoint, Extent, Tensor};
-use super::chunks::Chunks;
 use super::encoding::{Deflated, gather};
 use super::problem::Problem;
 use crate::array::HostArray;
 use crate::error::{Error, Result};
 use crate::store::{DigestCheck, Io, Reader, zeros};
 use crate::sub_byte;
+use crate::workers;
 
 /// The tensors of a checkpoint, read in one way. From several threads at once.
 pub(crate) struct TensorReader {
     origin: String,
     readers: Vec<Reader>,
+    /// How many threads may work at a tensor.
+    processors: usize,
+    /// Decoded bytes of all tensors that are read at the same time, each of which gets its share of the processors; 0 where
+    /// one is read after another.
+    total: usize,
 }
 
 impl Tensor {
@@ -55,7 +62,13 @@ impl TensorReader {
     /// [`Error::Io`] where the file system has no direct reads.
     pub fn by(checkpoint: &Checkpoint, io: Io) -> Result<TensorReader> {
         let readers = checkpoint.blobs.iter().map(|blob| Reader::new(blob, io)).collect::<Result<_>>()?;
-        Ok(TensorReader { origin: checkpoint.origin().to_owned(), readers })
+        let (origin, processors) = (checkpoint.origin().to_owned(), workers::count(MAX_THREADS));
+        Ok(TensorReader { origin, readers, processors, total: 0 })
+    }
+
+    /// Is used by so many threads at the same time, for tensors of so many bytes together.
+    pub fn sharing(self, processors: usize, total: usize) -> TensorReader {
+        TensorReader { processors, total, ..self }
     }
 
     /// Fills the parts, one after another, with what the files hold of the tensor from `start` on, as they hold it.
@@ -204,33 +217,6 @@ impl TensorReader {
         Ok(())
     }
 
-    /// Puts the tensor together of its chunks.
-    fn assemble(&self, tensor: &Tensor, chunks: &Chunks, target: &mut [u8]) -> Result<()> {
-        chunks.fill(tensor.extents().len(), &tensor.spec.shape, target);
-        let mut memory = Vec::new();
-        for (index, Extent { file, range }) in tensor.extents().iter().enumerate() {
-            let in_memory = self.readers[*file].in_memory(range.clone());
-            let stored: &[u8] = match &in_memory {
-                Some(stored) => stored,
-                None => {
-                    memory.clear();
-                    memory.try_reserve_exact(range.len()).map_err(|error| {
-                        Error::InvalidArgument(format!(
-                            "{} bytes do not fit into memory: {error}",
-                            range.len()
-                        ))
-                    })?;
-                    memory.resize(range.len(), 0);
-                    self.readers[*file].read(range.start, &mut [&mut memory[..]])?;
-                    &memory
-                }
-            };
-            let placed = chunks.place(index, stored, &tensor.spec, target);
-            placed.map_err(|problem| self.malformed(format!("chunk {index}: {problem}")))?;
-        }
-        Ok(())
-    }
-
     fn inflate(&self, tensor: &Tensor, deflated: &Deflated, target: &mut [u8]) -> Result<()> {
         let stored = Stored { reader: self, tensor, position: 0 };
         let mut content = DeflateDecoder::new(std::io::BufReader::with_capacity(INFLATE_BYTES, stored));
@@ -258,6 +244,9 @@ impl TensorReader {
         Error::Malformed { origin: self.origin.clone(), format: "checkpoint", problem }
     }
 }
+
+/// Threads that work at a tensor, at most.
+const MAX_THREADS: usize = 16;
 
 /// What is inflated at once, in bytes.
 const INFLATE_BYTES: usize = 256 << 10;

@@ -6,11 +6,11 @@ use super::block_reader::{BlockReader, ReadStats};
 use super::options::{Prefetch, TransferOptions};
 use super::ring::Staging;
 use super::sink::Sink;
-use super::workers;
 use crate::error::{Context, Result};
 use crate::format::{Checkpoint, Extent, Tensor, TensorReader};
 use crate::plan::{Block, LoadPlan, Route, Step, jobs};
 use crate::store::Digest;
+use crate::workers;
 
 /// The most threads that a load starts by itself.
 const MAX_THREADS: usize = 16;
@@ -81,7 +81,9 @@ pub fn carry_out<D: Destination>(
     let jobs = jobs(&plan.blocks, checks);
     let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks, options.staging));
     let threads = threads.clamp(1, jobs.len().max(1));
-    let tensors = TensorReader::by(checkpoint, plan.io)?;
+    let total = plan.steps.iter().map(|step| step.bytes).sum();
+    let processors = options.threads.unwrap_or_else(|| workers::count(MAX_THREADS));
+    let tensors = TensorReader::by(checkpoint, plan.io)?.sharing(processors, total);
     for step in plan.on_route(Route::Empty) {
         let planned = &plan.steps[step];
         sink.deliver(step, destination.empty(planned).for_tensor(&planned.name)?);

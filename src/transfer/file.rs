@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use super::options::Digests;
 use super::supply::{PartMemory, Supply};
-use super::workers;
 use crate::array::ArraySpec;
 use crate::error::{Context, Result};
 use crate::format::{CheckpointWriter, DIGEST_KEY, Layout, PART_BYTES};
 use crate::monitor::Tracker;
 use crate::store::{DigestState, WriteOptions, sha256};
+use crate::workers;
 
 /// A safetensors file that is about to be written.
 pub struct FilePlan {

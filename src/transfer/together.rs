@@ -6,11 +6,11 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::path::Path;
 
+use super::Digests;
 use super::file::{FilePlan, MAX_THREADS, Written};
 use super::offers::{self, Offer, Offers, Writers};
 use super::shards::{Begun, CheckpointPlan, FileOptions};
 use super::supply::{DeviceSupply, PartMemory, TensorBytes};
-use super::{Digests, workers};
 use crate::array::ArraySpec;
 use crate::error::{Context, Error, Result};
 use crate::format::{CheckpointWriter, PART_BYTES};
@@ -19,6 +19,7 @@ use crate::pjrt::Buffer;
 use crate::processes::Processes;
 use crate::sharding::Runs;
 use crate::store::{DigestState, SharedFile, is_incoherent, remove_all};
+use crate::workers;
 
 /// What is saved by all processes together: the arrays of this one, and how all of them are in the files.
 pub struct TogetherSave<'a> {

@@ -1,4 +1,4 @@
-//! The threads of a load or a save: each takes one job after another, until there are none or somebody failed.
+//! The threads of a load, a save or a large tensor: each takes one job after another, until there are none or somebody failed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
