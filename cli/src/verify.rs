@@ -120,7 +120,11 @@ impl Verify {
                 } else {
                     Count(recorded.len(), "digest").to_string()
                 },
-                if problems.is_empty() { "; no problems" } else { "" }
+                match (problems.is_empty(), recorded.is_empty()) {
+                    (true, true) => "; all of it can be read",
+                    (true, false) => "; no problems",
+                    (false, _) => "",
+                }
             );
             text
         };

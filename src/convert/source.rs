@@ -50,7 +50,10 @@ impl Source {
         let digests = tensors.iter().map(|tensor| recorded.remove(&tensor.name)).collect();
         let tensors: Vec<Tensor> = tensors.into_iter().cloned().collect();
         let specs = tensors.iter().map(|tensor| tensor.spec.clone()).collect();
-        let reader = TensorReader::new(&checkpoint)?;
+        // Several threads can each read one.
+        let bytes = tensors.iter().filter_map(|tensor| tensor.decoded_bytes().ok());
+        let total = bytes.fold(0, usize::saturating_add);
+        let reader = TensorReader::new(&checkpoint)?.sharing(total);
         Ok(Source { checkpoint, keys, framework, has_record, tensors, specs, digests, reader })
     }
 

@@ -15,14 +15,13 @@ use crate::array::HostArray;
 use crate::error::{Error, Result};
 use crate::store::{DigestCheck, Io, Reader, zeros};
 use crate::sub_byte;
-use crate::workers;
 
 /// The tensors of a checkpoint, read in one way. From several threads at once.
 pub(crate) struct TensorReader {
     origin: String,
     readers: Vec<Reader>,
-    /// How many threads may work at a tensor.
-    processors: usize,
+    /// How many threads may work at a tensor; as many as there are processors if `None`.
+    most_threads: Option<usize>,
     /// Decoded bytes of all tensors that are read at the same time, each of which gets its share of the processors; 0 where
     /// one is read after another.
     total: usize,
@@ -62,13 +61,17 @@ impl TensorReader {
     /// [`Error::Io`] where the file system has no direct reads.
     pub fn by(checkpoint: &Checkpoint, io: Io) -> Result<TensorReader> {
         let readers = checkpoint.blobs.iter().map(|blob| Reader::new(blob, io)).collect::<Result<_>>()?;
-        let (origin, processors) = (checkpoint.origin().to_owned(), workers::count(MAX_THREADS));
-        Ok(TensorReader { origin, readers, processors, total: 0 })
+        Ok(TensorReader { origin: checkpoint.origin().to_owned(), readers, most_threads: None, total: 0 })
     }
 
-    /// Is used by so many threads at the same time, for tensors of so many bytes together.
-    pub fn sharing(self, processors: usize, total: usize) -> TensorReader {
-        TensorReader { processors, total, ..self }
+    /// For several threads, each with a tensor of its own, of so many decoded bytes together.
+    pub fn sharing(self, total: usize) -> TensorReader {
+        TensorReader { total, ..self }
+    }
+
+    /// Has no more than so many threads work at a tensor.
+    pub fn with_threads(self, most_threads: Option<usize>) -> TensorReader {
+        TensorReader { most_threads, ..self }
     }
 
     /// Fills the parts, one after another, with what the files hold of the tensor from `start` on, as they hold it.
@@ -244,9 +247,6 @@ impl TensorReader {
         Error::Malformed { origin: self.origin.clone(), format: "checkpoint", problem }
     }
 }
-
-/// Threads that work at a tensor, at most.
-const MAX_THREADS: usize = 16;
 
 /// What is inflated at once, in bytes.
 const INFLATE_BYTES: usize = 256 << 10;

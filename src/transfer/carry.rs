@@ -82,8 +82,7 @@ pub fn carry_out<D: Destination>(
     let threads = options.threads.unwrap_or_else(|| worthwhile_threads(plan, checks, options.staging));
     let threads = threads.clamp(1, jobs.len().max(1));
     let total = plan.steps.iter().map(|step| step.bytes).sum();
-    let processors = options.threads.unwrap_or_else(|| workers::count(MAX_THREADS));
-    let tensors = TensorReader::by(checkpoint, plan.io)?.sharing(processors, total);
+    let tensors = TensorReader::by(checkpoint, plan.io)?.sharing(total).with_threads(options.threads);
     for step in plan.on_route(Route::Empty) {
         let planned = &plan.steps[step];
         sink.deliver(step, destination.empty(planned).for_tensor(&planned.name)?);

@@ -9,8 +9,11 @@ use crate::format::folder::names_in;
 use crate::format::open::begins_with_map;
 use crate::format::{ocdbt, zarr};
 
+/// What says of a step by which of Orbax's handlers it is restored.
+pub const STEP_METADATA: &str = "_CHECKPOINT_METADATA";
+
 /// The files that only Orbax's directories have.
-const MARKS: [&str; 3] = ["_CHECKPOINT_METADATA", "commit_success.txt", "orbax.checkpoint"];
+const MARKS: [&str; 3] = [STEP_METADATA, "commit_success.txt", "orbax.checkpoint"];
 
 /// What items are called where nobody gave them names.
 const ITEMS: [&str; 3] = ["default", "state", "pytree"];
@@ -22,7 +25,7 @@ const JSON: &str = "metadata";
 const FILES: [&str; 7] = [
     METADATA,
     ocdbt::MANIFEST,
-    "_CHECKPOINT_METADATA",
+    STEP_METADATA,
     "_sharding",
     "_strings.json",
     "commit_success.txt",

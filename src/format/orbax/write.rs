@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::place::{UNFINISHED, is_unfinished};
+use super::place::{STEP_METADATA, UNFINISHED, is_unfinished};
 use super::tree::{self, Step};
 use super::{METADATA, RANDOM_KEY, STRINGS};
 use crate::array::ArraySpec;
@@ -75,7 +75,7 @@ pub(crate) fn write(
     let manifest = values.finish(&path, time, &id)?;
     write_file(&directory, MANIFEST, &manifest)?;
     write_file(&directory, STRINGS, json_of(&entries.strings).as_bytes())?;
-    write_file(&directory, "_CHECKPOINT_METADATA", step_metadata(time).to_string().as_bytes())?;
+    write_file(&directory, STEP_METADATA, step_metadata(time).to_string().as_bytes())?;
     write_file(&directory, METADATA, described.as_bytes())?;
     directory.finish()
 }

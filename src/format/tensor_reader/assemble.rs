@@ -17,6 +17,9 @@ use crate::workers;
 /// Decoded bytes for which a further thread is worth starting.
 const BYTES_PER_THREAD: usize = 8 << 20;
 
+/// Threads that work at a tensor, at most.
+const MAX_THREADS: usize = 16;
+
 /// The most bytes that are read before they are expanded: of more, parts are read in turn.
 const MAX_WHOLE_BYTES: usize = 1 << 20;
 
@@ -69,11 +72,16 @@ impl TensorReader {
 
     /// How many threads put a tensor of so many bytes together: its share of the processors.
     fn threads_for(&self, bytes: usize) -> usize {
+        let worth = bytes.div_ceil(BYTES_PER_THREAD).min(MAX_THREADS);
+        if worth <= 1 {
+            return 1;
+        }
+        let processors = self.most_threads.unwrap_or_else(|| workers::count(MAX_THREADS));
         let share = match self.total {
-            0 => self.processors,
-            total => (self.processors as u128 * bytes as u128).div_ceil(total as u128) as usize,
+            0 => processors,
+            total => (processors as u128 * bytes as u128).div_ceil(total as u128) as usize,
         };
-        share.min(self.processors).min(bytes.div_ceil(BYTES_PER_THREAD))
+        share.min(processors).min(worth)
     }
 
     /// Puts a chunk into its place.
