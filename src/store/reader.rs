@@ -79,6 +79,14 @@ impl Reader {
         }
     }
 
+    /// Has the system read a range ahead, where it does that.
+    pub fn will_need(&self, range: Range<usize>) {
+        let Reader::Positional(blob) = self else { return };
+        if let Some(Err(error)) = blob.as_file().map(|file| file.will_need(range)) {
+            tracing::debug!(%error, "the system does not read ahead");
+        }
+    }
+
     /// The bytes, where they need not be read.
     pub fn in_memory(&self, range: Range<usize>) -> Option<Bytes> {
         match self {

@@ -24,7 +24,7 @@ const MAX_THREADS: usize = 16;
 const MAX_WHOLE_BYTES: usize = 1 << 20;
 
 /// What is read at once of a stream, in bytes.
-const WINDOW_BYTES: usize = 256 << 10;
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// A chunk whose elements lie together in the tensor, and the place for them. Each is taken once.
 type Place<'a> = Mutex<&'a mut [u8]>;
@@ -174,6 +174,8 @@ impl Stored<'_> {
         if self.bytes() <= MAX_WHOLE_BYTES || self.reader.in_memory(self.range.clone()).is_some() {
             return false;
         }
+        // Its parts are read from the disk while those before them are expanded.
+        self.reader.will_need(self.range.clone());
         let mut stream = Stream { stored: self, at: 0 };
         match codec {
             Codec::Zstd => zstd_stream(&mut stream, WINDOW_BYTES, place).is_ok(),
